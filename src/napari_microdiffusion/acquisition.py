@@ -1,0 +1,237 @@
+"""The forward operator: what the elongated beam does to the volume.
+
+One projection is a weighted mean of ``slices`` consecutive slices (MicroDiffusion, Sec. 3:
+X_i = 1/n Σ_k m_k). With weight on the first slice alone it is a sparsely sampled slice
+(Sparse3Diff's problem). The same banded K x Z matrix A serves simulation, training losses,
+consistency and residuals, for every pixel alike.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .events import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", "NDArray[Any]", "torch.Tensor")
+Profile = Literal["uniform", "gaussian", "point", "measured"]
+
+MINIMUM_PROJECTIONS = 3
+
+
+class Acquisition(BaseModel):
+    """How a volume of Z slices became K projections.
+
+    Without ``count`` it describes the microscope alone (slices, stride, profile); `bound` ties
+    it to a stack of K projections, after which the operator can be used. Arrays have z first:
+    (Z, ...) for volumes, (K, ...) for projections; numpy arrays and torch tensors both work.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slices: Annotated[int, Field(ge=1, le=1000, description="slices that one projection stands for (n)")] = 6
+    stride: Annotated[
+        int | None, Field(ge=1, le=10000, description="slices between the starts of two projections; default: slices")
+    ] = None
+    profile: Annotated[Profile, Field(description="axial weights of the beam over the n slices")] = "uniform"
+    fwhm: Annotated[
+        float | None,
+        Field(
+            gt=0, le=10000, description="full width at half maximum of the gaussian profile, in slices; default: slices"
+        ),
+    ] = None
+    weights: Annotated[
+        tuple[float, ...] | None, Field(description="n measured weights, for the measured profile; scaled to sum to 1")
+    ] = None
+    count: Annotated[int | None, Field(ge=1, description="projections acquired, hidden ones included")] = None
+    hidden: Annotated[tuple[int, ...], Field(description="indices of projections that are not to be used")] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.profile == "measured") != (self.weights is not None):
+            raise ValueError("the measured profile needs its weights, and only that profile takes weights")
+        if self.weights is not None:
+            if len(self.weights) != self.slices:
+                raise ValueError(
+                    f"the measured profile has {len(self.weights)} weights but slices is {self.slices}: give one weight per slice"
+                )
+            values = np.asarray(self.weights)
+            if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+                raise ValueError("profile weights must be finite, not negative, and not all zero")
+        if self.fwhm is not None and self.profile != "gaussian":
+            raise ValueError("fwhm belongs to the gaussian profile alone")
+        if self.hidden and (
+            self.count is None
+            or len(set(self.hidden)) != len(self.hidden)
+            or not set(self.hidden) < set(range(self.count))
+        ):
+            raise ValueError("hidden must be distinct indices of the acquired projections, and leave some of them")
+        return self
+
+    # -- geometry ---------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Slices from one projection's start to the next."""
+        return self.stride or self.slices
+
+    @property
+    def depth(self) -> int:
+        """Slices of the volume: Z = (K − 1)·stride + n."""
+        return (self._count - 1) * self.step + self.slices
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Indices of the projections in use, of those acquired."""
+        hidden = set(self.hidden)
+        return tuple(i for i in range(self._count) if i not in hidden)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First slice of each projection in use, shape (K,)."""
+        return np.asarray(self.shown, np.int64) * self.step
+
+    @cached_property
+    def profile_weights(self) -> NDArray[np.float64]:
+        """The beam's weights over its n slices, shape (n,), summing to 1."""
+        n = self.slices
+        if self.profile == "uniform":
+            weights = np.ones(n)
+        elif self.profile == "point":
+            weights = np.eye(n)[0]
+        elif self.profile == "gaussian":
+            offset = np.arange(n) - (n - 1) / 2
+            weights = np.exp(-4 * np.log(2) * (offset / (self.fwhm or n)) ** 2)
+        else:
+            weights = np.asarray(self.weights, np.float64)
+        return weights / weights.sum()
+
+    @property
+    def slice_centres(self) -> NDArray[np.float64]:
+        """Centre of every slice, in slices from the top of the volume, shape (Z,): k + 1/2."""
+        return np.arange(self.depth) + 0.5
+
+    @property
+    def projection_centres(self) -> NDArray[np.float64]:
+        """Centre of mass of every projection in use, in slices, shape (K,): s + Σ_j w_j (j + 1/2)."""
+        centre: float = self.profile_weights @ (np.arange(self.slices) + 0.5)
+        return self.starts + centre
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which slices have weight in some projection in use, shape (Z,); the others are inferred from neighbours."""
+        return self.matrix.any(0)
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether every slice belongs to one projection at most, so that blocks can be treated apart."""
+        return self.step >= self.slices
+
+    @property
+    def description(self) -> str:
+        """One line for people: ``6 slices, stride 6, uniform profile``."""
+        width = f", FWHM {self.fwhm or self.slices:g} slices" if self.profile == "gaussian" else ""
+        return f"{self.slices} slices, stride {self.step}, {self.profile} profile{width}"
+
+    def bound(self, count: int) -> Acquisition:
+        """The same acquisition with ``count`` projections, none hidden."""
+        return self.replace(count=count, hidden=())
+
+    def fitted(self, depth: int) -> Acquisition:
+        """The same acquisition with as many projections as fill a volume of ``depth`` slices.
+
+        Raises
+        ------
+        InvalidInput
+            If fewer than three projections fit.
+        """
+        count = (depth - self.slices) // self.step + 1 if depth >= self.slices else 0
+        if count < MINIMUM_PROJECTIONS:
+            raise InvalidInput(
+                f"a volume of {depth} slices holds {count} projection(s) of {self.slices} slices at stride {self.step}; "
+                f"at least {MINIMUM_PROJECTIONS} are needed: use fewer slices per projection or a deeper volume"
+            )
+        return self.bound(count)
+
+    def without(self, indices: tuple[int, ...]) -> Acquisition:
+        """The same acquisition with further projections hidden, by their index among those in use; Z stays."""
+        shown = self.shown
+        return self.replace(hidden=tuple(sorted({*self.hidden, *(shown[i] for i in indices)})))
+
+    def replace(self, **changes: Any) -> Acquisition:
+        """A validated copy with some fields changed."""
+        return Acquisition.model_validate({**self.model_dump(), **changes})
+
+    # -- the operator -----------------------------------------------------------------------
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float64]:
+        """A, shape (K, Z): one row of profile weights per projection in use, each summing to 1."""
+        matrix = np.zeros((len(self.shown), self.depth))
+        for row, start in zip(matrix, self.starts, strict=True):
+            row[start : start + self.slices] = self.profile_weights
+        return matrix
+
+    def project(self, volume: Array) -> Array:
+        """A x: projections (K, ...) of a volume (Z, ...)."""
+        return along_z(self.matrix, volume)
+
+    def backproject(self, projections: Array) -> Array:
+        """Aᵀ y, the adjoint of `project`: (Z, ...) from (K, ...)."""
+        return along_z(self.matrix.T, projections)
+
+    def residual(self, volume: Array, projections: Array) -> Array:
+        """y − A x: what the volume (Z, ...) leaves unexplained of the projections (K, ...)."""
+        return projections - self.project(volume)
+
+    def ridge(self, projections: NDArray[Any]) -> float:
+        """The ridge that `enforce` needs for these projections (K, y, x): 0 unless projections overlap.
+
+        Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
+        condition number; the noise's variance over the signal's bounds that (Tikhonov).
+        """
+        if self.decoupled:
+            return 0.0
+        return max(1e-6, noise_variance(projections) / max(float(np.var(projections)), 1e-30))
+
+    def enforce(self, volume: Array, projections: Array, ridge: float = 0.0) -> Array:
+        """The nearest volume that reprojects to the measurement: x + Aᵀ(AAᵀ + ridge)⁻¹(y − Ax).
+
+        Exact for ``ridge`` 0. Values are not clipped: clipping would break consistency.
+        """
+        return volume + along_z(self.correction(ridge), self.residual(volume, projections))
+
+    def correction(self, ridge: float = 0.0) -> NDArray[np.float64]:
+        """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), solved once in float64 for all pixels."""
+        gram = self.matrix @ self.matrix.T + ridge * np.eye(len(self.matrix))
+        solved: NDArray[np.float64] = np.linalg.solve(gram, self.matrix)
+        return solved.T
+
+    @property
+    def _count(self) -> int:
+        if self.count is None:
+            raise ValueError("this acquisition is not bound to a stack yet: call bound(K) first")
+        return self.count
+
+
+def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
+    """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor, in the array's dtype."""
+    flat = array.reshape(len(array), -1)
+    if isinstance(array, np.ndarray):
+        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
+        return (matrix.astype(dtype) @ flat).reshape(len(matrix), *array.shape[1:])
+    return (array.new_tensor(matrix) @ flat).reshape(len(matrix), *array.shape[1:])
+
+
+def noise_variance(images: NDArray[Any]) -> float:
+    """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
+    second = images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:]
+    both = second[:, :-2] - 2.0 * second[:, 1:-1] + second[:, 2:]
+    return float((np.median(np.abs(both)) / 0.6745) ** 2 / 36.0)

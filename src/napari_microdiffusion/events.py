@@ -1,0 +1,72 @@
+"""What the engine says while it works, and the errors it raises.
+
+A method is a generator of these events; its result is the generator's return value. The engine
+knows no callback, queue or signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage begins: ``name`` in plain words, and how many steps it will take."""
+
+    name: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training or sampling step of the current stage is done (``done`` counts from 1)."""
+
+    done: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Slices of the volume as far as they are known: ``data`` (m, y, x) belongs at z = start .. start + m.
+
+    A copy on the CPU, never a live buffer. ``final`` marks slices that will not change any more,
+    up to the consistency step that may close the run.
+    """
+
+    start: int
+    data: NDArray[Any]
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know; the run goes on."""
+
+    message: str
+
+
+Event = Stage | Step | Preview | Notice
+
+
+class EngineError(Exception):
+    """Base of the errors that are meant for users: the message says what is wrong and what to do."""
+
+
+class InvalidInput(EngineError, ValueError):
+    """The data, the acquisition or a setting cannot be used as they are. Raised before work starts."""
+
+
+class TooLarge(EngineError):
+    """The job needs more memory than there is; the message says how much, and which setting lowers it."""
+
+
+class DeviceUnavailable(EngineError):
+    """The compute device asked for is not there."""
+
+
+class RunFailed(EngineError):
+    """A run broke off: out of memory while running, or a loss that is no longer finite."""

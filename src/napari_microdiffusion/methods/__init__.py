@@ -1,0 +1,16 @@
+"""The methods: the union of all specs, told apart by ``kind``, and their names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ._base import Context, Method, Weights
+from .guided import Guided
+from .implicit import Inr
+from .interpolation import Conservative, Cubic, Linear
+
+AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided, Field(discriminator="kind")]
+
+__all__ = ["AnyMethod", "Conservative", "Context", "Cubic", "Guided", "Inr", "Linear", "Method", "Weights"]

@@ -1,0 +1,124 @@
+"""The contract of every method: a frozen, serialisable spec that turns projections into a volume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..events import Event
+from ..volume import ProjectionStack, Volume
+
+if TYPE_CHECKING:
+    import torch
+
+Weights = dict[str, "torch.Tensor"]
+FinalConsistency = Annotated[
+    Literal["none", "final"],
+    Field(
+        description="make the finished volume reproduce the measured projections exactly (final), or leave it as computed (none)",
+        json_schema_extra={"stage": "sampling"},
+    ),
+]
+
+
+def setting(default: Any, description: str, *, sampling: bool = False, **limits: Any) -> Any:
+    """A field of a method's spec: its default, its meaning in plain words, its range.
+
+    ``sampling`` marks what may be changed on weights that are already trained.
+    """
+    return Field(
+        default, description=description, json_schema_extra={"stage": "sampling" if sampling else "training"}, **limits
+    )
+
+
+@dataclass
+class Context:
+    """What a method may know besides its spec and the stack.
+
+    Parameters
+    ----------
+    device
+        torch device, ``cpu``, ``cuda`` or ``mps``.
+    dtype
+        ``float32`` or ``bfloat16``: the dtype of network activations (weights stay float32).
+    seed
+        Fixes every random number of the run.
+    cancelled
+        Asked once a step; when it says yes, the generator returns what it has.
+    preview_seconds
+        Previews of a volume in training come this far apart at least.
+    memory_bytes
+        What a batch may take; batches of slices are sized to it.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    cancelled: Callable[[], bool] = lambda: False
+    preview_seconds: float = 5.0
+    memory_bytes: int = 2 * 2**30
+    _last_preview: float = field(default_factory=time.monotonic, repr=False)
+
+    def preview_due(self) -> bool:
+        """Whether it is time for the next preview; asking starts the wait anew when it is."""
+        if time.monotonic() - self._last_preview < self.preview_seconds:
+            return False
+        self._last_preview = time.monotonic()
+        return True
+
+    def preview_done(self) -> None:
+        """Count the wait from now on, so that costly previews take a bounded share of the time."""
+        self._last_preview = time.monotonic()
+
+
+class Method(BaseModel):
+    """A recipe that turns a projection stack into a volume.
+
+    Stacks come in normalised (`ProjectionStack.normalised`); the volume is on the same scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learned: ClassVar[bool] = False
+    """Whether `fit` trains anything that can be saved."""
+
+    kind: str
+    consistency: FinalConsistency = "none"
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        """Train on the stack; methods with nothing to train return no weights."""
+        return {}
+        yield  # a generator even so
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        """The volume, (Z, y, x) float32, with the spec's consistency enforced."""
+        data = yield from self.estimate(stack, weights, context)
+        if self.consistency != "none":
+            enforce(stack, data)
+        return Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
+
+    def estimate(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """The volume before the closing consistency step, (Z, y, x) float32, freshly allocated."""
+        raise TypeError(f"{type(self).__name__} lacks estimate")
+        yield
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        """The least memory a run takes beside the volume itself, in bytes, and which setting lowers it."""
+        return 0, "crop the stack"
+
+
+def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
+    """Make a volume (Z, y, x) reproject to the stack, in place, in float64, a row of pixels at a time."""
+    ridge = stack.acquisition.ridge(stack.data)
+    for row in range(data.shape[1]):
+        data[:, row] = stack.acquisition.enforce(
+            data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64), ridge
+        )

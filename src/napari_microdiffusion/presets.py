@@ -1,0 +1,144 @@
+"""Named specs as data: which settings ``preview``, ``standard`` and ``paper`` mean for each method."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from .events import InvalidInput
+from .methods import AnyMethod, Conservative, Cubic, Guided, Inr, Linear, Method
+
+PresetName = Literal["preview", "standard", "paper"]
+PRESETS: tuple[str, ...] = get_args(PresetName)
+
+METHODS: dict[str, tuple[type[Method], str | None]] = {
+    "linear": (Linear, None),
+    "cubic": (Cubic, None),
+    "conservative": (Conservative, None),
+    "inr": (Inr, None),
+    "naive_diffusion": (Guided, None),
+    "interpolation_diffusion": (Guided, "linear"),
+    "cubic_diffusion": (Guided, "cubic"),
+    "microdiffusion": (Guided, "inr"),
+}
+"""Every method's name, its spec class, and the name of its prior."""
+
+_ADAPTER: TypeAdapter[Method] = TypeAdapter(AnyMethod)
+
+
+def spec(name: str, preset: str = "preview", overrides: dict[str, Any] | None = None) -> Method:
+    """A method's spec by name and preset, with dotted overrides on top.
+
+    Parameters
+    ----------
+    name
+        One of `METHODS`.
+    preset
+        One of `PRESETS`.
+    overrides
+        Dotted field paths to values, ``{"consistency": "final", "prior.bandwidth_z": 1.5}``.
+
+    Raises
+    ------
+    InvalidInput
+        For an unknown name or key (names the valid ones), or a value out of range (names the range).
+    """
+    if name not in METHODS:
+        raise InvalidInput(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    if preset not in PRESETS:
+        raise InvalidInput(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
+    return override(_ADAPTER.validate_python(_values(name, preset)), overrides or {})
+
+
+def name_of(method: Method) -> str:
+    """The name of a spec: that of its kind, and for guided diffusion that of its prior."""
+    prior = getattr(method, "prior", None)
+    for name, (cls, prior_name) in METHODS.items():
+        if cls is type(method) and prior_name == (prior.kind if prior else None):
+            return name
+    return method.kind
+
+
+def override(method: Method, overrides: dict[str, Any]) -> Method:
+    """A validated copy of a spec with dotted fields changed; errors as for `spec`."""
+    values = method.model_dump()
+    for path, value in overrides.items():
+        *parents, key = path.split(".")
+        node: Any = values
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or key not in node or key == "kind":
+            raise InvalidInput(
+                f"{name_of(method)} has no setting {path!r}; its settings are {', '.join(sorted(_paths(method.model_dump())))}"
+            )
+        node[key] = value
+    return validated(values)
+
+
+def validated(values: dict[str, Any]) -> Method:
+    """A spec from plain values.
+
+    Raises
+    ------
+    InvalidInput
+        Naming the setting and its range.
+    """
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line: each setting, its value, what it must be."""
+    kinds = {"linear", "cubic", "conservative", "inr", "guided"}
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"] if part not in kinds)
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{path} = {item['input']!r}: {message}" if path else message)
+    return "; ".join(lines)
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: JSON, or else the string itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def sources(preset: str, kind: str) -> dict[str, str]:
+    """Where each value of a preset comes from: ``paper``, ``released code`` or ``ours``, by field name."""
+    table = _presets()[preset].get(kind, {})
+    return {key: value["source"] for key, value in table.items() if isinstance(value, dict)}
+
+
+def _values(name: str, preset: str) -> dict[str, Any]:
+    cls, prior = METHODS[name]
+    kind = cls.model_fields["kind"].default
+    table = _presets()[preset].get(kind, {})
+    values = {key: value["value"] if isinstance(value, dict) else value for key, value in table.items()}
+    if prior is not None:
+        values["prior"] = _values(prior, preset)
+    return {"kind": kind, **values}
+
+
+def _paths(values: dict[str, Any], above: str = "") -> list[str]:
+    paths: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            paths += _paths(value, f"{above}{key}.")
+        elif key != "kind":
+            paths.append(above + key)
+    return paths
+
+
+@cache
+def _presets() -> dict[str, dict[str, dict[str, Any]]]:
+    return tomllib.loads(files(__package__).joinpath("presets.toml").read_text("utf-8"))

@@ -1,0 +1,198 @@
+"""Volumes and projection stacks: arrays that know their scale, origin and acquisition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .acquisition import MINIMUM_PROJECTIONS, Acquisition
+from .events import InvalidInput
+
+MINIMUM_LATERAL = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Depth-resolved intensities.
+
+    Parameters
+    ----------
+    data
+        (z, y, x), any real dtype.
+    scale_um
+        Voxel size (z, y, x) in µm, or None where the source does not state it.
+    name
+        What people call it: a file's stem or a layer's name.
+    source_dtype
+        dtype of the data it was made from; the input's own for a volume that was read.
+    provenance
+        How it was made (job, versions, seed, ...), JSON-ready; None for measured data.
+    """
+
+    data: NDArray[Any]
+    scale_um: tuple[float, float, float] | None = None
+    name: str = "volume"
+    source_dtype: str = ""
+    provenance: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_image(self.data, self.name)
+        if not self.source_dtype:
+            object.__setattr__(self, "source_dtype", str(self.data.dtype))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x)."""
+        z, y, x = self.data.shape
+        return z, y, x
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """Minimum and maximum."""
+        return float(self.data.min()), float(self.data.max())
+
+    def simulate(self, acquisition: Acquisition) -> tuple[ProjectionStack, Volume]:
+        """Project this volume, and return the projections with the part of the volume they cover.
+
+        Raises
+        ------
+        InvalidInput
+            If fewer than three projections fit into the depth.
+        """
+        bound = acquisition.fitted(self.shape[0])
+        truth = replace(self, data=self.data[: bound.depth])
+        scale = None if self.scale_um is None else (self.scale_um[0] * bound.step, *self.scale_um[1:])
+        images = bound.project(truth.data.astype(np.float32, copy=False))
+        return ProjectionStack(images, bound, scale, f"{self.name} projections", self.source_dtype), truth
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectionStack:
+    """K images, each a weighted mean of consecutive slices of an unknown volume.
+
+    Parameters
+    ----------
+    data
+        (k, y, x), any real dtype.
+    acquisition
+        The forward operator, bound to K projections in use.
+    scale_um
+        (stride·dz, y, x) in µm, or None where unknown; `volume_scale_um` is the volume's.
+    """
+
+    data: NDArray[Any]
+    acquisition: Acquisition
+    scale_um: tuple[float, float, float] | None = None
+    name: str = "projections"
+    source_dtype: str = ""
+
+    def __post_init__(self) -> None:
+        check_image(self.data, self.name)
+        if self.acquisition.count is None:
+            object.__setattr__(self, "acquisition", self.acquisition.bound(len(self.data)))
+        if len(self.acquisition.shown) != len(self.data):
+            raise InvalidInput(
+                f"{self.name} has {len(self.data)} projections but its acquisition describes {len(self.acquisition.shown)}: "
+                "choose the acquisition that belongs to this stack"
+            )
+        if not self.source_dtype:
+            object.__setattr__(self, "source_dtype", str(self.data.dtype))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(k, y, x)."""
+        k, y, x = self.data.shape
+        return k, y, x
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """(z, y, x) of the volume to be reconstructed."""
+        return self.acquisition.depth, *self.shape[1:]
+
+    @property
+    def volume_scale_um(self) -> tuple[float, float, float] | None:
+        """Voxel size (dz, y, x) of the volume in µm."""
+        if self.scale_um is None:
+            return None
+        return self.scale_um[0] / self.acquisition.step, *self.scale_um[1:]
+
+    def without(self, indices: Iterable[int]) -> ProjectionStack:
+        """The stack with some projections (indices among those in use) hidden; the volume keeps its depth."""
+        hide = tuple(indices)
+        keep = [i for i in range(len(self.data)) if i not in set(hide)]
+        return replace(self, data=self.data[keep], acquisition=self.acquisition.without(hide))
+
+    def normalised(self) -> tuple[Self, Intensity]:
+        """The stack as float32 with its 0.1 and 99.9 percentiles at 0 and 1, and the way back. Nothing is clipped."""
+        low, high = (float(v) for v in np.percentile(self.data, (0.1, 99.9)))
+        if high <= low:  # a few bright pixels on black
+            low, high = float(self.data.min()), float(self.data.max())
+        scale = Intensity(low, high - low)
+        return replace(self, data=((self.data.astype(np.float32) - scale.offset) / scale.gain)), scale
+
+    def check(self) -> None:
+        """Refuse what no method can use.
+
+        Raises
+        ------
+        InvalidInput
+            Fewer than three projections, lateral size below 32 pixels, NaN or infinite values, a constant stack.
+        """
+        k, y, x = self.shape
+        if k < MINIMUM_PROJECTIONS:
+            raise InvalidInput(
+                f"{self.name} has {k} projection(s); at least {MINIMUM_PROJECTIONS} are needed: acquire a deeper stack"
+            )
+        if min(y, x) < MINIMUM_LATERAL:
+            raise InvalidInput(
+                f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: use a larger field of view"
+            )
+        if not np.isfinite(self.data).all():
+            bad = int((~np.isfinite(self.data)).sum())
+            raise InvalidInput(
+                f"{self.name} holds {bad} NaN or infinite value(s): replace them (by the background, say) and try again"
+            )
+        if self.data.min() == self.data.max():
+            raise InvalidInput(
+                f"{self.name} is constant ({self.data.flat[0]:g} everywhere): there is nothing to reconstruct; check the channel and the file"
+            )
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """The affine map between the engine's working range and the input's intensities: value = offset + gain · working."""
+
+    offset: float
+    gain: float
+
+    def restore(self, working: NDArray[Any]) -> NDArray[np.float32]:
+        """Working intensities, any shape, on the input's scale."""
+        restored: NDArray[np.float32] = working.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
+        return restored
+
+
+def check_image(data: NDArray[Any], name: str) -> None:
+    """Refuse arrays that are not a stack of grey images.
+
+    Raises
+    ------
+    InvalidInput
+        For another number of axes than three, an empty array, complex, boolean or non-numeric data.
+    """
+    if data.ndim == 2:
+        raise InvalidInput(
+            f"{name} is a single image; a stack of at least {MINIMUM_PROJECTIONS} images (z, y, x) is needed"
+        )
+    if data.ndim != 3:
+        raise InvalidInput(
+            f"{name} has {data.ndim} axes {data.shape}; a stack (z, y, x) is needed: choose one channel and one time point"
+        )
+    if data.dtype.kind not in "uif":
+        kind = {"c": "complex", "b": "boolean (a mask)"}.get(data.dtype.kind, str(data.dtype))
+        raise InvalidInput(f"{name} holds {kind} data; intensities as integers or real numbers are needed")
+    if data.size == 0:
+        raise InvalidInput(f"{name} is empty {data.shape}")
