@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..events import Event
+from ..events import Event, RunFailed
 from ..volume import ProjectionStack, Volume
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ class Context:
         return True
 
     def preview_done(self) -> None:
-        """Count the wait from now on, so that costly previews take a bounded share of the time."""
-        self._last_preview = time.monotonic()
+        """Put the next preview off by nine times what this one took, so that previews cost a tenth of the time at most."""
+        now = time.monotonic()
+        self._last_preview = now + max(0.0, 9 * (now - self._last_preview) - self.preview_seconds)
 
 
 class Method(BaseModel):
@@ -122,3 +124,23 @@ def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
         data[:, row] = stack.acquisition.enforce(
             data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64), ridge
         )
+
+
+def autocast(context: Context) -> torch.autocast:
+    """Mixed precision where the run asks for it; weights and losses stay float32."""
+    import torch
+
+    return torch.autocast(context.device, torch.bfloat16, enabled=context.dtype == "bfloat16")
+
+
+def finite(loss: float) -> float:
+    """The loss itself, if training has not diverged.
+
+    Raises
+    ------
+    RunFailed
+        If the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise RunFailed("training diverged: the loss is no longer finite; lower the learning rate and run again")
+    return loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,10 +12,14 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, finite, setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..inr import InrNet
+
+PIXELS_AT_ONCE = 2**14
 
 
 class Inr(Method):
@@ -49,10 +55,127 @@ class Inr(Method):
     )
     rays: int = setting(4096, "measured pixels in each training step", ge=16, le=1_000_000)
     learning_rate: float = setting(1e-3, "learning rate of Adam", gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = setting(
+        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+    )
     coherence: float = setting(0.0, "weight of a penalty on the difference of adjacent slices", ge=0, le=100)
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        """Train on random rays: a step draws pixels of every projection and compares means along z (Eq. 2)."""
+        import torch
+
+        net = self.network(stack, context)
+        generator = torch.Generator().manual_seed(context.seed)
+        z, profile = (torch.from_numpy(a).float().to(context.device) for a in _rays(stack))
+        measured = torch.from_numpy(np.ascontiguousarray(stack.data)).to(context.device).flatten(1)
+        steps = self.training_steps(stack)
+        optimiser = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self._rate(step / steps))
+        yield Stage("Training the neural representation", steps)
+        for step in range(steps):
+            pixels = torch.randint(measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator)
+            pixels = pixels.to(context.device)
+            with autocast(context):
+                slices = net(z, _positions(pixels, stack.shape)).float()
+            loss = ((slices * profile[:, None]).sum(1) - measured.gather(1, pixels)).square().mean()
+            objective = loss + self.coherence * slices.diff(dim=1).square().mean() if self.coherence else loss
+            optimiser.zero_grad(set_to_none=True)
+            objective.backward()
+            optimiser.step()
+            schedule.step()
+            yield Step(step + 1, finite(loss.item()))
+            if context.cancelled():
+                break
+            if context.preview_due() and step + 1 < steps:
+                yield from self._render(net, stack, context)
+                context.preview_done()
+        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        raise TypeError
-        yield
+        net = self.network(stack, context)
+        net.load_state_dict(weights)
+        yield Stage("Computing the volume", stack.acquisition.depth)
+        return (yield from self._render(net, stack, context, steps=True))
+
+    def network(self, stack: ProjectionStack, context: Context) -> InrNet:
+        """The untrained network; the seed fixes its frequencies and first weights."""
+        import torch
+
+        from ..inr import InrNet, gaussian_frequencies, octave_frequencies
+
+        with torch.random.fork_rng(devices=[]):
+            generator = torch.manual_seed(context.seed)
+            if self.encoding == "gaussian":
+                bandwidth = self.bandwidth_z / (10 * stack.acquisition.step), self.bandwidth_xy / 64
+                frequencies = gaussian_frequencies(self.features // 2, bandwidth, generator)
+            else:
+                frequencies = octave_frequencies(self.octaves, stack.volume_shape)
+            return InrNet(frequencies, self.layers, self.width, self.skip).to(context.device)
+
+    def training_steps(self, stack: ProjectionStack) -> int:
+        """Steps of the whole training on this stack."""
+        return self.steps if self.epochs is None else math.ceil(self.epochs * stack.data.size / self.rays)
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        points = max(self.rays, len(stack.data)) * stack.acquisition.slices
+        return 4 * points * (3 * self.width * self.layers) + 16 * self.rays * self.features, "lower rays, width or layers"
+
+    def _rate(self, progress: float) -> float:
+        """Share of the learning rate at ``progress`` 0 .. 1 through the training."""
+        return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _render(
+        self, net: InrNet, stack: ProjectionStack, context: Context, steps: bool = False
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Compute the volume slice by slice, each shown as it is ready; slices not reached when cancelled stay 0."""
+        mix, offset = self._neighbours(stack.acquisition.slices)
+        data = np.zeros(stack.volume_shape, np.float32)
+        planes: deque[NDArray[np.float32]] = deque(maxlen=len(mix))
+        for i in range(len(data) + len(mix) - 1):
+            planes.append(_plane(net, float(np.clip(i + 0.5 + offset, 0.5, len(data) - 0.5)), stack.shape, context))
+            z = i + 1 - len(mix)
+            if z >= 0:
+                data[z] = np.tensordot(mix, np.stack(planes), 1)
+                yield Preview(z, data[z : z + 1].copy())
+                if steps:
+                    yield Step(z + 1)
+            if context.cancelled():
+                break
+        return data
+
+    def _neighbours(self, n: int) -> tuple[NDArray[np.float32], float]:
+        """Weights of neighbouring-based inference (Eq. 3) and the offset of the first neighbour in slices."""
+        if self.neighbouring == "none":
+            return np.ones(1, np.float32), 0.0
+        k = np.arange(n)
+        weights = np.ones(n) if self.neighbouring == "uniform" else np.exp(-(((k + 0.5) / n - 0.5) ** 2) / 2)
+        return (weights / weights.sum()).astype(np.float32), -(n - 1) / 2
+
+
+def _rays(stack: ProjectionStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres (K, m), in slices, of the m slices with weight in each projection, and their weights (m,)."""
+    profile = stack.acquisition.profile_weights
+    used = np.flatnonzero(profile)
+    return stack.acquisition.starts[:, None] + used + 0.5, profile[used]
+
+
+def _positions(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Positions (..., 2) = (y, x) in pixels from the image's centre, of flat pixel indices (...)."""
+    import torch
+
+    _, y, x = shape
+    return torch.stack([pixels // x + 0.5 - y / 2, pixels % x + 0.5 - x / 2], -1)
+
+
+def _plane(net: InrNet, z: float, shape: tuple[int, int, int], context: Context) -> NDArray[np.float32]:
+    """One slice (y, x) at ``z``, in slices, in chunks of pixels that stay in the processor's cache."""
+    import torch
+
+    with torch.no_grad(), autocast(context):
+        pixels = torch.arange(shape[1] * shape[2], device=context.device)
+        centre = torch.full((1, 1), z, device=context.device)
+        chunks = [net(centre, _positions(part[None], shape)) for part in pixels.split(PIXELS_AT_ONCE)]
+        image: NDArray[np.float32] = torch.cat(chunks, -1).float().cpu().numpy().reshape(shape[1:])
+    return image
