@@ -13,12 +13,12 @@ __version__ = version("napari-microdiffusion")
 # step up to ten times slower. Read when torch loads, so it is set here unless the user has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# No name may also be a module's: after that module's import, the package's attribute is the module.
 _HOMES = {
     "Acquisition": "acquisition",
     "Volume": "volume",
     "ProjectionStack": "volume",
     "Job": "run",
-    "run": "run",
     "reconstruct": "run",
     "read_volume": "io",
     "read_projections": "io",
@@ -34,3 +34,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

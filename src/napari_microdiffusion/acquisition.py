@@ -44,7 +44,7 @@ class Acquisition(BaseModel):
     fwhm: Annotated[
         float | None,
         Field(
-            gt=0, le=10000, description="full width at half maximum of the gaussian profile, in slices; default: slices"
+            ge=0.1, le=10000, description="full width at half maximum (gaussian profile), in slices; default: slices"
         ),
     ] = None
     weights: Annotated[
@@ -60,7 +60,8 @@ class Acquisition(BaseModel):
         if self.weights is not None:
             if len(self.weights) != self.slices:
                 raise ValueError(
-                    f"the measured profile has {len(self.weights)} weights but slices is {self.slices}: give one weight per slice"
+                    f"the measured profile has {len(self.weights)} weights but slices is {self.slices}: "
+                    "give one weight per slice"
                 )
             values = np.asarray(self.weights)
             if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
@@ -108,26 +109,27 @@ class Acquisition(BaseModel):
             weights = np.eye(n)[0]
         elif self.profile == "gaussian":
             offset = np.arange(n) - (n - 1) / 2
-            weights = np.exp(-4 * np.log(2) * (offset / (self.fwhm or n)) ** 2)
+            exponent = 4 * np.log(2) * (offset / (self.fwhm or n)) ** 2
+            weights = np.exp(exponent.min() - exponent)  # not 0 everywhere for a narrow beam between two slices
         else:
             weights = np.asarray(self.weights, np.float64)
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum(), np.float64)
 
     @property
     def slice_centres(self) -> NDArray[np.float64]:
         """Centre of every slice, in slices from the top of the volume, shape (Z,): k + 1/2."""
-        return np.arange(self.depth) + 0.5
+        return np.arange(self.depth, dtype=np.float64) + 0.5
 
     @property
     def projection_centres(self) -> NDArray[np.float64]:
         """Centre of mass of every projection in use, in slices, shape (K,): s + Σ_j w_j (j + 1/2)."""
-        centre: float = self.profile_weights @ (np.arange(self.slices) + 0.5)
-        return self.starts + centre
+        centre = float(self.profile_weights @ (np.arange(self.slices) + 0.5))
+        return self.starts.astype(np.float64) + centre
 
     @property
     def seen(self) -> NDArray[np.bool_]:
         """Which slices have weight in some projection in use, shape (Z,); the others are inferred from neighbours."""
-        return self.matrix.any(0)
+        return np.asarray(self.matrix.any(0))
 
     @property
     def decoupled(self) -> bool:
@@ -155,14 +157,26 @@ class Acquisition(BaseModel):
         count = (depth - self.slices) // self.step + 1 if depth >= self.slices else 0
         if count < MINIMUM_PROJECTIONS:
             raise InvalidInput(
-                f"a volume of {depth} slices holds {count} projection(s) of {self.slices} slices at stride {self.step}; "
-                f"at least {MINIMUM_PROJECTIONS} are needed: use fewer slices per projection or a deeper volume"
+                f"a volume of {depth} slices holds {count} projection(s) of {self.slices} slices "
+                f"at stride {self.step}; at least {MINIMUM_PROJECTIONS} are needed: "
+                "use fewer slices per projection or a deeper volume"
             )
         return self.bound(count)
 
     def without(self, indices: tuple[int, ...]) -> Acquisition:
-        """The same acquisition with further projections hidden, by their index among those in use; Z stays."""
+        """The same acquisition with further projections hidden, by their index among those in use; Z stays.
+
+        Raises
+        ------
+        InvalidInput
+            For an index that is not there, or if none would be left.
+        """
         shown = self.shown
+        if not set(indices) <= set(range(len(shown))) or len(set(indices)) == len(shown):
+            raise InvalidInput(
+                f"cannot hide projections {sorted(set(indices))}: indices run from 0 to {len(shown) - 1}, "
+                "and some projections must be left"
+            )
         return self.replace(hidden=tuple(sorted({*self.hidden, *(shown[i] for i in indices)})))
 
     def replace(self, **changes: Any) -> Acquisition:
@@ -189,7 +203,8 @@ class Acquisition(BaseModel):
 
     def residual(self, volume: Array, projections: Array) -> Array:
         """y − A x: what the volume (Z, ...) leaves unexplained of the projections (K, ...)."""
-        return projections - self.project(volume)
+        unexplained: Array = projections - self.project(volume)
+        return unexplained
 
     def ridge(self, projections: NDArray[Any]) -> float:
         """The ridge that `enforce` needs for these projections (K, y, x): 0 unless projections overlap.
@@ -206,13 +221,13 @@ class Acquisition(BaseModel):
 
         Exact for ``ridge`` 0. Values are not clipped: clipping would break consistency.
         """
-        return volume + along_z(self.correction(ridge), self.residual(volume, projections))
+        consistent: Array = volume + along_z(self.correction(ridge), self.residual(volume, projections))
+        return consistent
 
     def correction(self, ridge: float = 0.0) -> NDArray[np.float64]:
         """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), solved once in float64 for all pixels."""
         gram = self.matrix @ self.matrix.T + ridge * np.eye(len(self.matrix))
-        solved: NDArray[np.float64] = np.linalg.solve(gram, self.matrix)
-        return solved.T
+        return np.asarray(np.linalg.solve(gram, self.matrix), np.float64).T
 
     @property
     def _count(self) -> int:
@@ -222,12 +237,18 @@ class Acquisition(BaseModel):
 
 
 def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
-    """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor, in the array's dtype."""
+    """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor.
+
+    In the array's own floating-point dtype; numpy integers become float32.
+    """
     flat = array.reshape(len(array), -1)
+    shape = (len(matrix), *array.shape[1:])
     if isinstance(array, np.ndarray):
         dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
-        return (matrix.astype(dtype) @ flat).reshape(len(matrix), *array.shape[1:])
-    return (array.new_tensor(matrix) @ flat).reshape(len(matrix), *array.shape[1:])
+        applied: Array = (matrix.astype(dtype) @ flat.astype(dtype, copy=False)).reshape(shape)
+    else:
+        applied = (array.new_tensor(matrix) @ flat).reshape(shape)
+    return applied
 
 
 def noise_variance(images: NDArray[Any]) -> float:

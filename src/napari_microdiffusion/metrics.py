@@ -46,13 +46,15 @@ class RunningScores:
         self._gain = high - self._low
         self._truth = truth
         self._scored = scored_slices(len(truth), acquisition)
-        self._psnr, self._ssim, self._both, self._either = np.full((4, len(truth)), np.nan)
+        self._seen = np.zeros(len(truth), bool)
+        self._psnr, self._ssim, self._both, self._either = np.zeros((4, len(truth)))
 
     def update(self, start: int, slices: NDArray[Any]) -> None:
         """Score ``slices`` (m, y, x), on the truth's intensity scale, at z = start .. start + m."""
         for z, image in enumerate(slices, start):
             if not self._scored[z]:
                 continue
+            self._seen[z] = True
             truth = self._map(self._truth[z])
             estimate = np.clip(self._map(image), 0, 1)
             self._psnr[z] = -10 * np.log10(max(float(((truth - estimate) ** 2).mean()), FLOOR))
@@ -62,13 +64,14 @@ class RunningScores:
 
     def summary(self) -> dict[str, float]:
         """psnr (dB, mean of slices), psnr_volume (dB), ssim, dice over the slices seen; empty before the first."""
-        if np.isnan(self._psnr).all():
+        seen = self._seen
+        if not seen.any():
             return {}
         return {
-            "psnr": float(np.nanmean(self._psnr)),
-            "psnr_volume": float(-10 * np.log10(np.nanmean(10 ** (-self._psnr / 10)))),
-            "ssim": float(np.nanmean(self._ssim)),
-            "dice": float(2 * np.nansum(self._both) / max(1.0, np.nansum(self._either))),
+            "psnr": float(self._psnr[seen].mean()),
+            "psnr_volume": float(-10 * np.log10((10 ** (-self._psnr[seen] / 10)).mean())),
+            "ssim": float(self._ssim[seen].mean()),
+            "dice": float(2 * self._both[seen].sum() / max(1.0, self._either[seen].sum())),
         }
 
     def _map(self, image: NDArray[Any]) -> NDArray[np.float64]:
@@ -90,8 +93,11 @@ def evaluate(
     Raises
     ------
     InvalidInput
-        If shapes do not match, or the truth is constant.
+        If shapes do not match, the truth is constant, or a value is NaN or infinite.
     """
+    for image in (volume, truth, projections):
+        if image is not None and not np.isfinite(image.data).all():
+            raise InvalidInput(f"{image.name} holds NaN or infinite values: no score can be given")
     scores: dict[str, float] = {}
     if truth is not None:
         if truth.shape != volume.shape:
@@ -128,8 +134,8 @@ def residual_stats(volume: NDArray[Any], projections: ProjectionStack) -> Residu
     """
     if volume.shape != projections.volume_shape:
         raise InvalidInput(
-            f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with {projections.acquisition.description}, "
-            f"but the volume is {volume.shape}: check slices and stride"
+            f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with "
+            f"{projections.acquisition.description}, but the volume is {volume.shape}: check slices and stride"
         )
     maximum, squares = 0.0, 0.0
     for row in range(volume.shape[1]):
@@ -144,10 +150,10 @@ def residual_stats(volume: NDArray[Any], projections: ProjectionStack) -> Residu
 def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.bool_]:
     """Which of the slices count in a score, shape (depth,): all, or for a point profile those between acquired ones."""
     scored = np.ones(depth, bool)
-    if acquisition is not None and acquisition.profile == "point" and acquisition.slices > 1:
+    if acquisition is not None and acquisition.profile == "point":
         scored[acquisition.starts] = False
         scored[acquisition.starts[-1] :] = False
-    return scored
+    return scored if scored.any() else ~scored  # every slice acquired: nothing was inferred, so all count
 
 
 def _otsu(image: NDArray[np.float64]) -> NDArray[np.bool_]:

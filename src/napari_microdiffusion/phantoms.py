@@ -1,4 +1,7 @@
-"""Seeded phantoms: vessels, dendrites, neurons, nuclei. For tests, samples and demos; never for claims about real data."""
+"""Seeded phantoms: vessels, dendrites, neurons, nuclei.
+
+For tests, samples and demos; never for claims about real data.
+"""
 
 from __future__ import annotations
 
@@ -71,14 +74,11 @@ def _neurons(rng: np.random.Generator, shape: tuple[int, int, int]) -> NDArray[n
 
 
 def _nuclei(rng: np.random.Generator, shape: tuple[int, int, int]) -> NDArray[np.float64]:
-    centres: list[NDArray[np.float64]] = []
-    for _ in range(40 * int(np.prod(shape)) // 100_000 + 200):
-        centre = rng.uniform(0, shape)
-        if all(np.linalg.norm(centre - other) > 14 for other in centres):
-            centres.append(centre)
-    return _ellipsoids(
-        shape, np.array(centres), rng.uniform(4.5, 7, (len(centres), 3)), rng.uniform(0.5, 1, len(centres))
-    )
+    centres = np.empty((0, 3))
+    for centre in rng.uniform(0, shape, (40 * int(np.prod(shape)) // 100_000 + 200, 3)):
+        if (np.linalg.norm(centres - centre, axis=1) > 14).all():
+            centres = np.vstack([centres, centre])
+    return _ellipsoids(shape, centres, rng.uniform(4.5, 7, centres.shape), rng.uniform(0.5, 1, len(centres)))
 
 
 def _path(rng: np.random.Generator, start: NDArray[np.float64], length: int, wander: float) -> NDArray[np.float64]:
@@ -94,7 +94,10 @@ def _tubes(
     radii: NDArray[np.float64],
     brightness: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Soft-edged tubes of given radius (voxels) along the paths; the brightest wins. Radii are binned to a few transforms."""
+    """Soft-edged tubes of given radius (voxels) along the paths; the brightest wins.
+
+    Radii are rounded to half voxels, so that a few distance transforms draw them all.
+    """
     volume = np.zeros(shape)
     bins = np.round(radii * 2) / 2
     for radius in np.unique(bins):

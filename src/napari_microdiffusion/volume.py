@@ -96,8 +96,8 @@ class ProjectionStack:
             object.__setattr__(self, "acquisition", self.acquisition.bound(len(self.data)))
         if len(self.acquisition.shown) != len(self.data):
             raise InvalidInput(
-                f"{self.name} has {len(self.data)} projections but its acquisition describes {len(self.acquisition.shown)}: "
-                "choose the acquisition that belongs to this stack"
+                f"{self.name} has {len(self.data)} projections but its acquisition describes "
+                f"{len(self.acquisition.shown)}: choose the acquisition that belongs to this stack"
             )
         if not self.source_dtype:
             object.__setattr__(self, "source_dtype", str(self.data.dtype))
@@ -131,8 +131,8 @@ class ProjectionStack:
         low, high = (float(v) for v in np.percentile(self.data, (0.1, 99.9)))
         if high <= low:  # a few bright pixels on black
             low, high = float(self.data.min()), float(self.data.max())
-        scale = Intensity(low, high - low)
-        return replace(self, data=((self.data.astype(np.float32) - scale.offset) / scale.gain)), scale
+        scale = Intensity(low, (high - low) or 1.0)
+        return replace(self, data=(self.data.astype(np.float32) - scale.offset) / scale.gain), scale
 
     def check(self) -> None:
         """Refuse what no method can use.
@@ -149,7 +149,8 @@ class ProjectionStack:
             )
         if min(y, x) < MINIMUM_LATERAL:
             raise InvalidInput(
-                f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: use a larger field of view"
+                f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: "
+                "use a larger field of view"
             )
         if not np.isfinite(self.data).all():
             bad = int((~np.isfinite(self.data)).sum())
@@ -158,13 +159,14 @@ class ProjectionStack:
             )
         if self.data.min() == self.data.max():
             raise InvalidInput(
-                f"{self.name} is constant ({self.data.flat[0]:g} everywhere): there is nothing to reconstruct; check the channel and the file"
+                f"{self.name} is constant ({self.data.flat[0]:g} everywhere): there is nothing to reconstruct; "
+                "check the channel and the file"
             )
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """The affine map between the engine's working range and the input's intensities: value = offset + gain · working."""
+    """The map between the engine's working range and the input's intensities: value = offset + gain · working."""
 
     offset: float
     gain: float
@@ -181,7 +183,7 @@ def check_image(data: NDArray[Any], name: str) -> None:
     Raises
     ------
     InvalidInput
-        For another number of axes than three, an empty array, complex, boolean or non-numeric data.
+        For another number of axes than three, a colour image, an empty array, complex, boolean or non-numeric data.
     """
     if data.ndim == 2:
         raise InvalidInput(
@@ -189,7 +191,13 @@ def check_image(data: NDArray[Any], name: str) -> None:
         )
     if data.ndim != 3:
         raise InvalidInput(
-            f"{name} has {data.ndim} axes {data.shape}; a stack (z, y, x) is needed: choose one channel and one time point"
+            f"{name} has {data.ndim} axes {data.shape}; a stack (z, y, x) is needed: "
+            "choose one channel and one time point"
+        )
+    if data.shape[2] in (3, 4) and min(data.shape[:2]) >= MINIMUM_LATERAL:
+        raise InvalidInput(
+            f"{name} looks like one colour image {data.shape}; a stack of grey images (z, y, x) is needed: "
+            "choose one channel of a stack"
         )
     if data.dtype.kind not in "uif":
         kind = {"c": "complex", "b": "boolean (a mask)"}.get(data.dtype.kind, str(data.dtype))

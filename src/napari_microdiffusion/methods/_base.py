@@ -22,7 +22,8 @@ Weights = dict[str, "torch.Tensor"]
 FinalConsistency = Annotated[
     Literal["none", "final"],
     Field(
-        description="make the finished volume reproduce the measured projections exactly (final), or leave it as computed (none)",
+        description="make the finished volume reproduce the measured projections exactly (final), "
+        "or leave it as computed (none)",
         json_schema_extra={"stage": "sampling"},
     ),
 ]
@@ -74,7 +75,7 @@ class Context:
         return True
 
     def preview_done(self) -> None:
-        """Put the next preview off by nine times what this one took, so that previews cost a tenth of the time at most."""
+        """Put the next preview off by nine times what this one took: previews cost a tenth of the time at most."""
         now = time.monotonic()
         self._last_preview = now + max(0.0, 9 * (now - self._last_preview) - self.preview_seconds)
 

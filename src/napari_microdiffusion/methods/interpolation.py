@@ -19,7 +19,7 @@ from ._base import Context, FinalConsistency, Method, Weights
 
 
 class Interpolation(Method):
-    """Shared by the three: a matrix that depends on the acquisition alone."""
+    """Shared by the three: one matrix for all pixels, from the acquisition (and, with overlap, the noise)."""
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
         """Shape (Z, K): weights of the projections in use in every slice; rows sum to 1."""
