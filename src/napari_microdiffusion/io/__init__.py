@@ -1,0 +1,206 @@
+"""Files: TIFF, OME-TIFF, OME-Zarr and npy in, OME-TIFF and OME-Zarr out, with scale, axes and provenance.
+
+Pixels are read only after their size has been checked against the memory at hand, and written beside the
+target under a temporary name that takes the target's place when all is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from ..acquisition import Acquisition
+from ..events import InvalidInput
+from ..volume import ProjectionStack, Volume
+from . import numpy_file, ome_zarr, tiff
+from .export import Exported, ExportType, original_intensities, storable, to_type
+from .profile import read_profile
+from .source import Description, Source, open_source
+from .target import SUFFIXES, check_output, replacing, stem, suffix
+
+EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
+READERS = {
+    ".tif": tiff.opened,
+    ".tiff": tiff.opened,
+    ".npy": numpy_file.opened,
+    ".zarr": ome_zarr.opened,
+}
+"""Every suffix that can be read."""
+
+__all__ = [
+    "EXPORT_TYPES",
+    "READERS",
+    "SUFFIXES",
+    "Description",
+    "ExportType",
+    "Exported",
+    "check_output",
+    "inspect",
+    "original_intensities",
+    "read_profile",
+    "read_projections",
+    "read_volume",
+    "write_projections",
+    "write_volume",
+    "written_acquisition",
+]
+
+
+def inspect(path: str | Path) -> Description:
+    """What a file holds, without reading its pixels.
+
+    Raises
+    ------
+    InvalidInput
+        If the file is not there, of a kind that is not read, or damaged.
+    """
+    with open_source(Path(path), READERS) as source:
+        sizes = source.sizes
+        acquisition = _acquisition(source)
+        return Description(
+            name=stem(Path(path)),
+            shape=tuple(sizes.values()),
+            axes="".join(sizes),
+            channels=sizes.get("C", 1),
+            times=sizes.get("T", 1),
+            scale_um=source.scale_um,
+            dtype=str(source.dtype),
+            acquisition=acquisition,
+            provenance=_provenance(source),
+        )
+
+
+def read_volume(path: str | Path, channel: int | None = None, time: int | None = None) -> Volume:
+    """A volume (z, y, x) in the file's own dtype, with scale and provenance where the file states them.
+
+    Parameters
+    ----------
+    path
+        TIFF, OME-TIFF, npy, or the folder of an OME-Zarr image.
+    channel, time
+        Which one, counted from 0, where the file has several.
+
+    Raises
+    ------
+    InvalidInput
+        If the file is not there, damaged, not a stack of grey images, or has channels or time points to choose from.
+    TooLarge
+        If the pixels do not fit into the free memory.
+    """
+    path = Path(path)
+    with open_source(path, READERS) as source:
+        data = source.stack(channel, time)
+        return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source))
+
+
+def read_projections(
+    path: str | Path, acquisition: Acquisition | None = None, channel: int | None = None, time: int | None = None
+) -> ProjectionStack:
+    """A projection stack (k, y, x) in the file's own dtype; parameters and errors as for `read_volume`.
+
+    Parameters
+    ----------
+    acquisition
+        How the projections were made; None takes it from the file.
+
+    Raises
+    ------
+    InvalidInput
+        Also if no acquisition is given and the file carries none, or it does not describe this many projections.
+    """
+    path = Path(path)
+    with open_source(path, READERS) as source:
+        acquisition = acquisition or _acquisition(source)
+        if acquisition is None:
+            raise InvalidInput(
+                f"{path.name} does not say how its projections were made: "
+                "give the slices that one projection stands for (--slices), and the stride and profile"
+            )
+        data = source.stack(channel, time)
+        return ProjectionStack(data, acquisition, source.scale_um, stem(path), _source_dtype(source))
+
+
+def written_acquisition(path: str | Path) -> Acquisition | None:
+    """The acquisition that a projection file carries, None for files that carry none; errors as for `inspect`."""
+    return inspect(path).acquisition
+
+
+def write_volume(
+    volume: Volume, path: str | Path, *, dtype: ExportType | None = None, overwrite: bool = False
+) -> Exported:
+    """Save a volume with scale, axes and provenance; the suffix chooses the format.
+
+    Parameters
+    ----------
+    path
+        Ends in .ome.tif, .tif, .ome.tiff, .tiff (OME-TIFF) or .ome.zarr, .zarr (OME-Zarr 0.5).
+    dtype
+        ``float32``: values as they are. ``uint8``, ``uint16``: see `export.to_type`. None keeps the volume's.
+
+    Returns
+    -------
+    Exported
+        The path, and in words how values were mapped, where they were.
+
+    Raises
+    ------
+    InvalidInput
+        As for `check_output`; and for NaN or infinite values in an integer export.
+    RunFailed
+        If writing breaks off; what was at ``path`` is still there then.
+    """
+    converted = to_type(volume, dtype)
+    provenance = {key: value for key, value in (volume.provenance or {}).items() if key != "export"}
+    metadata = {**provenance, "export": {"kind": "volume", **converted.record}}
+    written = _write(converted.data, volume.scale_um, metadata, Path(path), overwrite)
+    return Exported(written, converted.mapping)
+
+
+def write_projections(stack: ProjectionStack, path: str | Path, *, overwrite: bool = False) -> Exported:
+    """Save a projection stack with its acquisition, in its own dtype; parameters and errors as for `write_volume`."""
+    metadata = {
+        "acquisition": stack.acquisition.model_dump(mode="json"),
+        "export": {"kind": "projections", "source_dtype": stack.source_dtype},
+    }
+    return Exported(_write(storable(stack.data), stack.scale_um, metadata, Path(path), overwrite))
+
+
+def _write(
+    data: Any, scale: tuple[float, float, float] | None, metadata: dict[str, Any], path: Path, overwrite: bool
+) -> Path:
+    path = check_output(path, data.nbytes, overwrite)
+    writer = ome_zarr.write if suffix(path) == ".zarr" else tiff.write
+    with replacing(path, overwrite) as temporary:
+        writer(temporary, data, scale, metadata, stem(path))
+    return path
+
+
+def _acquisition(source: Source) -> Acquisition | None:
+    values = (source.metadata or {}).get("acquisition")
+    if values is None:
+        return None
+    try:
+        return Acquisition.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{source.name} carries an acquisition that cannot be used ({error.errors()[0]['msg']}): give --slices"
+        ) from error
+
+
+def _provenance(source: Source) -> dict[str, Any] | None:
+    """What was recorded about the making of the file; of the export, only a mapping of values is worth keeping."""
+    record = {key: value for key, value in (source.metadata or {}).items() if key != "acquisition"}
+    if not _record(source).get("mapping"):
+        record.pop("export", None)
+    return record or None
+
+
+def _record(source: Source) -> dict[str, Any]:
+    record = (source.metadata or {}).get("export")
+    return record if isinstance(record, dict) else {}
+
+
+def _source_dtype(source: Source) -> str:
+    return str(_record(source).get("source_dtype") or source.dtype)

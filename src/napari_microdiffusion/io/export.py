@@ -1,0 +1,104 @@
+"""Values of an exported volume: as they are, or mapped to 8 or 16 bit with the mapping on record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..events import InvalidInput
+from ..volume import Volume
+
+ExportType = Literal["float32", "uint8", "uint16"]
+
+_WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
+"""Types that OME knows no name for, and what holds their values."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and in words how its values were mapped; None where they are as they were."""
+
+    path: Path
+    mapping: str | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Values to be stored, the mapping in words, and the record of it for the file."""
+
+    data: NDArray[Any]
+    mapping: str | None
+    record: dict[str, Any]
+
+
+def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
+    """The volume's values in another type.
+
+    Nothing is clipped in ``float32``. Integers keep the intensities, rounded, where the data that the volume was
+    made from are unsigned integers that fit into the type; values outside its range are clipped then, and counted.
+    Otherwise [minimum, maximum] becomes the type's full range. In both cases value = offset + gain · stored.
+
+    Raises
+    ------
+    InvalidInput
+        For an unknown type, and for NaN or infinite values in an integer export.
+    """
+    record: dict[str, Any] = {"source_dtype": volume.source_dtype}
+    if dtype is None or dtype == volume.data.dtype:
+        return Converted(storable(volume.data), None, record)
+    if dtype == "float32":
+        return Converted(volume.data.astype(np.float32), None, record)
+    if dtype not in ("uint8", "uint16"):
+        raise InvalidInput(f"{dtype!r} is no type for export: use float32, uint8 or uint16")
+    if not np.isfinite(volume.data).all():
+        raise InvalidInput(f"{volume.name} holds NaN or infinite values, which {dtype} cannot: export float32")
+    source = np.dtype(volume.source_dtype)
+    top = int(np.iinfo(dtype).max)
+    keeps = source.kind == "u" and source.itemsize <= np.dtype(dtype).itemsize
+    low, high = (0.0, float(top)) if keeps else volume.intensity_range
+    gain = (high - low) / top or 1.0
+    stored, clipped = _quantised(volume.data, low, gain, dtype)
+    mapping = _in_words(dtype, low, gain, clipped, stored.size)
+    record |= {"mapping": mapping, "offset": low, "gain": gain, "clipped": clipped}
+    return Converted(stored, mapping, record)
+
+
+def original_intensities(volume: Volume) -> Volume:
+    """A volume read from an 8 or 16 bit export on the intensity scale it was exported from, float32; others as is."""
+    record = (volume.provenance or {}).get("export") or {}
+    if "gain" not in record or (record["offset"], record["gain"]) == (0.0, 1.0):
+        return volume
+    values = volume.data * np.float32(record["gain"]) + np.float32(record["offset"])
+    return replace(volume, data=values.astype(np.float32))
+
+
+def storable(data: NDArray[Any]) -> NDArray[Any]:
+    """The array in native byte order, contiguous, and in a type that both formats know."""
+    name = data.dtype.name
+    return np.ascontiguousarray(data, dtype=np.dtype(_WIDER.get(name, name)))
+
+
+def _quantised(data: NDArray[Any], low: float, gain: float, dtype: str) -> tuple[NDArray[Any], int]:
+    """Slice by slice in float64; the second value counts what was clipped."""
+    stored = np.empty(data.shape, dtype)
+    top, clipped = np.iinfo(dtype).max, 0
+    for z, image in enumerate(data):
+        levels = np.rint((image.astype(np.float64) - low) / gain)
+        clipped += int(((levels < 0) | (levels > top)).sum())
+        stored[z] = levels.clip(0, top)
+    return stored, clipped
+
+
+def _in_words(dtype: str, low: float, gain: float, clipped: int, size: int) -> str:
+    top = np.iinfo(dtype).max
+    if (low, gain) != (0.0, 1.0):
+        return (
+            f"values from {low:g} to {low + gain * top:g} mapped to 0 to {top}: value = {low:.9g} + {gain:.9g} · stored"
+        )
+    if clipped:
+        return f"intensities kept, rounded to integers; {clipped} of {size} values outside 0 to {top} were clipped"
+    return "intensities kept, rounded to integers; nothing was clipped"

@@ -1,0 +1,140 @@
+"""OME-Zarr 0.4 and 0.5 in, 0.5 out. The metadata that is written passes through yaozarrs' models of the standard."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from yaozarrs import v05
+
+from ..events import InvalidInput
+from .source import NAMESPACE, Source
+from .units import scale_um
+
+ATTRIBUTE = NAMESPACE.replace("-", "_")
+LETTERS = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
+CHUNK = 2**22
+"""Bytes of a chunk, about."""
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Source]:
+    """The first multiscale image of an OME-Zarr group at its highest resolution."""
+    try:
+        group = zarr.open_group(zarr.storage.LocalStore(path, read_only=True), mode="r")
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"{path} is a folder without a Zarr group: choose the folder of an OME-Zarr image"
+        ) from error
+    attributes = dict(group.attrs)
+    image = _first_image(attributes, path)
+    record = attributes.get(ATTRIBUTE)
+    record = dict(record) if isinstance(record, Mapping) else None
+    level = image["datasets"][0]
+    array = _array(group, str(level["path"]), path)
+    axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image.get("axes", ())]
+    names = [str(axis["name"]).lower() for axis in axes]
+    if len(names) != array.ndim or len(set(names)) != len(names):
+        raise InvalidInput(f"{path.name} is damaged: it names the axes {names} for an array of shape {array.shape}")
+    _check_chunks(array, record is not None, path.name)
+    letters = "".join(LETTERS.get(name, "QRPVUH"[i % 6]) for i, name in enumerate(names))
+    yield Source(
+        path.name,
+        array.shape,
+        letters,
+        np.dtype(array.dtype),
+        lambda index: np.asarray(array[index]),
+        _scale(image, level, axes),
+        record,
+    )
+
+
+def write(
+    path: Path,
+    data: NDArray[Any],
+    scale: tuple[float, float, float] | None,
+    metadata: dict[str, Any],
+    name: str,
+) -> None:
+    """Write (z, y, x) data as OME-Zarr 0.5 with one resolution; without a scale, 1 in no unit."""
+    unit = None if scale is None else "micrometer"
+    transformation = v05.ScaleTransformation(scale=list(scale or (1.0, 1.0, 1.0)))
+    image = v05.Image(
+        multiscales=[
+            v05.Multiscale(
+                name=name,
+                axes=[v05.SpaceAxis(name=axis, unit=unit) for axis in "zyx"],
+                datasets=[v05.Dataset(path="0", coordinateTransformations=[transformation])],
+            )
+        ]
+    )
+    ome = image.model_dump(mode="json", exclude_none=True)
+    group = zarr.create_group(
+        zarr.storage.LocalStore(path), zarr_format=3, attributes={"ome": ome, ATTRIBUTE: metadata}
+    )
+    array = group.create_array(
+        "0",
+        shape=data.shape,
+        dtype=data.dtype,
+        chunks=_chunks(data),
+        dimension_names=("z", "y", "x"),
+        # every chunk is there, so that a missing one is known to be lost
+        config={"write_empty_chunks": True},
+    )
+    array[:] = data
+
+
+def _first_image(attributes: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    ome = attributes.get("ome")
+    images = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    if not images:
+        inside = (
+            " It is a collection: choose the image's folder in it."
+            if "bioformats2raw.layout" in str(attributes) or "plate" in str(attributes)
+            else ""
+        )
+        raise InvalidInput(f"{path} is a Zarr group without an OME-Zarr image (no multiscales).{inside}")
+    if not images[0].get("datasets"):
+        raise InvalidInput(f"{path.name} is damaged: its image lists no array")
+    first: Mapping[str, Any] = images[0]
+    return first
+
+
+def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise InvalidInput(f"{path.name} refers to an array outside itself ({name}), which is not read")
+    try:
+        array = group[name]
+    except KeyError as error:
+        raise InvalidInput(f"{path.name} is incomplete: its array {name!r} is missing") from error
+    if not isinstance(array, zarr.Array):
+        raise InvalidInput(f"{path.name} is damaged: {name!r} is no array")
+    return array
+
+
+def _check_chunks(array: zarr.Array[Any], ours: bool, name: str) -> None:
+    """In a Zarr array a chunk that is not there reads as background: writers may leave empty ones out, we do not."""
+    there, wanted = array.nchunks_initialized, array.nchunks
+    if there == 0 or (ours and there < wanted):
+        raise InvalidInput(f"{name} is incomplete: {wanted - there} of its {wanted} chunks are missing; copy it again")
+
+
+def _scale(
+    image: Mapping[str, Any], level: Mapping[str, Any], axes: Sequence[Mapping[str, Any]]
+) -> tuple[float, float, float] | None:
+    factors = np.ones(len(axes))
+    for transformation in (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
+        if transformation.get("type") == "scale" and len(transformation.get("scale", ())) == len(axes):
+            factors *= transformation["scale"]
+    sizes = {str(axis["name"]).lower(): (float(f), axis.get("unit")) for axis, f in zip(axes, factors, strict=True)}
+    return scale_um(sizes.get(letter, (None, None)) for letter in "zyx")
+
+
+def _chunks(data: NDArray[Any]) -> tuple[int, int, int]:
+    z, y, x = (min(size, 512) for size in data.shape)
+    return max(1, min(z, CHUNK // (y * x * data.dtype.itemsize))), y, x

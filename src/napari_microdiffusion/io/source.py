@@ -1,0 +1,178 @@
+"""An opened file whose pixels are not loaded yet: axes, scale, what it says about itself, and how to load a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from ..acquisition import Acquisition
+from ..events import EngineError, InvalidInput, TooLarge
+from .target import suffix
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+Index = tuple[int | slice, ...]
+NAMESPACE = "napari-microdiffusion"
+"""Of the OME-TIFF annotation; with an underscore, the name of the OME-Zarr attribute."""
+
+COPIES = 2
+"""Of the pixels, alive while a file is read: as stored, and in (z, y, x) order."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file holds.
+
+    Parameters
+    ----------
+    shape, axes
+        Axes longer than 1 in the file's order, with a letter each: T, C, Z, Y, X, S (colour samples), or another.
+    channels, times
+        How many there are to choose from; 1 where there is no such axis.
+    scale_um
+        Voxel size (z, y, x) in µm, None unless the file states all three.
+    acquisition
+        How the projections were made, for projection files that say so.
+    provenance
+        How the volume was made, for volumes saved by this software.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    channels: int
+    times: int
+    scale_um: tuple[float, float, float] | None
+    dtype: str
+    acquisition: Acquisition | None = None
+    provenance: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened file.
+
+    Parameters
+    ----------
+    axes
+        One letter for each axis of ``shape``, in the file's order; Y and X among them.
+    load
+        Reads a part: an index or a full slice for every axis.
+    metadata
+        The record that this software left in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    dtype: np.dtype[Any]
+    load: Callable[[Index], NDArray[Any]] = field(repr=False)
+    scale_um: tuple[float, float, float] | None = None
+    metadata: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Axes longer than 1, and Y and X, with their lengths, in the file's order."""
+        return {a: n for a, n in zip(self.axes, self.shape, strict=True) if n > 1 or a in "YX"}
+
+    def stack(self, channel: int | None, time: int | None) -> NDArray[Any]:
+        """The pixels of one channel and time point, contiguous (z, y, x); (y, x) where there is no third axis.
+
+        Raises
+        ------
+        InvalidInput
+            If there is something left to choose, the choice is not there, or the pixels are coloured.
+        TooLarge
+            If the pixels do not fit into the free memory.
+        """
+        self._check_axes()
+        chosen = {"C": self._choose("C", "channel", channel), "T": self._choose("T", "time", time)}
+        sizes = {a: n for a, n in self.sizes.items() if a not in "CT"}
+        if len(sizes) > 3:
+            raise InvalidInput(
+                f"{self.name} has the axes {', '.join(f'{a} ({n})' for a, n in sizes.items())}: "
+                "save one stack (z, y, x) of it and try again"
+            )
+        self._check_memory(tuple(sizes.values()))
+        data = self.load(tuple(slice(None) if a in sizes else chosen.get(a, 0) for a in self.axes))
+        order = sorted(range(len(sizes)), key=lambda i: "YX".find(list(sizes)[i]))
+        return np.ascontiguousarray(data.transpose(order), dtype=data.dtype.newbyteorder("="))
+
+    def _check_axes(self) -> None:
+        if "S" in self.sizes:
+            raise InvalidInput(
+                f"{self.name} holds colour images ({self.sizes['S']} samples a pixel): "
+                "convert it to grey values, or save one colour as a stack of its own"
+            )
+        if len(set(self.axes)) != len(self.axes) or not {"Y", "X"} <= set(self.axes):
+            raise InvalidInput(f"{self.name} has the axes {self.axes}, which do not make a stack (z, y, x)")
+
+    def _choose(self, letter: str, word: str, index: int | None) -> int:
+        size = self.sizes.get(letter, 1)
+        what = {"C": "channels", "T": "time points"}[letter]
+        if index is None and size == 1:
+            return 0
+        if index is None and not set(self.sizes) - set("CTYX"):
+            raise InvalidInput(
+                f"{self.name} has {size} {what} and no z axis: if they are the slices of a stack, "
+                "say so in the file (in Fiji: Image > Properties) and try again"
+            )
+        if index is None:
+            raise InvalidInput(f"{self.name} has {size} {what}: choose one, --{word} 0 to {size - 1}")
+        if not 0 <= index < size:
+            raise InvalidInput(f"{self.name} has no {word} {index}: it has {size} {what}, counted from 0")
+        return index
+
+    def _check_memory(self, shape: tuple[int, ...]) -> None:
+        needed = COPIES * int(np.prod(shape, dtype=object)) * self.dtype.itemsize
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise TooLarge(
+                f"{self.name} needs {needed / 1e9:.1f} GB of memory to be read, and {free / 1e9:.1f} GB are free: "
+                "crop it, or close other programs"
+            )
+
+
+Opener = Callable[[Path], AbstractContextManager[Source]]
+
+
+@contextmanager
+def open_source(path: Path, readers: Mapping[str, Opener]) -> Generator[Source]:
+    """Open a file by its suffix; whatever goes wrong while it is read is told in plain words.
+
+    Raises
+    ------
+    InvalidInput
+        If the file is not there, of a kind that is not read, or damaged.
+    """
+    if not path.exists():
+        raise InvalidInput(f"there is no file {path}")
+    kind = suffix(path)
+    if kind not in readers:
+        raise InvalidInput(
+            f"{path.name} is of a kind that is not read: use {', '.join(readers)} (OME-TIFF and OME-Zarr among them)"
+        )
+    if path.is_dir() != (kind == ".zarr"):
+        raise InvalidInput(f"{path} is a {'folder' if path.is_dir() else 'file'}, which {kind} data cannot be")
+    try:
+        with readers[kind](path) as source:
+            yield source
+    except EngineError:
+        raise
+    except MemoryError as error:
+        raise TooLarge(f"{path.name} does not fit into the free memory: crop it, or close other programs") from error
+    except Exception as error:  # decoders raise errors of many kinds on damaged data
+        raise InvalidInput(f"{path.name} cannot be read; it may be damaged or incomplete ({_said(error)})") from error
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

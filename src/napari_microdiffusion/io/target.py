@@ -1,0 +1,132 @@
+"""Where results go: checks before any work, and writing that leaves either the whole result or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..events import InvalidInput, RunFailed
+
+SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", ".zarr")
+"""What a volume or projection file that we write may end in."""
+
+MARGIN = 2**20
+"""Bytes for metadata beside the pixels."""
+
+
+def suffix(path: Path) -> str:
+    """The last suffix in lower case: ``.tif`` of ``a.ome.tif``."""
+    return path.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """The name without its suffix, a double one included: ``a`` of ``a.ome.tif``."""
+    name = path.name[: -len(path.suffix)] if path.suffix else path.name
+    return name[:-4] if name.lower().endswith(".ome") and len(name) > 4 else name
+
+
+def check_output(
+    path: str | Path, bytes_needed: int, overwrite: bool = False, suffixes: tuple[str, ...] = SUFFIXES
+) -> Path:
+    """Refuse an output that could not be written in the end; call it before work starts.
+
+    Parameters
+    ----------
+    bytes_needed
+        Size of the pixels to be written.
+    overwrite
+        Whether an existing output may be replaced.
+
+    Returns
+    -------
+    Path
+        The output with links resolved.
+
+    Raises
+    ------
+    InvalidInput
+        For a suffix that is not written, an existing output, a folder that is not there or may not be written to,
+        or too little space.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(suffixes):
+        raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")
+    path = path.resolve()
+    _check_existing(path, overwrite)
+    folder = path.parent
+    if not folder.is_dir():
+        raise InvalidInput(f"there is no folder {folder} to write {path.name} into: create it, or choose another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(f"the folder {folder} may not be written to: choose another place for {path.name}")
+    free = shutil.disk_usage(folder).free
+    if bytes_needed + MARGIN > free:
+        raise InvalidInput(
+            f"{path.name} needs {_size(bytes_needed + MARGIN)} and {folder} has {_size(free)} left: "
+            "free some space, or choose another place"
+        )
+    return path
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool = False) -> Generator[Path]:
+    """A temporary path beside ``path`` to write to; it takes the place of ``path`` if the body succeeds.
+
+    Raises
+    ------
+    InvalidInput
+        If the output has come to exist meanwhile.
+    RunFailed
+        If the system refuses to write; the temporary is gone and what was at ``path`` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield temporary
+        _check_existing(path, overwrite)
+        _put(temporary, path)
+    except OSError as error:
+        raise RunFailed(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        _remove(temporary)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename, an existing folder by way of a second temporary name."""
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    old = temporary.with_suffix(".old")
+    os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    _remove(old)
+
+
+def _check_existing(path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise InvalidInput(f"{path} exists already: choose another name, or allow it to be overwritten (--overwrite)")
+    if path.is_dir() != (suffix(path) == ".zarr"):
+        raise InvalidInput(
+            f"{path} is a {'folder' if path.is_dir() else 'file'}, which is not overwritten by {suffix(path)} data"
+        )
+    if path.is_dir() and not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+        raise InvalidInput(f"{path} is a folder but no Zarr data, and is not overwritten: choose another name")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

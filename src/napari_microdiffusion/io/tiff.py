@@ -1,0 +1,140 @@
+"""TIFF, ImageJ TIFF and OME-TIFF in; OME-TIFF out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from ..events import InvalidInput
+from .source import NAMESPACE, Index, Source
+from .units import scale_um
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Source]:
+    """The first image of a TIFF file at full resolution; files that it refers to are never opened."""
+    with _overheard() as complaints, tifffile.TiffFile(path, _multifile=False) as file:
+        _refuse_entities(file, path.name)
+        series = file.series[0]
+        if any("missing" in line or "corrupted" in line or "out of range" in line for line in complaints):
+            raise InvalidInput(f"{path.name} is incomplete: its pixels break off before the end; copy or save it again")
+        axes, shape = series.get_axes(False), series.get_shape(False)
+        scale, metadata = _described(file)
+        yield Source(
+            path.name, shape, axes, np.dtype(series.dtype), lambda index: _load(series, index, shape), scale, metadata
+        )
+
+
+def write(
+    path: Path,
+    data: NDArray[Any],
+    scale: tuple[float, float, float] | None,
+    metadata: dict[str, Any],
+    name: str,
+) -> None:
+    """Write (z, y, x) data as OME-TIFF, the metadata as JSON in an annotation of our namespace."""
+    ome: dict[str, Any] = {
+        "axes": "ZYX",
+        "Name": name,
+        "Creator": NAMESPACE,
+        "UUID": str(uuid.uuid4()),
+        # ASCII: control characters, which XML forbids, are escaped by JSON
+        "CommentAnnotation": {"Namespace": NAMESPACE, "Value": json.dumps(metadata, ensure_ascii=True)},
+    }
+    for letter, size in zip("ZYX", scale or (), strict=False):
+        ome |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
+    with path.open("wb") as file:
+        tifffile.imwrite(file, data, ome=True, photometric="minisblack", metadata=ome)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load(series: tifffile.TiffPageSeries, index: Index, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The chosen part of a series; only its own pages are read where there is a page for each image."""
+    pages = series.pages
+    lead = len(shape) - len(series.keyframe.shape)
+    while lead > 0 and int(np.prod(shape[:lead])) != len(pages):
+        lead -= 1
+    if lead <= 0 or len(pages) < 2:
+        return np.asarray(series.asarray(squeeze=False)[index])
+    numbers = np.arange(len(pages)).reshape(shape[:lead])[index[:lead]]
+    images = np.stack([np.asarray(_page(series, int(i)).asarray()).reshape(shape[lead:]) for i in numbers.flat])
+    return images.reshape(*numbers.shape, *shape[lead:])[(slice(None),) * numbers.ndim + index[lead:]]
+
+
+def _page(series: tifffile.TiffPageSeries, number: int) -> Any:
+    page = series.pages[number]
+    if page is None:
+        raise InvalidInput(f"{series.parent} is incomplete: image {number} is missing")
+    return page
+
+
+def _described(file: tifffile.TiffFile) -> tuple[tuple[float, float, float] | None, dict[str, Any] | None]:
+    """Voxel size and our record, from whatever the file says about itself."""
+    if file.is_ome and file.ome_metadata:
+        root = ElementTree.fromstring(file.ome_metadata)
+        return _ome_scale(root), _ome_record(root)
+    if file.is_imagej and file.imagej_metadata:
+        return _imagej_scale(file.imagej_metadata, file.pages.first.tags), None
+    return None, None
+
+
+def _ome_scale(root: ElementTree.Element) -> tuple[float, float, float] | None:
+    pixels = root.find("{*}Image/{*}Pixels")
+    if pixels is None:
+        return None
+    sizes = {a: pixels.get(f"PhysicalSize{a}") for a in "ZYX"}
+    return scale_um(
+        (None if size is None else float(size), pixels.get(f"PhysicalSize{a}Unit", "µm")) for a, size in sizes.items()
+    )
+
+
+def _ome_record(root: ElementTree.Element) -> dict[str, Any] | None:
+    for annotation in root.iterfind("{*}StructuredAnnotations/{*}CommentAnnotation"):
+        if annotation.get("Namespace") == NAMESPACE:
+            record = json.loads(annotation.findtext("{*}Value") or "null")
+            return record if isinstance(record, dict) else None
+    return None
+
+
+def _imagej_scale(said: dict[str, Any], tags: tifffile.TiffTags) -> tuple[float, float, float] | None:
+    """ImageJ's resolution counts pixels per unit; without a unit it states nothing."""
+    unit = str(said.get("unit", ""))
+    sizes = [(said.get("spacing"), str(said.get("zunit", unit)))]
+    for tag, key in (("YResolution", "yunit"), ("XResolution", "unit")):
+        pixels, per = tags[tag].value if tag in tags else (0, 1)
+        sizes.append((per / pixels if pixels else None, str(said.get(key, unit))))
+    return scale_um(sizes)
+
+
+def _refuse_entities(file: tifffile.TiffFile, name: str) -> None:
+    """XML with a document type could define entities that expand without bound."""
+    if any(mark in file.pages.first.description for mark in ("<!DOCTYPE", "<!ENTITY")):
+        raise InvalidInput(f"{name} has a description with a document type definition, which is not read")
+
+
+@contextmanager
+def _overheard() -> Generator[list[str]]:
+    """What tifffile logs meanwhile, instead of on the terminal: it fills missing images with zeros and only says so."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = tifffile.logger()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
