@@ -66,7 +66,7 @@ def inspect(path: str | Path) -> Description:
             channels=sizes.get("C", 1),
             times=sizes.get("T", 1),
             scale_um=source.scale_um,
-            dtype=str(source.dtype),
+            dtype=source.dtype.name,
             acquisition=acquisition,
             provenance=_provenance(source),
         )
@@ -203,4 +203,4 @@ def _record(source: Source) -> dict[str, Any]:
 
 
 def _source_dtype(source: Source) -> str:
-    return str(_record(source).get("source_dtype") or source.dtype)
+    return str(_record(source).get("source_dtype") or source.dtype.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from yaozarrs import v05
 
 from ..events import InvalidInput
-from .source import NAMESPACE, Source
+from .source import NAMESPACE, Index, Source
 from .units import scale_um
 
 ATTRIBUTE = NAMESPACE.replace("-", "_")
@@ -48,7 +49,7 @@ def opened(path: Path) -> Generator[Source]:
         array.shape,
         letters,
         np.dtype(array.dtype),
-        lambda index: np.asarray(array[index]),
+        lambda index: _load(array, index, path),
         _scale(image, level, axes),
         record,
     )
@@ -122,6 +123,28 @@ def _check_chunks(array: zarr.Array[Any], ours: bool, name: str) -> None:
     there, wanted = array.nchunks_initialized, array.nchunks
     if there == 0 or (ours and there < wanted):
         raise InvalidInput(f"{name} is incomplete: {wanted - there} of its {wanted} chunks are missing; copy it again")
+
+
+def _load(array: zarr.Array[Any], index: Index, root: Path) -> NDArray[Any]:
+    """The chosen part; a blosc chunk that is cut short is refused, because its decoder would read past the end."""
+    if any("blosc" in type(codec).__name__.lower() for codec in array.compressors) and array.shards is None:
+        ranges = [
+            range(i // chunk, i // chunk + 1) if isinstance(i, int) else range(-(-size // chunk))
+            for i, chunk, size in zip(index, array.chunks, array.shape, strict=True)
+        ]
+        for position in product(*ranges):
+            _check_blosc(root / array.path / array.metadata.encode_chunk_key(position), root.name)
+    return np.asarray(array[index])
+
+
+def _check_blosc(chunk: Path, name: str) -> None:
+    """Compare a chunk's length with the one in its header (bytes 12 to 16, blosc format 2)."""
+    if not chunk.is_file():
+        return
+    with chunk.open("rb") as file:
+        header = file.read(16)
+    if len(header) < 16 or int.from_bytes(header[12:16], "little") != chunk.stat().st_size:
+        raise InvalidInput(f"{name} is incomplete: its chunk {chunk.name} is cut short; copy it again")
 
 
 def _scale(

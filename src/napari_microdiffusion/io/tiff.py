@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from ..events import InvalidInput
 from .source import NAMESPACE, Index, Source
 from .units import scale_um
 
+BROKEN_OFF = re.compile(r"missing|corrupted|out of range|invalid page offset|TiffTag 270 .*invalid value offset")
+"""What tifffile logs about a file that was cut short, before it goes on with what there is."""
+
 
 @contextmanager
 def opened(path: Path) -> Generator[Source]:
@@ -27,8 +31,13 @@ def opened(path: Path) -> Generator[Source]:
     with _overheard() as complaints, tifffile.TiffFile(path, _multifile=False) as file:
         _refuse_entities(file, path.name)
         series = file.series[0]
-        if any("missing" in line or "corrupted" in line or "out of range" in line for line in complaints):
-            raise InvalidInput(f"{path.name} is incomplete: its pixels break off before the end; copy or save it again")
+        if any(BROKEN_OFF.search(line) for line in complaints):
+            raise InvalidInput(f"{path.name} is incomplete: it breaks off before its end; copy or save it again")
+        if file.is_ome and series.kind != "ome":
+            raise InvalidInput(
+                f"{path.name} has an OME description that does not fit its images, or that names other files, "
+                "which are never opened: save it as one file"
+            )
         axes, shape = series.get_axes(False), series.get_shape(False)
         scale, metadata = _described(file)
         yield Source(
