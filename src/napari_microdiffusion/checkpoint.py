@@ -1,0 +1,133 @@
+"""Trained weights in a file: safetensors, with the spec they belong to as JSON, and a format version."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from .acquisition import Acquisition
+from .events import InvalidInput
+from .io.target import check_output, replacing
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+"""Raised when the layout of the file changes; files of another version are refused."""
+
+SUFFIXES = (".safetensors",)
+_KEY = "napari_microdiffusion"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Parameters
+    ----------
+    spec
+        The method's spec as plain values, to be validated by whoever knows the methods.
+    weights
+        Tensors by name, on the CPU.
+    acquisition
+        Of the projections that the weights were trained on.
+    software
+        Version of this package that wrote the file.
+    """
+
+    spec: dict[str, Any]
+    weights: dict[str, torch.Tensor] = field(repr=False)
+    acquisition: Acquisition
+    software: str
+
+
+def save_weights(
+    path: str | Path,
+    spec: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    acquisition: Acquisition,
+    overwrite: bool = False,
+) -> Path:
+    """Write weights with their spec, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Ends in .safetensors.
+    spec
+        The method's spec as plain, JSON-ready values.
+
+    Raises
+    ------
+    InvalidInput
+        If there are no weights, or the output cannot be written; as for `io.check_output`.
+    RunFailed
+        If writing breaks off; what was at ``path`` is still there then.
+    """
+    from safetensors.torch import save
+
+    if not weights:
+        raise InvalidInput(f"the method {spec.get('kind')} trains nothing: there are no weights to save")
+    record = {
+        "format": FORMAT,
+        "software": version("napari-microdiffusion"),
+        "spec": dict(spec),
+        "acquisition": acquisition.model_dump(mode="json"),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    target = check_output(path, size, overwrite, SUFFIXES)
+    with replacing(target, overwrite) as temporary, temporary.open("wb") as file:
+        file.write(save(tensors, {_KEY: json.dumps(record)}))
+        file.flush()
+        os.fsync(file.fileno())
+    return target
+
+
+def load_weights(path: str | Path) -> Checkpoint:
+    """Read a weights file; nothing in it is executed.
+
+    Raises
+    ------
+    InvalidInput
+        If the file is not there, damaged, not ours, or of another format version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInput(f"there is no weights file {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            record = _record(file.metadata() or {}, path)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
+    try:
+        acquisition = Acquisition.model_validate(record["acquisition"])
+        return Checkpoint(dict(record["spec"]), weights, acquisition, str(record["software"]))
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
+
+
+def _record(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    if _KEY not in metadata:
+        raise InvalidInput(f"{path.name} holds weights of other software: use a file written by --save-weights")
+    try:
+        record = json.loads(metadata[_KEY])
+        found = record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
+    if found != FORMAT:
+        raise InvalidInput(
+            f"{path.name} has weights format {found}, and this version reads {FORMAT}: "
+            "use the version that wrote it, or train again"
+        )
+    return dict(record)

@@ -1,0 +1,134 @@
+"""What can be set on each method: paths, types, ranges, meanings, and what each preset chooses."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from .methods import Method
+from .presets import PRESETS, sources, spec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method.
+
+    Parameters
+    ----------
+    path
+        Dotted, as for `presets.override`.
+    type
+        ``integer``, ``number``, ``boolean``, ``choice``, ``list`` or ``text``.
+    choices
+        The values of a choice.
+    limits
+        ``ge``, ``gt``, ``le``, ``lt``, ``multiple_of``, ``min_length``, ``max_length``, as far as there are any.
+    optional
+        Whether it may be left unset (null).
+    sampling
+        Whether it may be changed on weights that are already trained.
+    values
+        What each preset chooses.
+    sources
+        Where a preset's value comes from, by preset, where it is stated: ``paper``, ``released code`` or ``ours``.
+    """
+
+    path: str
+    type: str
+    choices: tuple[Any, ...]
+    limits: dict[str, float]
+    optional: bool
+    description: str
+    sampling: bool
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+    @property
+    def range(self) -> str:
+        """What it may be, in words: ``0 to 1``, ``above 0, at most 100``, ``ddim or ddpm``."""
+        if self.choices:
+            return " or ".join(str(choice) for choice in self.choices)
+        words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+        words |= {
+            "multiple_of": "a multiple of {}",
+            "min_length": "{} entries or more",
+            "max_length": "{} at most",
+        }
+        if "ge" in self.limits and "le" in self.limits:
+            words = {"ge": "{}", "le": "to {}", **{k: v for k, v in words.items() if k not in ("ge", "le")}}
+        parts = [text.format(self.limits[key]) for key, text in words.items() if key in self.limits]
+        return ", ".join(parts).replace(", to ", " to ") or {"boolean": "true or false"}.get(self.type, "")
+
+
+def settings_of(name: str) -> tuple[Setting, ...]:
+    """Every setting of the method of this name, its prior's included as ``prior.…``.
+
+    Raises
+    ------
+    InvalidInput
+        For an unknown name.
+    """
+    methods = {preset: spec(name, preset) for preset in PRESETS}
+    return tuple(_settings(methods, ""))
+
+
+def sampling_paths(method: Method, above: str = "") -> tuple[str, ...]:
+    """Dotted paths of the settings that may be changed on trained weights."""
+    paths: list[str] = []
+    for key, info in type(method).model_fields.items():
+        value = getattr(method, key)
+        if isinstance(value, Method):
+            paths += sampling_paths(value, f"{above}{key}.")
+        elif _is_sampling(info):
+            paths.append(above + key)
+    return tuple(paths)
+
+
+def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
+    """Of one method in several presets."""
+    first = next(iter(methods.values()))
+    stated = {preset: sources(preset, method.kind) for preset, method in methods.items()}
+    for key, info in type(first).model_fields.items():
+        values = {preset: getattr(method, key) for preset, method in methods.items()}
+        if isinstance(getattr(first, key), Method):
+            yield from _settings(values, f"{above}{key}.")
+        elif key not in ("kind", "prior"):
+            kind, choices, optional = _type(info.annotation)
+            yield Setting(
+                path=above + key,
+                type=kind,
+                choices=choices,
+                limits=_limits(info),
+                optional=optional,
+                description=info.description or "",
+                sampling=_is_sampling(info),
+                values=values,
+                sources={preset: found[key] for preset, found in stated.items() if key in found},
+            )
+
+
+def _type(annotation: Any) -> tuple[str, tuple[Any, ...], bool]:
+    """Its name, the choices, and whether None is allowed."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [argument for argument in arguments if argument is not type(None)]
+        kind, choices, _ = _type(rest[0])
+        return kind, choices, len(rest) < len(arguments)
+    if get_origin(annotation) is Literal:
+        return "choice", arguments, False
+    names = {bool: "boolean", int: "integer", float: "number", tuple: "list", list: "list"}
+    return names.get(get_origin(annotation) or annotation, "text"), (), False
+
+
+def _limits(info: FieldInfo) -> dict[str, float]:
+    keys = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
+    return {key: getattr(limit, key) for limit in info.metadata for key in keys if hasattr(limit, key)}
+
+
+def _is_sampling(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("stage") == "sampling"
