@@ -157,7 +157,7 @@ def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.boo
 
 
 def _otsu(image: NDArray[np.float64]) -> NDArray[np.bool_]:
-    if image.max() <= image.min():
+    if not image.max() > image.min():  # constant, or not a number
         return np.zeros(image.shape, bool)
     mask: NDArray[np.bool_] = image > threshold_otsu(image)
     return mask

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.linalg import null_space
+
+from napari_microdiffusion.acquisition import Acquisition, noise_variance
+from napari_microdiffusion.events import InvalidInput
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "uniform": {"profile": "uniform"},
+    "gaussian": {"profile": "gaussian"},
+    "narrow gaussian": {"profile": "gaussian", "fwhm": 2.5},
+    "point": {"profile": "point"},
+    "measured": {"profile": "measured", "weights": (0.5, 2.0, 4.0, 3.0, 1.0, 0.0)},
+}
+STRIDES = (4, 6, 9)  # overlapping, contiguous, with gaps
+
+
+@pytest.fixture(params=PROFILES)
+def profile(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return PROFILES[request.param]
+
+
+@pytest.fixture(params=STRIDES)
+def acquisition(request: pytest.FixtureRequest, profile: dict[str, Any]) -> Acquisition:
+    return Acquisition(slices=6, stride=request.param, count=5, **profile)
+
+
+@pytest.fixture
+def pair(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
+    """A random volume (Z, 4, 3) and random projections (K, 4, 3)."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((acquisition.depth, 4, 3)), rng.standard_normal((5, 4, 3))
+
+
+def test_backproject_is_the_adjoint_of_project(acquisition, pair):
+    volume, projections = pair
+    assert np.vdot(acquisition.project(volume), projections) == pytest.approx(
+        np.vdot(volume, acquisition.backproject(projections)), rel=1e-12
+    )
+
+
+def test_rows_sum_to_one_and_constants_are_preserved(acquisition):
+    np.testing.assert_allclose(acquisition.matrix.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(acquisition.project(np.full((acquisition.depth, 2), 7.5)), 7.5, rtol=1e-12)
+
+
+def test_project_is_the_weighted_mean_of_consecutive_slices(acquisition, pair):
+    volume, _ = pair
+    for k, projection in enumerate(acquisition.project(volume)):
+        start = k * acquisition.step
+        expected = np.average(volume[start : start + 6], axis=0, weights=acquisition.profile_weights)
+        np.testing.assert_allclose(projection, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_enforce_is_exact(acquisition, pair):
+    volume, projections = pair
+    consistent = acquisition.enforce(volume, projections)
+    np.testing.assert_allclose(acquisition.project(consistent), projections, atol=1e-10)
+    np.testing.assert_allclose(acquisition.residual(consistent, projections), 0, atol=1e-10)
+
+
+def test_enforce_moves_no_further_than_it_must(acquisition, pair):
+    volume, projections = pair
+    moved = (acquisition.enforce(volume, projections) - volume).reshape(len(volume), -1)
+    np.testing.assert_allclose(null_space(acquisition.matrix).T @ moved, 0, atol=1e-10)
+
+
+def test_enforce_leaves_a_consistent_volume_alone(acquisition, pair):
+    volume, _ = pair
+    np.testing.assert_allclose(acquisition.enforce(volume, acquisition.project(volume)), volume, atol=1e-12)
+
+
+def test_uniform_contiguous_consistency_shifts_each_block_by_its_residual():
+    acquisition = Acquisition(slices=4, count=3)
+    rng = np.random.default_rng(1)
+    volume, projections = rng.standard_normal((12, 5)), rng.standard_normal((3, 5))
+    shift = np.repeat(projections - volume.reshape(3, 4, 5).mean(1), 4, axis=0)
+    np.testing.assert_allclose(acquisition.enforce(volume, projections), volume + shift, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tensors_and_arrays_agree(acquisition, pair, dtype):
+    volume, projections = (torch.from_numpy(a).to(dtype) for a in pair)
+    atol = 1e-5 if dtype is torch.float32 else 1e-12
+    for name, arguments in {
+        "project": (volume,),
+        "backproject": (projections,),
+        "residual": (volume, projections),
+        "enforce": (volume, projections),
+    }.items():
+        result = getattr(acquisition, name)(*arguments)
+        assert result.dtype is dtype
+        expected = getattr(acquisition, name)(*(a.numpy() for a in arguments))
+        np.testing.assert_allclose(result.numpy(), expected, atol=atol)
+
+
+def test_gradient_of_project_is_backproject(acquisition, pair):
+    volume, projections = (torch.from_numpy(a) for a in pair)
+    volume.requires_grad_()
+    (acquisition.project(volume) * projections).sum().backward()
+    np.testing.assert_allclose(volume.grad.numpy(), acquisition.backproject(projections).numpy(), atol=1e-12)
+
+
+def test_integers_become_float32():
+    projected = Acquisition(slices=3, count=2).project(np.arange(6, dtype=np.int32).reshape(6, 1, 1))
+    assert projected.dtype == np.float32
+    np.testing.assert_allclose(projected.ravel(), [1, 4])
+
+
+# -- geometry -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "depth", "centres"),
+    [
+        ({"slices": 6}, 18, [3, 9, 15]),
+        ({"slices": 5}, 15, [2.5, 7.5, 12.5]),
+        ({"slices": 6, "stride": 4}, 14, [3, 7, 11]),
+        ({"slices": 6, "stride": 10}, 26, [3, 13, 23]),
+        ({"slices": 6, "profile": "gaussian", "fwhm": 3}, 18, [3, 9, 15]),
+        ({"slices": 6, "profile": "point"}, 18, [0.5, 6.5, 12.5]),
+        ({"slices": 1}, 3, [0.5, 1.5, 2.5]),
+        ({"slices": 2, "profile": "measured", "weights": (3, 1)}, 6, [0.75, 2.75, 4.75]),
+    ],
+)
+def test_centres(settings, depth, centres):
+    acquisition = Acquisition(count=3, **settings)
+    assert acquisition.depth == depth
+    np.testing.assert_allclose(acquisition.projection_centres, centres)
+    np.testing.assert_allclose(acquisition.slice_centres, np.arange(depth) + 0.5)
+
+
+def test_gaussian_profile_has_the_stated_width():
+    weights = Acquisition(slices=7, profile="gaussian", fwhm=4).profile_weights
+    assert weights[[1, 5]] == pytest.approx(weights[3] / 2)  # 2 slices from the middle: half the maximum
+
+
+@pytest.mark.parametrize("slices", [5, 6])
+def test_a_very_narrow_gaussian_is_still_a_profile(slices):
+    weights = Acquisition(slices=slices, profile="gaussian", fwhm=0.1).profile_weights
+    expected = [0, 0, 1, 0, 0] if slices == 5 else [0, 0, 0.5, 0.5, 0, 0]
+    np.testing.assert_allclose(weights, expected, atol=1e-12)
+
+
+def test_measured_weights_are_scaled_to_one():
+    acquisition = Acquisition(slices=3, profile="measured", weights=(1, 2, 1))
+    np.testing.assert_allclose(acquisition.profile_weights, [0.25, 0.5, 0.25])
+
+
+def test_gaps_and_points_leave_slices_unseen():
+    assert np.flatnonzero(~Acquisition(slices=2, stride=3, count=3).seen).tolist() == [2, 5]
+    assert np.flatnonzero(Acquisition(slices=3, profile="point", count=3).seen).tolist() == [0, 3, 6]
+
+
+@pytest.mark.parametrize(("depth", "stride", "count"), [(36, 6, 6), (41, 6, 6), (36, 4, 8), (36, 9, 4), (36, 15, 3)])
+def test_fitted_takes_the_projections_that_fill_a_depth(depth, stride, count):
+    fitted = Acquisition(slices=6, stride=stride).fitted(depth)
+    assert fitted.count == count
+    assert depth - stride < fitted.depth <= depth
+
+
+@pytest.mark.parametrize("depth", [0, 5, 6, 17])
+def test_too_shallow_a_volume_is_refused(depth):
+    with pytest.raises(InvalidInput, match="at least 3 are needed"):
+        Acquisition(slices=6).fitted(depth)
+
+
+# -- hidden projections ---------------------------------------------------------------------
+
+
+def test_hiding_projections_keeps_the_volume(acquisition, pair):
+    volume, projections = pair
+    kept = acquisition.without((1, 3))
+    assert kept.depth == acquisition.depth
+    np.testing.assert_array_equal(kept.matrix, acquisition.matrix[[0, 2, 4]])
+    np.testing.assert_array_equal(kept.projection_centres, acquisition.projection_centres[[0, 2, 4]])
+    consistent = kept.enforce(volume, projections[[0, 2, 4]])
+    np.testing.assert_allclose(kept.project(consistent), projections[[0, 2, 4]], atol=1e-10)
+
+
+def test_indices_count_among_the_projections_in_use():
+    acquisition = Acquisition(slices=2, count=6)
+    assert acquisition.without((1,)).without((1, 2)).hidden == (1, 2, 3)
+    assert acquisition.without((1,)).without((1, 2)).shown == (0, 4, 5)
+    assert acquisition.without((1,)).bound(4).hidden == ()
+
+
+@pytest.mark.parametrize("indices", [(6,), (-1,), (0, 1, 2, 3, 4, 5)])
+def test_hiding_what_is_not_there_or_everything_is_refused(indices):
+    with pytest.raises(InvalidInput, match="from 0 to 5"):
+        Acquisition(slices=2, count=6).without(indices)
+
+
+# -- the ridge ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def noisy() -> tuple[Acquisition, np.ndarray, np.ndarray]:
+    """Heavily overlapping projections of a smooth volume, without and with noise of sigma 0.02."""
+    acquisition = Acquisition(slices=6, stride=1, count=40)
+    rng = np.random.default_rng(2)
+    z, y, x = np.meshgrid(np.arange(acquisition.depth), np.arange(32), np.arange(32), indexing="ij")
+    volume = np.sin(z / 5) * np.cos(y / 6) * np.sin(x / 7)
+    clean = acquisition.project(volume)
+    return acquisition, volume, clean + 0.02 * rng.standard_normal(clean.shape)
+
+
+def test_the_ridge_bounds_the_noise_that_overlap_amplifies(noisy):
+    acquisition, volume, projections = noisy
+    ridge = acquisition.ridge(projections)
+    exact = acquisition.enforce(volume, projections) - volume
+    damped = acquisition.enforce(volume, projections, ridge) - volume
+    assert exact.std() > 0.02  # the exact solution adds more noise than there was
+    assert damped.std() < 0.5 * exact.std()
+    assert np.abs(acquisition.residual(volume + damped, projections)).mean() < 0.02  # and stays within the noise
+
+
+def test_the_ridge_is_zero_without_overlap(noisy):
+    _, _, projections = noisy
+    assert Acquisition(slices=6, stride=6, count=40).ridge(projections) == 0
+    assert Acquisition(slices=6, stride=9, count=40).ridge(projections) == 0
+    assert Acquisition(slices=6, stride=5, count=40).ridge(np.zeros((40, 8, 8))) > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_noise_variance_finds_the_noise_under_structure(dtype):
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:128, :128]
+    images = 1000 + 500 * np.sin(y / 9) * np.cos(x / 11) + 20 * rng.standard_normal((4, 128, 128))
+    assert noise_variance(images.astype(dtype)) == pytest.approx(400, rel=0.1)
+
+
+# -- the model ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"slices": 0}, "greater than or equal to 1"),
+        ({"stride": 0}, "greater than or equal to 1"),
+        ({"slices": 2.5}, "integer"),
+        ({"profile": "airy"}, "'uniform', 'gaussian', 'point' or 'measured'"),
+        ({"profile": "gaussian", "fwhm": 0}, "greater than or equal to 0.1"),
+        ({"fwhm": 3}, "gaussian profile alone"),
+        ({"profile": "measured"}, "needs its weights"),
+        ({"slices": 2, "weights": (1, 1)}, "only that profile takes weights"),
+        ({"slices": 3, "profile": "measured", "weights": (1, 1)}, "2 weights but slices is 3"),
+        ({"slices": 2, "profile": "measured", "weights": (1, -1)}, "not negative"),
+        ({"slices": 2, "profile": "measured", "weights": (0, 0)}, "not all zero"),
+        ({"slices": 2, "profile": "measured", "weights": (1, float("nan"))}, "finite"),
+        ({"hidden": (0,)}, "distinct indices"),
+        ({"count": 3, "hidden": (3,)}, "distinct indices"),
+        ({"count": 3, "hidden": (1, 1)}, "distinct indices"),
+        ({"count": 3, "hidden": (0, 1, 2)}, "leave some"),
+        ({"width": 3}, "width"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Acquisition(**settings)
+
+
+def test_an_unbound_acquisition_has_no_operator():
+    with pytest.raises(ValueError, match="not bound"):
+        _ = Acquisition(slices=6).depth
+
+
+def test_json_round_trip(acquisition):
+    hidden = acquisition.without((2,))
+    assert hidden.matrix.shape == (4, hidden.depth)  # what is cached is not part of the value
+    assert Acquisition.model_validate_json(hidden.model_dump_json()) == hidden
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "text"),
+    [
+        (Acquisition(), "6 slices, stride 6, uniform profile"),
+        (
+            Acquisition(slices=8, stride=4, profile="gaussian"),
+            "8 slices, stride 4, gaussian profile, FWHM 8 slices",
+        ),
+    ],
+)
+def test_description(acquisition, text):
+    assert acquisition.description == text

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage.filters import threshold_otsu
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import InvalidInput
+from napari_microdiffusion.metrics import RunningScores, evaluate, residual_stats, scored_slices
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+
+@pytest.fixture(scope="module")
+def estimate(truth: Volume) -> Volume:
+    """The truth with blurred slices and noise, values beyond [0, 1] among them."""
+    rng = np.random.default_rng(4)
+    data = 0.5 * (truth.data + np.roll(truth.data, 1, 0)) + 0.05 * rng.standard_normal(truth.shape)
+    return Volume(data.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def scaled_truth(truth: Volume) -> Volume:
+    """The truth with its minimum at 0 and its maximum at 1, as the protocol wants it."""
+    low, high = truth.intensity_range
+    return Volume((truth.data.astype(np.float64) - low) / (high - low))
+
+
+def test_scores_agree_with_scikit_image(scaled_truth, estimate):
+    scores = evaluate(estimate, scaled_truth)
+    pairs = [(t, np.clip(e.astype(float), 0, 1)) for t, e in zip(scaled_truth.data, estimate.data, strict=True)]
+    assert scores["psnr"] == pytest.approx(np.mean([peak_signal_noise_ratio(t, e, data_range=1) for t, e in pairs]))
+    assert scores["ssim"] == pytest.approx(np.mean([structural_similarity(t, e, data_range=1) for t, e in pairs]))
+    clipped = np.clip(estimate.data.astype(float), 0, 1)
+    assert scores["psnr_volume"] == pytest.approx(peak_signal_noise_ratio(scaled_truth.data, clipped, data_range=1))
+    masks = [(t > threshold_otsu(t), e > threshold_otsu(e)) for t, e in pairs]
+    overlap = 2 * sum((a & b).sum() for a, b in masks) / sum(a.sum() + b.sum() for a, b in masks)
+    assert scores["dice"] == pytest.approx(overlap)
+
+
+@pytest.mark.parametrize("profile", ["uniform", "point"])
+def test_scores_agree_with_the_protocol(scaled_truth, estimate, protocol, profile):
+    projections = protocol.project(scaled_truth.data, 6, profile)
+    expected = protocol.score(scaled_truth.data, estimate.data, projections, 6, profile)
+    stack = ProjectionStack(projections, Acquisition(slices=6, profile=profile))
+    assert evaluate(estimate, scaled_truth, stack) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["membranes", "nuclei_embryo"])
+def test_scores_of_real_volumes_agree_with_the_protocol(real_crop, protocol, name):
+    prepared = protocol.prepare(real_crop(name).data, 6)
+    repeated = np.repeat(protocol.project(prepared, 6), 6, axis=0)
+    stack = ProjectionStack(protocol.project(prepared, 6), Acquisition(slices=6))
+    expected = protocol.score(prepared, repeated, stack.data, 6)
+    assert evaluate(Volume(repeated), Volume(prepared), stack) == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_do_not_depend_on_the_intensity_scale(scaled_truth, estimate):
+    def shifted(volume: Volume) -> Volume:
+        return Volume(volume.data.astype(np.float64) * 4000 + 100)
+
+    expected = evaluate(estimate, scaled_truth)
+    assert evaluate(shifted(estimate), shifted(scaled_truth)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_running_scores_equal_those_of_the_whole(truth, estimate):
+    running = RunningScores(truth.data)
+    assert running.summary() == {}
+    for start in (30, 0, 12, 24, 6, 18):  # in any order
+        running.update(start, estimate.data[start : start + 6])
+    assert running.summary() == evaluate(estimate, truth)
+
+
+def test_a_slice_that_comes_again_replaces_its_score(truth, estimate):
+    running = RunningScores(truth.data)
+    running.update(0, np.zeros_like(truth.data))
+    running.update(0, estimate.data)
+    assert running.summary() == evaluate(estimate, truth)
+
+
+def test_running_scores_are_those_of_the_slices_seen(truth, estimate):
+    running = RunningScores(truth.data)
+    running.update(5, estimate.data[5:7])
+    low, high = truth.intensity_range
+    expected = [
+        peak_signal_noise_ratio(
+            (truth.data[z].astype(float) - low) / (high - low),
+            np.clip((estimate.data[z].astype(float) - low) / (high - low), 0, 1),
+            data_range=1,
+        )
+        for z in (5, 6)
+    ]
+    assert running.summary()["psnr"] == pytest.approx(np.mean(expected))
+
+
+def test_a_slice_that_is_not_a_number_spoils_the_score_instead_of_vanishing(truth, estimate):
+    running = RunningScores(truth.data)
+    running.update(0, estimate.data[:3])
+    running.update(3, np.full((1, 48, 48), np.nan))
+    assert np.isnan(running.summary()["psnr"])
+
+
+def test_a_perfect_volume(truth):
+    scores = evaluate(truth, truth)
+    assert scores == pytest.approx({"psnr": 120, "psnr_volume": 120, "ssim": 1, "dice": 1})
+
+
+def test_reprojection_error_is_a_fraction_of_the_truths_range(truth):
+    stack, cropped = truth.simulate(Acquisition(slices=6))
+    low, high = truth.intensity_range
+    worse = cropped.data.copy()
+    worse[6:12, 3, 4] += 0.3
+    error = evaluate(Volume(worse), cropped, stack)["reprojection_max_error"]
+    assert error == pytest.approx(0.3 / (high - low), rel=1e-5)
+    alone = evaluate(Volume(worse), None, stack)
+    assert alone.keys() == {"reprojection_max_error"}
+    assert alone["reprojection_max_error"] == pytest.approx(0.3 / np.ptp(stack.data), rel=1e-5)
+
+
+def test_residual_is_in_the_projections_intensities(truth):
+    stack, cropped = truth.simulate(Acquisition(slices=6))
+    worse = cropped.data.astype(np.float64)
+    worse[:6, 0, 0] += 100
+    residual = residual_stats(worse, stack)
+    assert residual.maximum == pytest.approx(100)
+    assert residual.rms == pytest.approx(100 / np.sqrt(stack.data.size))
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "depth", "scored"),
+    [
+        (None, 5, [0, 1, 2, 3, 4]),
+        (Acquisition(slices=3, count=2), 6, [0, 1, 2, 3, 4, 5]),
+        (Acquisition(slices=3, profile="point", count=3), 9, [1, 2, 4, 5]),
+        (Acquisition(slices=1, stride=3, profile="point", count=3), 7, [1, 2, 4, 5]),
+        (Acquisition(slices=3, profile="point", count=4).without((1,)), 12, [1, 2, 3, 4, 5, 7, 8]),
+        (Acquisition(slices=1, profile="point", count=3), 3, [0, 1, 2]),  # nothing was inferred
+    ],
+)
+def test_scored_slices(acquisition, depth, scored):
+    assert np.flatnonzero(scored_slices(depth, acquisition)).tolist() == scored
+
+
+def test_shapes_must_match(truth, stack):
+    with pytest.raises(InvalidInput, match="shapes differ"):
+        evaluate(Volume(truth.data[:30]), truth)
+    with pytest.raises(InvalidInput, match="check slices and stride"):
+        evaluate(Volume(truth.data[:30]), None, stack)
+
+
+def test_a_constant_truth_is_refused(truth):
+    with pytest.raises(InvalidInput, match="constant"):
+        evaluate(truth, Volume(np.ones(truth.shape)))
+
+
+@pytest.mark.parametrize("spoilt", ["volume", "truth", "projections"])
+def test_values_that_are_no_numbers_are_refused(truth, stack, spoilt):
+    def spoil(data: np.ndarray) -> np.ndarray:
+        data = data.copy()
+        data[1, 2, 3] = np.nan
+        return data
+
+    volume = Volume(spoil(truth.data), name="volume") if spoilt == "volume" else truth
+    reference = Volume(spoil(truth.data), name="truth") if spoilt == "truth" else truth
+    if spoilt == "projections":
+        stack = ProjectionStack(spoil(stack.data), stack.acquisition)
+    with pytest.raises(InvalidInput, match=f"{spoilt} holds NaN"):
+        evaluate(volume, reference, stack)

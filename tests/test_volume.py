@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import InvalidInput
+from napari_microdiffusion.volume import Intensity, ProjectionStack, Volume
+
+GREY = np.random.default_rng(0).integers(100, 4000, (6, 40, 48)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros((40, 40)), "single image"),
+        (np.zeros((2, 6, 40, 40)), "choose one channel"),
+        (np.zeros((40, 40, 3), np.uint8), "colour image"),
+        (np.zeros((64, 48, 4), np.uint8), "colour image"),
+        (np.zeros((6, 40, 40), complex), "complex"),
+        (np.zeros((6, 40, 40), bool), "boolean"),
+        (np.zeros((6, 40, 40), "U1"), "integers or real numbers"),
+        (np.zeros((6, 0, 40)), "empty"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["volume", "projections"])
+def test_arrays_that_are_no_grey_stack_are_refused(data, message, kind):
+    with pytest.raises(InvalidInput, match=f"mine .*{message}"):
+        _ = Volume(data, name="mine") if kind == "volume" else ProjectionStack(data, Acquisition(), name="mine")
+
+
+def spoilt(value: float) -> np.ndarray:
+    data = GREY.astype(np.float32)
+    data[2, 3, 4:6] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (GREY[:2], "has 2 projection.*at least 3"),
+        (GREY[:, :31], "31 x 48 pixels; at least 32 x 32"),
+        (GREY[:, :, :16], "40 x 16 pixels"),
+        (spoilt(np.nan), "2 NaN or infinite"),
+        (spoilt(np.inf), "2 NaN or infinite"),
+        (spoilt(-np.inf), "2 NaN or infinite"),
+        (np.full((6, 40, 40), 7), r"constant \(7 everywhere\)"),
+    ],
+)
+def test_check_refuses_what_no_method_can_use(data, message):
+    stack = ProjectionStack(data, Acquisition(), name="mine")
+    with pytest.raises(InvalidInput, match=f"mine .*{message}"):
+        stack.check()
+
+
+def test_check_accepts_the_smallest_stack_there_may_be():
+    ProjectionStack(GREY[:3, :32, :32], Acquisition(slices=1)).check()
+
+
+def test_a_stack_binds_its_acquisition_to_its_projections():
+    stack = ProjectionStack(GREY, Acquisition(slices=6, stride=4))
+    assert stack.acquisition.count == 6
+    assert stack.volume_shape == (26, 40, 48)
+
+
+def test_an_acquisition_of_another_stack_is_refused():
+    with pytest.raises(InvalidInput, match="has 6 projections but its acquisition describes 5"):
+        ProjectionStack(GREY, Acquisition(slices=6, count=5))
+
+
+def test_hiding_projections_takes_images_and_rows_alike():
+    stack = ProjectionStack(GREY, Acquisition(slices=6), (6, 0.5, 0.5))
+    kept = stack.without([0, 4]).without([1])
+    np.testing.assert_array_equal(kept.data, GREY[[1, 3, 5]])
+    assert kept.acquisition.shown == (1, 3, 5)
+    assert kept.volume_shape == stack.volume_shape
+    assert kept.volume_scale_um == stack.volume_scale_um
+    assert stack.shape == (6, 40, 48)  # the original is unchanged
+
+
+def test_simulate_projects_and_crops(truth):
+    acquisition = Acquisition(slices=7, stride=8)
+    stack, cropped = truth.simulate(acquisition)
+    assert stack.shape == (4, 48, 48)
+    assert cropped.shape == stack.volume_shape == (31, 48, 48)
+    np.testing.assert_array_equal(cropped.data, truth.data[:31])
+    for k in range(4):
+        np.testing.assert_allclose(stack.data[k], truth.data[8 * k : 8 * k + 7].mean(0), atol=1e-6)
+    assert stack.scale_um == (8, 0.5, 0.5)  # stride · dz
+    assert stack.volume_scale_um == cropped.scale_um == (1, 0.5, 0.5)
+    assert truth.name in stack.name
+
+
+def test_simulate_agrees_with_the_protocol(truth, protocol):
+    for profile in ("uniform", "point"):
+        stack, _ = truth.simulate(Acquisition(slices=6, profile=profile))
+        np.testing.assert_allclose(stack.data, protocol.project(truth.data, 6, profile), atol=1e-6)
+
+
+def test_simulate_refuses_a_volume_that_is_too_shallow(truth):
+    with pytest.raises(InvalidInput, match="holds 2 projection"):
+        truth.simulate(Acquisition(slices=13))
+
+
+def test_scale_may_be_unknown():
+    volume = Volume(np.repeat(GREY, 3, axis=0))
+    stack, cropped = volume.simulate(Acquisition(slices=6))
+    assert volume.scale_um is None
+    assert stack.scale_um is None
+    assert stack.volume_scale_um is None
+    assert cropped.scale_um is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64"])
+def test_the_source_dtype_is_kept(dtype):
+    volume = Volume(np.repeat(GREY, 3, axis=0).astype(dtype))
+    stack, cropped = volume.simulate(Acquisition(slices=6))
+    assert volume.data.dtype == dtype
+    assert volume.source_dtype == stack.source_dtype == cropped.source_dtype == dtype
+    assert stack.data.dtype == np.float32
+    assert stack.without([0]).source_dtype == dtype
+
+
+def test_intensity_range():
+    assert Volume(GREY).intensity_range == (GREY.min(), GREY.max())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_normalised_and_restore_are_inverse(dtype):
+    data = (np.random.default_rng(5).normal(120, 15, (6, 40, 48))).astype(dtype)
+    working, intensity = ProjectionStack(data, Acquisition()).normalised()
+    assert working.data.dtype == np.float32
+    np.testing.assert_allclose(np.percentile(working.data, (0.1, 99.9)), (0, 1), atol=1e-5)
+    assert working.data.min() < 0  # nothing is clipped
+    assert working.data.max() > 1
+    np.testing.assert_allclose(intensity.restore(working.data), data, rtol=1e-5, atol=1e-4)
+
+
+def test_a_few_bright_pixels_on_black_are_normalised_by_their_range():
+    data = np.zeros((6, 64, 64), np.float32)
+    data[3, 10, 10] = 50
+    working, intensity = ProjectionStack(data, Acquisition()).normalised()
+    assert (working.data.min(), working.data.max()) == (0, 1)
+    np.testing.assert_array_equal(intensity.restore(working.data), data)
+
+
+def test_restore_gives_float32():
+    assert Intensity(10, 5).restore(np.array([0.0, 1.0, 2.0])).tolist() == [10, 15, 20]
+    assert Intensity(10, 5).restore(np.zeros(2)).dtype == np.float32
