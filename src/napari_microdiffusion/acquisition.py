@@ -216,18 +216,40 @@ class Acquisition(BaseModel):
             return 0.0
         return max(1e-6, noise_variance(projections) / max(float(np.var(projections)), 1e-30))
 
-    def enforce(self, volume: Array, projections: Array, ridge: float = 0.0) -> Array:
+    def enforce(self, volume: Array, projections: Array, ridge: float = 0.0, smooth: bool = False) -> Array:
         """The nearest volume that reprojects to the measurement: x + Aᵀ(AAᵀ + ridge)⁻¹(y − Ax).
 
         Exact for ``ridge`` 0. Values are not clipped: clipping would break consistency.
+
+        Parameters
+        ----------
+        volume, projections
+            x (Z, ...) and y (K, ...).
+        ridge
+            See `ridge`.
+        smooth
+            Make the smoothest change along z instead of the least one (`smoothest` in place of `correction`). The least change
+            is the same for all n slices of a projection and leaves steps at their edges.
         """
-        consistent: Array = volume + along_z(self.correction(ridge), self.residual(volume, projections))
+        change = self.smoothest(ridge) if smooth else self.correction(ridge)
+        consistent: Array = volume + along_z(change, self.residual(volume, projections))
         return consistent
 
     def correction(self, ridge: float = 0.0) -> NDArray[np.float64]:
         """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), solved once in float64 for all pixels."""
         gram = self.matrix @ self.matrix.T + ridge * np.eye(len(self.matrix))
         return np.asarray(np.linalg.solve(gram, self.matrix), np.float64).T
+
+    def smoothest(self, ridge: float = 0.0) -> NDArray[np.float64]:
+        """The Z x K matrix of argmin ‖Dx‖² subject to Ax = y, D the first difference along z.
+
+        With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system in float64.
+        """
+        k, z = self.matrix.shape
+        difference = np.diff(np.eye(z), axis=0)
+        system = np.block([[difference.T @ difference, self.matrix.T], [self.matrix, -ridge * np.eye(k)]])
+        right = np.concatenate([np.zeros((z, k)), np.eye(k)])
+        return np.asarray(np.linalg.solve(system, right)[:z], np.float64)
 
     @property
     def _count(self) -> int:

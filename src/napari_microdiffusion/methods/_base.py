@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..acquisition import along_z
 from ..events import Event, RunFailed
 from ..volume import ProjectionStack, Volume
 
@@ -57,6 +58,8 @@ class Context:
         Previews of a volume in training come this far apart at least.
     memory_bytes
         What a batch may take; batches of slices are sized to it.
+    volumes
+        Priors computed in this run, by their spec, so that sampling need not compute them again.
     """
 
     device: str = "cpu"
@@ -65,6 +68,7 @@ class Context:
     cancelled: Callable[[], bool] = lambda: False
     preview_seconds: float = 5.0
     memory_bytes: int = 2 * 2**30
+    volumes: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _last_preview: float = field(default_factory=time.monotonic, repr=False)
 
     def preview_due(self) -> bool:
@@ -119,12 +123,15 @@ class Method(BaseModel):
 
 
 def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
-    """Make a volume (Z, y, x) reproject to the stack, in place, in float64, a row of pixels at a time."""
-    ridge = stack.acquisition.ridge(stack.data)
+    """Make a volume (Z, y, x) reproject to the stack by the smoothest change along z; in place, in float64, row by row.
+
+    So the measured part of every result is the conservative interpolation's, and a method adds what projections cannot see.
+    """
+    acquisition = stack.acquisition
+    change = acquisition.smoothest(acquisition.ridge(stack.data))
     for row in range(data.shape[1]):
-        data[:, row] = stack.acquisition.enforce(
-            data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64), ridge
-        )
+        volume, measured = data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64)
+        data[:, row] = volume + along_z(change, acquisition.residual(volume, measured))
 
 
 def autocast(context: Context) -> torch.autocast:
@@ -145,3 +152,13 @@ def finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise RunFailed("training diverged: the loss is no longer finite; lower the learning rate and run again")
     return loss
+
+
+def decay(schedule: str, progress: float) -> float:
+    """Share of the learning rate at ``progress`` 0 .. 1 through a training: ``constant`` or ``cosine`` to zero."""
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def without_prefix(weights: Weights, prefix: str) -> Weights:
+    """The weights under a prefix, by their names behind it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

@@ -5,18 +5,29 @@ Naive diffusion has no prior, interpolation and cubic diffusion an interpolated 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..events import Event
+from ..acquisition import along_z
+from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, setting
+from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..denoiser import Denoiser
+
+PRIOR, DENOISER = "prior.", "denoiser."
+"""Prefixes of the two networks' weights."""
 
 Prior = Annotated[Linear | Cubic | Conservative | Inr, Field(discriminator="kind")]
 Consistency = Annotated[
@@ -67,3 +78,210 @@ class Guided(Method):
     crop: int = setting(64, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
     learning_rate: float = setting(2e-4, "learning rate of AdamW", gt=0, le=1)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", ge=0, le=1)
+    schedule: Literal["constant", "cosine"] = setting(
+        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+    )
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""
+        import torch
+
+        weights: Weights = {}
+        if self.prior is not None:
+            fitted = yield from self.prior.fit(stack, context)
+            weights |= {PRIOR + name: tensor for name, tensor in fitted.items()}
+        prior = yield from self._prior_volume(stack, weights, context)
+        if context.cancelled():
+            return weights
+        denoiser = self._denoiser(context)
+        images = self._pairs(stack, prior).to(context.device)
+        denoiser.calibrate(images[:, 0])
+        z = _depths(stack.acquisition.projection_centres, stack).to(context.device)
+        generator = torch.Generator().manual_seed(context.seed)
+        steps = self.steps if self.epochs is None else math.ceil(self.epochs * len(images) / self.batch)
+        optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
+        yield Stage("Training the diffusion model", steps)
+        for step in range(steps):
+            crops, chosen = _crops(images, self.batch, self.crop, generator)
+            with autocast(context):
+                loss = denoiser.loss(crops[:, :1], crops[:, 1:], z[chosen], self.p_uncond, generator)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            yield Step(step + 1, finite(loss.item()))
+            if context.cancelled():
+                break
+        return weights | {DENOISER + name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
+
+    def estimate(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Algorithm 2, in batches of slices that share no projection with the rest."""
+        import torch
+
+        prior = yield from self._prior_volume(stack, weights, context)
+        data = along_z(Linear().matrix(stack), stack.data) if prior is None else prior.copy()
+        denoiser = self._denoiser(context)
+        denoiser.load_state_dict(without_prefix(weights, DENOISER))
+        denoiser.requires_grad_(False).eval()
+        batches = list(self._batches(stack, context))
+        steps = min(self.sampling_steps, self.timesteps)
+        yield Stage("Denoising the slices", len(batches) * steps)
+        done = 0
+        for batch in batches:
+            guide = torch.from_numpy(data[batch.start : batch.stop])[:, None] * 2 - 1
+            for clean in self._sample(denoiser, stack, context, batch, guide.to(context.device)):
+                done += 1
+                yield Step(done)
+                if context.cancelled():
+                    return data
+                if context.preview_due():
+                    yield Preview(batch.start, _intensities(clean))
+                    context.preview_done()
+            data[batch.start : batch.stop] = _intensities(clean)
+            for z in batch:
+                yield Preview(z, data[z : z + 1].copy(), final=True)
+        return data
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        training = self.batch * self.crop**2 * self.channels * 4 * 60
+        sampling = self._slice_bytes(stack)
+        remedy = "lower channels or crop the images" if sampling > training else "lower batch, crop or channels"
+        own = max(training, sampling), remedy
+        return max(own, self.prior.memory_bytes(stack)) if self.prior is not None else own
+
+    def _prior_volume(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32] | None]:
+        """The frozen prior (Z, y, x), computed once a run; None for naive diffusion."""
+        if self.prior is None:
+            return None
+        key = self.prior.model_dump_json()
+        if key not in context.volumes:
+            volume = yield from self.prior.predict(stack, without_prefix(weights, PRIOR), context)
+            yield Preview(0, volume.data.copy())
+            context.volumes[key] = volume.data
+        return context.volumes[key]
+
+    def _denoiser(self, context: Context) -> Denoiser:
+        """The untrained network; the seed fixes its first weights."""
+        import torch
+
+        from ..denoiser import Denoiser
+        from ..diffusion import Schedule
+        from ..unet import UNet
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            unet = UNet(self.channels, self.multipliers, self.attention)
+            schedule = Schedule(self.timesteps, self.beta_start, self.beta_end, context.device)
+            gamma = 0.0 if self.prior is None else self.gamma
+            return Denoiser(unet, schedule, gamma, self.parameterisation).to(context.device)
+
+    def _pairs(self, stack: ProjectionStack, prior: NDArray[np.float32] | None) -> Tensor:
+        """Projections and what guides each, (K, 2, y, x), on the diffusion's scale.
+
+        A projection is an n-slice mean, so the prior it is paired with is one too (``mean``): paired with a single slice, as in the
+        paper, the network learns to blur the prior's slices.
+        """
+        import torch
+
+        measured = stack.data.astype(np.float32, copy=False)
+        if prior is None:
+            guide = measured
+        elif self.pairing == "mean":
+            guide = stack.acquisition.project(prior)
+        else:
+            above = np.floor(stack.acquisition.projection_centres - 0.5).astype(int)
+            below = np.ceil(stack.acquisition.projection_centres - 0.5).astype(int)
+            guide = (prior[above] + prior[below]) / 2
+        return torch.from_numpy(np.stack([measured, guide], 1)) * 2 - 1
+
+    def _sample(
+        self, denoiser: Denoiser, stack: ProjectionStack, context: Context, batch: range, guide: Tensor
+    ) -> Generator[Tensor, None, None]:
+        """Estimates of x_0 (m, 1, y, x) of the slices in ``batch``, one after each sampling step."""
+        import torch
+
+        from ..diffusion import sample, slice_noise
+
+        acquisition = stack.acquisition
+        rows = (acquisition.starts >= batch.start) & (acquisition.starts < batch.stop)
+        forward = acquisition.matrix[rows, batch.start : batch.stop]
+        backward = acquisition.correction(acquisition.ridge(stack.data))[batch.start : batch.stop, rows]
+        measured = torch.from_numpy(stack.data[rows])[:, None].to(context.device) * 2 - 1
+        closest = along_z(Linear().matrix(stack)[batch.start : batch.stop], stack.data)
+        images = torch.from_numpy(closest)[:, None].to(context.device) * 2 - 1
+        depths = _depths(stack.acquisition.slice_centres[batch.start : batch.stop], stack).to(context.device)
+        parts = list(torch.arange(len(batch), device=context.device).split(self._slices_at_once(stack, context)))
+        with torch.no_grad(), autocast(context):
+            conditions = torch.cat([denoiser.condition(images[part], depths[part]).float() for part in parts])
+
+        def estimate(noisy: Tensor, t: int) -> Tensor:
+            levels = torch.full((len(noisy),), t, device=noisy.device)
+            with torch.no_grad(), autocast(context):
+                clean = torch.cat(
+                    [denoiser.estimate(noisy[p], guide[p], levels[p], conditions[p], self.guidance) for p in parts]
+                )
+            if self.consistency == "every_step" and rows.any():
+                clean = clean + along_z(backward, measured - along_z(forward, clean))
+            return clean
+
+        def noise(step: int) -> Tensor:
+            return slice_noise(context.seed, batch, step, stack.shape[1:])[:, None].to(context.device)
+
+        fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
+        yield from sample(estimate, noise(0), denoiser.schedule, self.sampling_steps, fresh)
+
+    def _batches(self, stack: ProjectionStack, context: Context) -> Generator[range, None, None]:
+        """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
+
+        Overlapping projections tie all slices together where consistency is enforced at every step.
+        """
+        acquisition = stack.acquisition
+        if self.consistency == "every_step" and not acquisition.decoupled:
+            yield range(acquisition.depth)
+            return
+        blocks = max(1, self._slices_at_once(stack, context) // acquisition.step)
+        edges = [*range(0, acquisition.depth, blocks * acquisition.step), acquisition.depth]
+        yield from map(range, edges, edges[1:])
+
+    def _slices_at_once(self, stack: ProjectionStack, context: Context) -> int:
+        return max(1, context.memory_bytes // self._slice_bytes(stack))
+
+    def _slice_bytes(self, stack: ProjectionStack) -> int:
+        """Memory for one slice in the network: about twelve feature maps at full resolution, doubled by guidance."""
+        pixels = stack.shape[1] * stack.shape[2]
+        return pixels * self.channels * 4 * 12 * (2 if self.guidance else 1)
+
+
+def _depths(centres: NDArray[np.float64], stack: ProjectionStack) -> Tensor:
+    """Normalised depths, −1 .. 1 over the volume, float32, of centres in slices."""
+    import torch
+
+    return torch.from_numpy(2 * centres / stack.acquisition.depth - 1).float()
+
+
+def _intensities(images: Tensor) -> NDArray[np.float32]:
+    """(m, y, x) on the stack's scale from (m, 1, y, x) on the diffusion's."""
+    data: NDArray[np.float32] = (images[:, 0] / 2 + 0.5).float().cpu().numpy()
+    return data
+
+
+def _crops(images: Tensor, batch: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random crops (B, channels, side, side), flipped at random, of random images (K, channels, y, x), and the images' indices (B,)."""
+    import torch
+
+    height, width = (min(side, size) for size in images.shape[2:])
+    chosen = torch.randint(len(images), (batch,), generator=generator)
+    crops = []
+    for image in images[chosen.to(images.device)]:
+        top, left, flips = (
+            int(torch.randint(n, (), generator=generator))
+            for n in (image.shape[1] - height + 1, image.shape[2] - width + 1, 4)
+        )
+        crop = image[:, top : top + height, left : left + width]
+        crops.append(crop.flip([axis for axis in (1, 2) if flips & axis]))
+    return torch.stack(crops), chosen.to(images.device)

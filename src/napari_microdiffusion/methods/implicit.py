@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, finite, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +70,12 @@ class Inr(Method):
         measured = torch.from_numpy(np.ascontiguousarray(stack.data)).to(context.device).flatten(1)
         steps = self.training_steps(stack)
         optimiser = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self._rate(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
         yield Stage("Training the neural representation", steps)
         for step in range(steps):
-            pixels = torch.randint(measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator)
+            pixels = torch.randint(
+                measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator
+            )
             pixels = pixels.to(context.device)
             with autocast(context):
                 slices = net(z, _positions(pixels, stack.shape)).float()
@@ -120,11 +122,9 @@ class Inr(Method):
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         points = max(self.rays, len(stack.data)) * stack.acquisition.slices
-        return 4 * points * (3 * self.width * self.layers) + 16 * self.rays * self.features, "lower rays, width or layers"
-
-    def _rate(self, progress: float) -> float:
-        """Share of the learning rate at ``progress`` 0 .. 1 through the training."""
-        return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
+        return 4 * points * (
+            3 * self.width * self.layers
+        ) + 16 * self.rays * self.features, "lower rays, width or layers"
 
     def _render(
         self, net: InrNet, stack: ProjectionStack, context: Context, steps: bool = False

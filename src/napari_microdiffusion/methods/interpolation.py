@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from ..acquisition import Acquisition, along_z
+from ..acquisition import along_z
 from ..events import Event, Preview
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights
@@ -66,15 +66,4 @@ class Conservative(Interpolation):
     consistency: FinalConsistency = "final"
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
-        return smoothest(stack.acquisition, stack.acquisition.ridge(stack.data))
-
-
-def smoothest(acquisition: Acquisition, ridge: float) -> NDArray[np.float64]:
-    """The Z x K matrix of argmin ‖Dx‖² + ‖Ax − y‖²/ridge; the exact constraint where ridge is 0 (KKT system)."""
-    a = acquisition.matrix
-    k, z = a.shape
-    difference = np.diff(np.eye(z), axis=0)
-    system = np.block([[difference.T @ difference, a.T], [a, -ridge * np.eye(k)]])
-    right = np.concatenate([np.zeros((z, k)), np.eye(k)])
-    solution: NDArray[np.float64] = np.linalg.solve(system, right)
-    return solution[:z]
+        return stack.acquisition.smoothest(stack.acquisition.ridge(stack.data))

@@ -1,0 +1,124 @@
+"""The network of guided diffusion: what it sees, what it predicts, its loss and its guided estimate (MicroDiffusion, Sec. 4.2).
+
+Intensities are on the diffusion's scale, about −1 .. 1; noise levels t are integers (B,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .diffusion import Parameterisation, Schedule
+from .unet import ConditionEncoder, UNet
+
+
+class Denoiser(nn.Module):
+    """Estimates x_0 from X'_t = γ m + (1 − γ) X_t (Eq. 9), the noise level and the condition.
+
+    Parameters
+    ----------
+    unet
+        Images, times and conditions to images.
+    schedule
+        Noise levels.
+    gamma
+        Share γ of the prior m in the input; 0 without prior.
+    parameterisation
+        What the U-Net's output means: the clean image (Algorithm 1), the noise (Eq. 5), v = √ᾱ ε − √(1−ᾱ) x_0, or the
+        scaled remainder of the best linear denoiser of X'_t (Karras et al. 2022, Sec. 5, for Eq. 9's input).
+    mean, spread
+        Mean and standard deviation of the training images; set by `calibrate`.
+    """
+
+    def __init__(self, unet: UNet, schedule: Schedule, gamma: float, parameterisation: Parameterisation) -> None:
+        super().__init__()
+        self.unet = unet
+        self.encoder = ConditionEncoder()
+        self.schedule = schedule
+        self.gamma = gamma
+        self.parameterisation = parameterisation
+        self.mean: Tensor
+        self.spread: Tensor
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def calibrate(self, images: Tensor) -> None:
+        """Take mean and standard deviation from training images, any shape."""
+        self.mean.copy_(images.mean())
+        self.spread.copy_(images.std())
+
+    def condition(self, images: Tensor, z: Tensor) -> Tensor:
+        """c (B, 160) of measured images (B, 1, y, x) at normalised depths (B,) in [−1, 1] (Eq. 8)."""
+        encoded: Tensor = self.encoder(images, z)
+        return encoded
+
+    def loss(self, clean: Tensor, guide: Tensor, z: Tensor, p_uncond: float, generator: torch.Generator) -> Tensor:
+        """The training loss (Algorithm 1), with the condition dropped at rate ``p_uncond``.
+
+        Parameters
+        ----------
+        clean, guide
+            Projections and prior, (B, 1, y, x); the projection is its own condition.
+        z
+            Normalised depths, (B,).
+        generator
+            Of noise levels, noise and dropout.
+        """
+        batch = len(clean)
+        t = torch.randint(self.schedule.timesteps, (batch,), generator=generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        dropped = (torch.rand(batch, 1, generator=generator) < p_uncond).to(clean.device)
+        condition = torch.where(dropped, self.encoder.empty, self.condition(clean, z))
+        noisy = self.schedule.noised(clean, noise, t)
+        output, (skip, scale) = self._output(noisy, guide, t, condition)
+        signal, sigma = self.schedule.levels(t, clean)
+        target = {
+            "x0": clean,
+            "epsilon": noise,
+            "v": signal * noise - sigma * clean,
+            "preconditioned": (clean - self.mean - skip) / scale,
+        }[self.parameterisation]
+        return functional.mse_loss(output.float(), target)
+
+    def estimate(self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor, guidance: float = 0.0) -> Tensor:
+        """x_0 (B, 1, y, x) with classifier-free guidance: (1 + w)·conditional − w·unconditional (Eq. 7).
+
+        The estimate of x_0 is affine in that of the noise, so guiding one guides the other.
+        """
+        if guidance == 0:
+            return self._clean(noisy, guide, t, condition)
+        empty = self.encoder.empty.expand_as(condition)
+        with_c, without_c = self._clean(
+            torch.cat([noisy, noisy]), torch.cat([guide, guide]), torch.cat([t, t]), torch.cat([condition, empty])
+        ).chunk(2)
+        return (1 + guidance) * with_c - guidance * without_c
+
+    def _clean(self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        output, (skip, scale) = self._output(noisy, guide, t, condition)
+        output = output.float()
+        signal, sigma = self.schedule.levels(t, noisy)
+        if self.parameterisation == "x0":
+            return output
+        if self.parameterisation == "epsilon":
+            return (noisy - sigma * output) / signal
+        if self.parameterisation == "v":
+            return signal * noisy - sigma * output
+        return self.mean + skip + scale * output
+
+    def _output(
+        self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The U-Net's output, and skip and scale of the preconditioned estimate mean + skip + scale·output.
+
+        With m close to x_0, X'_t − (share)·mean is (share)·(x_0 − mean) + (noise)·ε.
+        """
+        signal, sigma = self.schedule.levels(t, noisy)
+        share, noise = self.gamma + (1 - self.gamma) * signal, (1 - self.gamma) * sigma
+        mixed = self.gamma * guide + (1 - self.gamma) * noisy
+        if self.parameterisation != "preconditioned":
+            return self.unet(mixed, t, condition), (share, noise)
+        centred = mixed - share * self.mean
+        size = ((share * self.spread) ** 2 + noise**2).sqrt()
+        output = self.unet(centred / size, t, condition)
+        return output, (share * self.spread**2 / size**2 * centred, noise * self.spread / size)

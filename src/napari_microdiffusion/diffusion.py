@@ -1,0 +1,112 @@
+"""Diffusion: noise schedule, what the network predicts, classifier-free guidance, and one sampler.
+
+Code order follows the algorithm's. Images are tensors (B, ...), noise levels t integers 0 .. T − 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Parameterisation = Literal["x0", "epsilon", "v", "preconditioned"]
+
+
+class Schedule:
+    """Linear variances (DDPM, Ho et al. 2020): q(x_t | x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t), MicroDiffusion's Eq. 4.
+
+    Parameters
+    ----------
+    timesteps
+        Number of noise levels, T.
+    beta_start, beta_end
+        Variances of the first and the last level.
+    """
+
+    def __init__(self, timesteps: int, beta_start: float, beta_end: float, device: str = "cpu") -> None:
+        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        self.alpha_bar = torch.cumprod(1 - betas, 0).float().to(device)
+        self.timesteps = timesteps
+
+    def levels(self, t: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t), shaped to multiply ``image``; t = −1 is clean."""
+        alpha_bar = torch.where(
+            t < 0, torch.ones_like(t, dtype=image.dtype), self.alpha_bar[t.clamp(min=0)].to(image.dtype)
+        )
+        alpha_bar = alpha_bar.view(-1, *[1] * (image.ndim - 1))
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """A sample of q(x_t | x_0)."""
+        signal, sigma = self.levels(t, clean)
+        return signal * clean + sigma * noise
+
+    def spaced(self, steps: int) -> list[int]:
+        """``steps`` noise levels from T − 1 downwards, evenly spaced, the last one a spacing above clean."""
+        steps = min(steps, self.timesteps)
+        return [round(self.timesteps - i * self.timesteps / steps) - 1 for i in range(steps)]
+
+
+def step(
+    x: Tensor, clean: Tensor, now: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor], noise: Tensor | None
+) -> Tensor:
+    """From x_t to x_s, s < t, given an estimate of x_0.
+
+    Parameters
+    ----------
+    x, clean
+        x_t and the estimate of x_0.
+    now, then
+        (√ᾱ, √(1 − ᾱ)) at t and at s, from `Schedule.levels`.
+    noise
+        Standard normal: a sample of the posterior q(x_s | x_t, x_0) (DDPM, Eq. 6 and 7). None: deterministic
+        DDIM (Song et al. 2021, Eq. 12 with σ = 0).
+    """
+    (signal_t, sigma_t), (signal_s, sigma_s) = now, then
+    if noise is None:
+        return signal_s * clean + sigma_s * (x - signal_t * clean) / sigma_t
+    alpha = (signal_t / signal_s) ** 2  # ᾱ_t / ᾱ_s
+    mean = signal_s * (1 - alpha) / sigma_t**2 * clean + alpha.sqrt() * sigma_s**2 / sigma_t**2 * x
+    return mean + sigma_s / sigma_t * (1 - alpha).sqrt() * noise
+
+
+def sample(
+    estimate: Callable[[Tensor, int], Tensor],
+    x: Tensor,
+    schedule: Schedule,
+    steps: int,
+    noise: Callable[[int], Tensor] | None = None,
+) -> Generator[Tensor, None, Tensor]:
+    """Denoise x_T step by step; yields the estimate of x_0 after each step and returns the last.
+
+    Parameters
+    ----------
+    estimate
+        (x_t, t) to an estimate of x_0; guidance and consistency belong in here.
+    x
+        Standard normal noise (B, ...).
+    steps
+        Number of network evaluations.
+    noise
+        Fresh noise of step i, for DDPM; None for DDIM.
+    """
+    levels = [*schedule.spaced(steps), -1]
+    for i, (t, s) in enumerate(zip(levels, levels[1:], strict=False)):
+        clean = estimate(x, t)
+        now, then = (schedule.levels(torch.tensor([level], device=x.device), x) for level in (t, s))
+        x = step(x, clean, now, then, noise(i) if noise is not None and s >= 0 else None)
+        yield clean
+    return x
+
+
+def slice_noise(seed: int, z: range, step: int, shape: tuple[int, int]) -> Tensor:
+    """Standard normal noise (m, y, x) in which every slice's numbers come from (seed, z, step) alone.
+
+    So neither the batch size, nor the device, nor a resumed run changes the result.
+    """
+    return torch.from_numpy(
+        np.stack([np.random.default_rng([seed, k, step]).standard_normal(shape, np.float32) for k in z])
+    )

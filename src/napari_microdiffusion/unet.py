@@ -1,0 +1,135 @@
+"""The conditional U-Net (MicroDiffusion, Sec. 4.2): time and condition are added to the output of every ResNet block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMAGE_FEATURES = 128
+POSITION_FEATURES = 32
+
+
+def sinusoidal(position: Tensor, size: int, period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding (B, size) of positions (B,) (Vaswani et al. 2017)."""
+    frequencies = torch.exp(-math.log(period) * torch.arange(size // 2, device=position.device) / (size // 2))
+    phase = position[:, None].float() * frequencies
+    return torch.cat([phase.cos(), phase.sin()], 1)
+
+
+class Block(nn.Module):
+    """A ResNet block whose output takes the embedding of time and condition."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inputs), nn.GroupNorm(8, outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.embed = nn.Linear(embedding, outputs)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv1(functional.silu(self.norm1(x)))
+        hidden = self.conv2(functional.silu(self.norm2(hidden)))
+        output: Tensor = self.skip(x) + hidden + self.embed(embedding)[:, :, None, None]
+        return output
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        attended: Tensor = x + self.out(mixed)
+        return attended
+
+
+class UNet(nn.Module):
+    """Images (B, 1, y, x) of any size to images of that size, given time and condition.
+
+    Parameters
+    ----------
+    channels
+        At full resolution, a multiple of 8.
+    multipliers
+        Channels at each resolution, as multiples of ``channels``; each level halves the resolution.
+    attention
+        Self-attention at the lowest resolution.
+    """
+
+    def __init__(self, channels: int, multipliers: tuple[int, ...], attention: bool) -> None:
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        embedding = 4 * channels
+        self.channels = channels
+        self.time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.condition = nn.Linear(IMAGE_FEATURES + POSITION_FEATURES, embedding)
+        self.enter = nn.Conv2d(1, channels, 3, padding=1)
+        self.down = nn.ModuleList(Block(a, b, embedding) for a, b in zip([channels, *widths], widths, strict=False))
+        self.middle = Block(widths[-1], widths[-1], embedding)
+        self.attention = Attention(widths[-1]) if attention else nn.Identity()
+        below = [*widths[1:], widths[-1]]
+        self.up = nn.ModuleList(Block(a + b, b, embedding) for a, b in zip(below, widths, strict=True))
+        self.leave = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, 1, y, x) from noisy images, noise levels ``time`` (B,) and conditions (B, 160)."""
+        height, width = x.shape[2:]
+        fold = 2 ** (len(self.down) - 1)
+        x = functional.pad(x, (0, -width % fold, 0, -height % fold), mode="replicate")
+        embedding = functional.silu(self.time(sinusoidal(time, self.channels)) + self.condition(condition))
+        x = self.enter(x)
+        levels = []
+        for i, block in enumerate(self.down):
+            x = block(functional.avg_pool2d(x, 2) if i else x, embedding)
+            levels.append(x)
+        x = self.attention(self.middle(x, embedding))
+        for i, block in reversed(list(enumerate(self.up))):
+            x = block(torch.cat([x, levels.pop()], 1), embedding)
+            if i:
+                x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        output: Tensor = self.leave(x)
+        return output[:, :, :height, :width]
+
+
+class ConditionEncoder(nn.Module):
+    """c = E_img(X_z) ⊕ E_pos(p(z)) (Eq. 8): a small ResNet to 128 features and an MLP to 32, or ∅ (learned)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [16, 32, 64, IMAGE_FEATURES]
+        stages: list[nn.Module] = [nn.Conv2d(1, 16, 5, stride=2, padding=2)]
+        for a, b in zip(widths, widths[1:], strict=False):
+            stages += [ImageBlock(a, b)]
+        self.image = nn.Sequential(*stages)
+        self.position = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, POSITION_FEATURES))
+        self.empty = nn.Parameter(torch.zeros(IMAGE_FEATURES + POSITION_FEATURES))
+
+    def forward(self, image: Tensor, position: Tensor) -> Tensor:
+        """Conditions (B, 160) of images (B, 1, y, x) at positions (B,) in [−1, 1] along z."""
+        features = self.image(image).mean((2, 3))
+        where = self.position(sinusoidal(position * math.pi * 8, 32, 64.0))
+        return torch.cat([features, where.to(features.dtype)], 1)
+
+
+class ImageBlock(nn.Module):
+    """A ResNet block that halves the resolution (ResNet-18's, with group norm: crops are few)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.norm1, self.norm2 = nn.GroupNorm(8, outputs), nn.GroupNorm(8, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm2(self.conv2(functional.silu(self.norm1(self.conv1(x)))))
+        return functional.silu(self.skip(x) + hidden)
