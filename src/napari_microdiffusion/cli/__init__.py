@@ -1,0 +1,152 @@
+"""The command line: a thin face over the engine. Everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import Reporting, print_json
+
+app = typer.Typer(
+    cls=Reporting,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Depth-resolved volumes from axial projections. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.",
+)
+
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="where to write: .ome.tif or .ome.zarr")]
+Slices = Annotated[int | None, typer.Option(help="slices that one projection stands for; files of ours know it")]
+Stride = Annotated[int | None, typer.Option(help="slices between the starts of two projections; default: slices")]
+Profile = Annotated[
+    str | None, typer.Option(help="axial weights: uniform, gaussian, point, or a CSV file of measured weights")
+]
+Fwhm = Annotated[float | None, typer.Option(help="full width at half maximum of the gaussian profile, in slices")]
+Channel = Annotated[int | None, typer.Option(help="channel, counted from 0, where the file has several")]
+Time = Annotated[int | None, typer.Option(help="time point, counted from 0, where the file has several")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
+Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace outputs that exist")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object last on standard output")]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    """Show the version."""
+    if version:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def simulate(
+    truth: Annotated[Path, typer.Argument(help="a fully sampled volume")],
+    output: Output = None,
+    slices: Slices = None,
+    stride: Stride = None,
+    profile: Profile = None,
+    fwhm: Fwhm = None,
+    truth_out: Annotated[
+        Path | None, typer.Option(help="save the part of the truth that the projections cover")
+    ] = None,
+    channel: Channel = None,
+    time: Time = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make the projections that an elongated beam would see of a volume."""
+    from .commands import simulated
+    from .jobs import acquisition_of
+
+    acquisition = acquisition_of(slices, stride, profile, fwhm)
+    lines, values = simulated(truth, output, acquisition, truth_out, channel, time, overwrite)
+    print_json(values) if json else typer.echo("\n".join(lines))
+
+
+@app.command()
+def reconstruct(
+    projections: Annotated[Path | None, typer.Argument(help="the projection stack")] = None,
+    output: Output = None,
+    slices: Slices = None,
+    stride: Stride = None,
+    profile: Profile = None,
+    fwhm: Fwhm = None,
+    method: Annotated[str | None, typer.Option(help="see the command methods")] = None,
+    preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting of the preset; repeatable")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="fixes every random number; default 0")] = None,
+    device: Device = None,
+    channel: Channel = None,
+    time: Time = None,
+    job: Annotated[
+        Path | None, typer.Option(help="replay a job: a JSON file, or a volume saved by this software")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="use trained weights: brings method and settings")] = None,
+    save_weights: Annotated[Path | None, typer.Option(help="save the trained weights (.safetensors)")] = None,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Turn a projection stack into a volume. Ctrl-C keeps what is done so far."""
+    options: dict[str, Any] = dict(locals())
+    as_json = options.pop("json")
+    from .commands import reconstructed
+    from .jobs import Options
+
+    lines, values, code = reconstructed(Options(**options))
+    print_json(values) if as_json else typer.echo("\n".join(lines))
+    raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    volume: Annotated[Path, typer.Argument(help="the volume to score")],
+    truth: Annotated[Path | None, typer.Option(help="the fully sampled volume")] = None,
+    projections: Annotated[Path | None, typer.Option(help="what the volume was made from")] = None,
+    slices: Slices = None,
+    stride: Stride = None,
+    profile: Profile = None,
+    fwhm: Fwhm = None,
+    channel: Channel = None,
+    time: Time = None,
+    json: Json = False,
+) -> None:
+    """Score a volume against the truth, its own projections, or both."""
+    from .commands import evaluated, scores_table
+    from .jobs import acquisition_of
+
+    scores = evaluated(volume, truth, projections, acquisition_of(slices, stride, profile, fwhm), channel, time)
+    print_json(scores) if json else typer.echo(scores_table(scores, truth is not None))
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="show the settings of this method")] = None,
+    json: Json = False,
+) -> None:
+    """List the methods and their settings: range, default and meaning."""
+    from .listing import as_data, as_text
+
+    print_json(as_data(name)) if json else typer.echo(as_text(name))
+
+
+@app.command()
+def demo(
+    projections: Annotated[Path | None, typer.Argument(help="your own projection stack; default: a phantom")] = None,
+    slices: Slices = None,
+    stride: Stride = None,
+    profile: Profile = None,
+    fwhm: Fwhm = None,
+) -> None:
+    """Open napari with a sample and reconstruct it."""
+    from .commands import demonstrated
+    from .jobs import acquisition_of
+
+    raise typer.Exit(demonstrated(projections, acquisition_of(slices, stride, profile, fwhm)))

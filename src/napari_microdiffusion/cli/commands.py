@@ -1,0 +1,201 @@
+"""What each command does, apart from its options: values in, lines and JSON-ready values out."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import io
+from ..acquisition import Acquisition
+from ..events import InvalidInput
+from ..metrics import evaluate
+from ..presets import name_of
+from ..run import Result, run
+from ..trained import save_trained
+from ..volume import ProjectionStack, Volume
+from .console import INTERRUPTED, Interrupt, Progress, duration, note
+from .jobs import Options, Prepared, prepare
+
+PREVIEW_SECONDS = 15.0
+"""Previews are what an interrupted run leaves; nobody watches them here, so they may be rare."""
+
+UNITS = {
+    "psnr": ("PSNR, mean of slices", "dB"),
+    "psnr_volume": ("PSNR, whole volume", "dB"),
+    "ssim": ("SSIM, mean of slices", ""),
+    "dice": ("DICE, Otsu threshold", ""),
+    "reprojection_max_error": ("largest reprojection error", ""),
+}
+
+
+def simulated(
+    truth: Path,
+    output: Path | None,
+    acquisition: Acquisition | None,
+    truth_out: Path | None,
+    channel: int | None,
+    time: int | None,
+    overwrite: bool,
+) -> tuple[list[str], dict[str, Any]]:
+    """Project a volume and save the projections, and the part of the volume they cover if asked for."""
+    if acquisition is None:
+        raise InvalidInput("give --slices, the slices that one projection stands for")
+    if output is None:
+        raise InvalidInput("give -o, where to write the projections")
+    if truth_out is not None and truth_out.resolve() == output.resolve():
+        raise InvalidInput("-o and --truth-out are the same file")
+    for path in (output, truth_out):
+        if path is not None:
+            io.check_output(path, 0, overwrite)
+    volume = io.read_volume(truth, channel, time)
+    stack, covered = volume.simulate(acquisition)
+    stack.check()
+    if truth_out is not None:
+        io.check_output(truth_out, covered.data.nbytes, overwrite)
+    io.write_projections(stack, output, overwrite=overwrite)
+    if truth_out is not None:
+        io.write_volume(covered, truth_out, overwrite=overwrite)
+    dropped = volume.shape[0] - covered.shape[0]
+    lines = [f"{output}: {len(stack.data)} projections, {stack.acquisition.description}"]
+    if dropped:
+        lines.append(f"the last {dropped} of {volume.shape[0]} slices do not fill a projection and were dropped")
+    if truth_out is not None:
+        lines.append(f"{truth_out}: the {covered.shape[0]} slices that the projections cover")
+    values = {
+        "projections": str(output),
+        "truth": None if truth_out is None else str(truth_out),
+        "shape": stack.shape,
+        "dropped_slices": dropped,
+        "acquisition": stack.acquisition.model_dump(mode="json"),
+    }
+    return lines, values
+
+
+def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
+    """Run a job and save the volume; lines, values and the exit code."""
+    prepared = prepare(options)
+    for notice in prepared.notices:
+        note(f"note: {notice}")
+    interrupt = Interrupt()
+    with interrupt.listening():
+        result = _run(prepared, interrupt)
+        exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
+        saved = None
+        if options.save_weights is not None and not result.partial:
+            saved = save_trained(
+                options.save_weights, prepared.job.method, result.weights, prepared.stack.acquisition, options.overwrite
+            )
+    _compare_inputs(prepared, result)
+    values = _summary(prepared, result, exported, saved)
+    return _lines(prepared, result, exported, saved), values, INTERRUPTED if result.partial else 0
+
+
+def evaluated(
+    volume: Path,
+    truth: Path | None,
+    projections: Path | None,
+    acquisition: Acquisition | None,
+    channel: int | None,
+    time: int | None,
+) -> dict[str, float]:
+    """Scores of a volume; 8 and 16 bit exports count on the intensity scale they were exported from."""
+    if truth is None and projections is None:
+        raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
+    if projections is None and acquisition is not None:
+        raise InvalidInput("--slices, --stride, --profile and --fwhm describe --projections: give them too")
+    estimate = io.original_intensities(io.read_volume(volume))
+    known = None if truth is None else _chosen(truth, channel, time)
+    stack: ProjectionStack | None = None
+    if projections is not None:
+        found = io.inspect(projections)
+        stack = io.read_projections(
+            projections, acquisition, channel if found.channels > 1 else None, time if found.times > 1 else None
+        )
+    return evaluate(estimate, known, stack)
+
+
+def scores_table(scores: dict[str, float], with_truth: bool) -> str:
+    """Scores for people."""
+    whose = "the truth's" if with_truth else "the projections'"
+    lines = []
+    for key, value in scores.items():
+        label, unit = UNITS.get(key, (key, ""))
+        figure = f"{value:10.2e} of {whose} range" if key == "reprojection_max_error" else f"{value:10.3f} {unit}"
+        lines.append(f"{label:<28}{figure}".rstrip())
+    return "\n".join(lines)
+
+
+def demonstrated(projections: Path | None, acquisition: Acquisition | None) -> int:
+    """Open the demo; its exit code."""
+    if find_spec("napari") is None:
+        raise InvalidInput("the demo needs napari: pip install 'napari-microdiffusion[gui]'")
+    if projections is None and acquisition is not None:
+        raise InvalidInput(
+            "--slices, --stride, --profile and --fwhm describe your own projections: give their file too"
+        )
+    if projections is not None and acquisition is None and io.written_acquisition(projections) is None:
+        raise InvalidInput(f"{projections.name} does not say how its projections were made: give --slices")
+    from ..plugin.demo import main
+
+    return int(main(projections, acquisition))
+
+
+def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
+    with Progress() as progress:
+        events = run(
+            prepared.job,
+            prepared.stack,
+            weights=prepared.weights,
+            cancelled=interrupt,
+            preview_seconds=PREVIEW_SECONDS,
+        )
+        while True:
+            try:
+                progress.show(next(events))
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+
+
+def _chosen(path: Path, channel: int | None, time: int | None) -> Volume:
+    found = io.inspect(path)
+    return io.read_volume(path, channel if found.channels > 1 else None, time if found.times > 1 else None)
+
+
+def _compare_inputs(prepared: Prepared, result: Result) -> None:
+    now = (result.volume.provenance or {}).get("input_sha256")
+    if prepared.input_sha256 is not None and now != prepared.input_sha256:
+        note("note: these projections are not the ones that the job was run on before: the result differs")
+
+
+def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: Path | None) -> dict[str, Any]:
+    provenance = result.volume.provenance or {}
+    return {
+        "output": str(exported.path),
+        "method": name_of(prepared.job.method),
+        "complete": not result.partial,
+        "shape": result.volume.shape,
+        "scale_um": result.volume.scale_um,
+        "seconds": round(result.seconds, 3),
+        "seed": prepared.job.seed,
+        "device": provenance.get("device"),
+        "residual_max": result.residual.maximum,
+        "residual_rms": result.residual.rms,
+        "mapping": exported.mapping,
+        "weights": None if saved is None else str(saved),
+    }
+
+
+def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Path | None) -> list[str]:
+    z, y, x = result.volume.shape
+    state = "PARTIAL, stopped" if result.partial else "done"
+    residual = result.residual
+    lines = [
+        f"{exported.path}: {z} x {y} x {x} (z, y, x)",
+        f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}",
+        f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities",
+    ]
+    lines += [exported.mapping] if exported.mapping else []
+    lines += [f"{saved}: the trained weights"] if saved else []
+    return lines

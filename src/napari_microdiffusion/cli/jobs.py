@@ -1,0 +1,227 @@
+"""From options to a job that has been checked: every refusal comes from here, before any work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .. import io
+from ..acquisition import Acquisition
+from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
+from ..events import InvalidInput
+from ..methods import Method, Weights
+from ..presets import METHODS, explain, name_of, parse_value, spec
+from ..run import Job, check
+from ..trained import load_trained
+from ..volume import ProjectionStack
+
+NAMED_PROFILES = ("uniform", "gaussian", "point")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``reconstruct`` as given; None where they were left out."""
+
+    projections: Path | None = None
+    output: Path | None = None
+    slices: int | None = None
+    stride: int | None = None
+    profile: str | None = None
+    fwhm: float | None = None
+    method: str | None = None
+    preset: str | None = None
+    set_: list[str] | None = None
+    seed: int | None = None
+    device: str | None = None
+    channel: int | None = None
+    time: int | None = None
+    job: Path | None = None
+    weights: Path | None = None
+    save_weights: Path | None = None
+    dtype: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with all that it needs, ready to run."""
+
+    job: Job
+    stack: ProjectionStack
+    weights: Weights | None
+    output: Path
+    input_sha256: str | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+def acquisition_of(
+    slices: int | None, stride: int | None, profile: str | None, fwhm: float | None
+) -> Acquisition | None:
+    """The acquisition that the options describe; None where all are left out.
+
+    Raises
+    ------
+    InvalidInput
+        If slices are missing or a value is out of range.
+    """
+    if slices is None and stride is None and profile is None and fwhm is None:
+        return None
+    weights = None if profile is None or profile in NAMED_PROFILES else _measured(profile)
+    if slices is None:
+        if weights is None:
+            raise InvalidInput(
+                "--stride, --profile and --fwhm need --slices, the slices that one projection stands for"
+            )
+        slices = len(weights)
+    kind = "measured" if weights else profile or "uniform"
+    try:
+        return Acquisition.model_validate(
+            {"slices": slices, "stride": stride, "profile": kind, "fwhm": fwhm, "weights": weights}
+        )
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from error
+
+
+def prepare(options: Options) -> Prepared:
+    """Check everything: input, settings, output, space, memory, device.
+
+    Raises
+    ------
+    InvalidInput, DeviceUnavailable, TooLarge
+        Saying what to change.
+    """
+    if options.dtype is not None and options.dtype not in io.EXPORT_TYPES:
+        raise InvalidInput(f"there is no --dtype {options.dtype}; use {', '.join(io.EXPORT_TYPES)}")
+    if options.output is not None:
+        io.check_output(options.output, 0, options.overwrite)
+    draft = _replayed(options, options.job) if options.job else _ordered(options)
+    job = draft.job
+    if options.save_weights is not None:
+        if not job.method.learned:
+            raise InvalidInput(f"{name_of(job.method)} trains nothing: leave --save-weights out")
+        io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
+    assert job.projections is not None
+    stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
+    output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
+    voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
+    io.check_output(output, voxels * {"uint8": 1, "uint16": 2}.get(options.dtype or "", 4), options.overwrite)
+    job = job.model_copy(update={"acquisition": stack.acquisition})
+    check(job, stack)
+    return Prepared(job, stack, draft.weights, output, draft.input_sha256, draft.notices)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A job whose acquisition is still to come from the file where it is None."""
+
+    job: Job
+    acquisition: Acquisition | None
+    weights: Weights | None = None
+    input_sha256: str | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+def _ordered(options: Options) -> _Draft:
+    """From options alone."""
+    if options.projections is None or options.output is None:
+        raise InvalidInput("give the projection stack and -o, where to write the volume; or --job")
+    acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
+    method, weights = _method(options)
+    notices = []
+    if weights is not None:
+        trained = weights[1].replace(count=None, hidden=())
+        acquisition = acquisition or io.written_acquisition(options.projections) or trained
+        if acquisition.replace(count=None, hidden=()) != trained:
+            notices.append(f"the weights were trained on projections with {trained.description}")
+    job = _job(
+        method=method,
+        projections=options.projections.resolve(),
+        channel=options.channel,
+        time=options.time,
+        weights=options.weights and options.weights.resolve(),
+        seed=options.seed or 0,
+        device=options.device or "auto",
+    )
+    return _Draft(job, acquisition, weights and weights[0], notices=notices)
+
+
+def _method(options: Options) -> tuple[Method, tuple[Weights, Acquisition] | None]:
+    """The method asked for, and its weights with their acquisition where they are given."""
+    overrides = _overrides(options.set_ or [])
+    if options.weights is None:
+        if options.method is None:
+            raise InvalidInput(f"choose a --method: {', '.join(METHODS)}")
+        return spec(options.method, options.preset or "preview", overrides), None
+    if options.preset is not None:
+        raise InvalidInput("--weights bring their own settings: leave --preset out, and --set what concerns sampling")
+    method, weights, acquisition = load_trained(options.weights, overrides)
+    if options.method not in (None, name_of(method)):
+        raise InvalidInput(f"{options.weights.name} holds weights of {name_of(method)}, not of {options.method}")
+    return method, (weights, acquisition)
+
+
+def _replayed(options: Options, path: Path) -> _Draft:
+    """From a job file, or from the provenance of a volume that this software saved."""
+    fixed = ("slices", "stride", "profile", "fwhm", "method", "preset", "set_", "seed", "channel", "time", "weights")
+    given = [f"--{name.rstrip('_')}" for name in fixed if getattr(options, name) is not None]
+    if given:
+        raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
+    values, sha = _read_job(path)
+    job = _job(**values)
+    source = options.projections or job.projections
+    if source is None:
+        raise InvalidInput(f"the job in {path.name} names no file of projections: give it as an argument")
+    if options.projections is None:
+        source = path.parent / source  # stays as it is where it is absolute
+    weights = None
+    if job.weights is not None:
+        weights = load_trained(path.parent / job.weights, method=job.method)[1]
+    changes = {"projections": source.resolve(), "device": options.device or job.device}
+    return _Draft(
+        _job(**{**job.model_dump(), **changes}), job.acquisition if "acquisition" in values else None, weights, sha
+    )
+
+
+def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
+    """A job's values, and the SHA-256 of the pixels it was run on, where that is on record."""
+    if path.suffix.lower() in io.READERS:
+        record: Any = io.inspect(path).provenance or {}
+        if "job" not in record:
+            raise InvalidInput(f"{path.name} carries no job: it was not made by reconstruct")
+    else:
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
+        raise InvalidInput(f"the job file {path.name} must hold a JSON object")
+    return dict(record.get("job", record)), record.get("input_sha256")
+
+
+def _job(**values: Any) -> Job:
+    try:
+        return Job.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from error
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInput(f"--set {pair}: write it as KEY=VALUE, --set consistency=final for example")
+        overrides[key.strip()] = parse_value(value)
+    return overrides
+
+
+def _measured(profile: str) -> tuple[float, ...]:
+    if not Path(profile).exists():
+        raise InvalidInput(
+            f"--profile {profile} is neither {', '.join(NAMED_PROFILES)} nor a file of measured weights that is there"
+        )
+    return io.read_profile(profile)

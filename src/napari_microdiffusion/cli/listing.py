@@ -1,0 +1,85 @@
+"""The methods and their settings, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..events import InvalidInput
+from ..presets import METHODS, PRESETS, name_of, spec
+from ..settings import Setting, settings_of
+
+
+def as_data(name: str | None) -> dict[str, Any]:
+    """Every method, or one, with all settings, JSON-ready."""
+    return {"presets": list(PRESETS), "methods": [_method(each) for each in _names(name)]}
+
+
+def as_text(name: str | None) -> str:
+    """Names with a line each; for one method all settings."""
+    if name is None:
+        width = max(map(len, METHODS)) + 2
+        lines = [f"{each:<{width}}{_describe(each)}" for each in METHODS]
+        return "\n".join(
+            [*lines, "", "settings of one: napari-microdiffusion methods NAME; all as data: methods --json"]
+        )
+    blocks = [_block(setting) for setting in settings_of(*_names(name))]
+    return "\n".join([f"{name}: {_describe(name)}", "change with --set KEY=VALUE", "", *blocks])
+
+
+def _names(name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return tuple(METHODS)
+    if name not in METHODS:
+        raise InvalidInput(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    return (name,)
+
+
+def _method(name: str) -> dict[str, Any]:
+    method = spec(name)
+    return {
+        "name": name,
+        "kind": method.kind,
+        "description": _describe(name),
+        "trained": method.learned,
+        "settings": [_setting(each) for each in settings_of(name)],
+    }
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    return {
+        "key": setting.path,
+        "type": setting.type,
+        "choices": list(setting.choices) or None,
+        "limits": setting.limits,
+        "range": setting.range,
+        "optional": setting.optional,
+        "default": setting.values,
+        "source": setting.sources,
+        "changeable_after_training": setting.sampling,
+        "description": setting.description,
+    }
+
+
+def _describe(name: str) -> str:
+    method = spec(name)
+    text = (type(method).__doc__ or "").strip().splitlines()[0]
+    prior = getattr(method, "prior", None)
+    if hasattr(method, "prior"):
+        text += f" Here: {'no prior' if prior is None else f'prior {name_of(prior)}'}."
+    return text
+
+
+def _block(setting: Setting) -> str:
+    values = "  ".join(f"{preset} {_said(value)}" for preset, value in setting.values.items())
+    limits = f"{setting.range}, or null" if setting.optional else setting.range
+    after = "; may be changed on trained weights" if setting.sampling else ""
+    stated = "".join(f" ({preset}: from the {source})" for preset, source in setting.sources.items())
+    return f"{setting.path}: {setting.description}\n    {limits}{after}\n    {values}{stated}"
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "null"
+    return (
+        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
