@@ -59,9 +59,10 @@ def real_crop() -> Callable[[str], Volume]:
         if not path.exists():
             return phantom(seed=REAL.index(name), shape=(36, 64, 64))
         data = tifffile.imread(path)
-        start = [max(0, (size - want) // 2) for size, want in zip(data.shape, (36, 64, 64), strict=True)]
-        return Volume(
-            np.ascontiguousarray(data[tuple(slice(s, s + w) for s, w in zip(start, (36, 64, 64)))]), name=name
+        middle = tuple(
+            slice(max(0, (size - want) // 2), max(0, (size - want) // 2) + want)
+            for size, want in zip(data.shape, (36, 64, 64), strict=True)
         )
+        return Volume(np.ascontiguousarray(data[middle]), name=name)
 
     return crop

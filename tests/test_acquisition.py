@@ -76,6 +76,21 @@ def test_enforce_leaves_a_consistent_volume_alone(acquisition, pair):
     np.testing.assert_allclose(acquisition.enforce(volume, acquisition.project(volume)), volume, atol=1e-12)
 
 
+def test_the_smoothest_change_is_exact_and_bends_least(acquisition, pair):
+    volume, projections = pair
+    smooth = acquisition.enforce(volume, projections, smooth=True)
+    np.testing.assert_allclose(acquisition.project(smooth), projections, atol=1e-8)
+    least = acquisition.enforce(volume, projections)
+
+    def roughness(result: np.ndarray) -> float:
+        return float((np.diff(result - volume, axis=0) ** 2).sum())
+
+    assert roughness(smooth) <= roughness(least) + 1e-9
+    difference = np.diff(np.eye(acquisition.depth), axis=0)
+    slope = difference.T @ difference @ (smooth - volume).reshape(acquisition.depth, -1)
+    np.testing.assert_allclose(null_space(acquisition.matrix).T @ slope, 0, atol=1e-8)  # no exact change bends less
+
+
 def test_uniform_contiguous_consistency_shifts_each_block_by_its_residual():
     acquisition = Acquisition(slices=4, count=3)
     rng = np.random.default_rng(1)
@@ -202,30 +217,47 @@ def test_hiding_what_is_not_there_or_everything_is_refused(indices):
 
 @pytest.fixture(scope="module")
 def noisy() -> tuple[Acquisition, np.ndarray, np.ndarray]:
-    """Heavily overlapping projections of a smooth volume, without and with noise of sigma 0.02."""
+    """Heavily overlapping projections of a random walk along z with steps of 0.1, and noise of 0.02."""
     acquisition = Acquisition(slices=6, stride=1, count=40)
     rng = np.random.default_rng(2)
-    z, y, x = np.meshgrid(np.arange(acquisition.depth), np.arange(32), np.arange(32), indexing="ij")
-    volume = np.sin(z / 5) * np.cos(y / 6) * np.sin(x / 7)
-    clean = acquisition.project(volume)
-    return acquisition, volume, clean + 0.02 * rng.standard_normal(clean.shape)
+    y, x = np.mgrid[:64, :64]
+    smooth = [np.sin(y / rng.uniform(6, 12) + rng.uniform(0, 6)) * np.sin(x / 8 + rng.uniform(0, 6)) for _ in range(45)]
+    volume = np.cumsum(np.stack(smooth) * 0.1 / np.std(smooth), axis=0)
+    projections = acquisition.project(volume)
+    return acquisition, volume, projections + 0.02 * rng.standard_normal(projections.shape)
+
+
+def test_the_ridge_is_the_noise_over_the_change_between_slices(noisy):
+    acquisition, _, projections = noisy
+    assert acquisition.ridge(projections) == pytest.approx(0.02**2 / 0.1**2, rel=0.5)
+    assert acquisition.ridge(1000 + 500 * projections) == pytest.approx(acquisition.ridge(projections))
+
+
+def test_the_ridge_of_integers_does_not_wrap_around(noisy):
+    acquisition, _, projections = noisy
+    counts = (10_000 + 5_000 * projections).round().clip(0, 65535)
+    assert acquisition.ridge(counts.astype(np.uint16)) == pytest.approx(acquisition.ridge(counts), rel=1e-6)
 
 
 def test_the_ridge_bounds_the_noise_that_overlap_amplifies(noisy):
     acquisition, volume, projections = noisy
     ridge = acquisition.ridge(projections)
-    exact = acquisition.enforce(volume, projections) - volume
-    damped = acquisition.enforce(volume, projections, ridge) - volume
-    assert exact.std() > 0.02  # the exact solution adds more noise than there was
-    assert damped.std() < 0.5 * exact.std()
-    assert np.abs(acquisition.residual(volume + damped, projections)).mean() < 0.02  # and stays within the noise
+
+    def error(ridge: float) -> float:
+        return float((acquisition.enforce(volume, projections, ridge) - volume).std())
+
+    assert error(0) > 5 * 0.02  # the exact solution amplifies the noise
+    assert error(ridge) < 0.4 * error(0)
+    damped = acquisition.enforce(volume, projections, ridge)
+    assert np.abs(acquisition.residual(damped, projections)).mean() < 0.02  # and stays within the noise
 
 
 def test_the_ridge_is_zero_without_overlap(noisy):
     _, _, projections = noisy
     assert Acquisition(slices=6, stride=6, count=40).ridge(projections) == 0
     assert Acquisition(slices=6, stride=9, count=40).ridge(projections) == 0
-    assert Acquisition(slices=6, stride=5, count=40).ridge(np.zeros((40, 8, 8))) > 0
+    for few in (projections[:3], np.zeros((3, 8, 8)), np.full((3, 8, 8), 7, np.uint8)):
+        assert 0 < Acquisition(slices=6, stride=1, count=3).ridge(few) < np.inf
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])

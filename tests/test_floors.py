@@ -43,7 +43,10 @@ def test_light_modules_do_not_load_torch(module):
 
 
 def test_the_thread_policy_is_set_before_torch_unless_the_user_has():
-    code = "import os; os.environ.pop('OMP_WAIT_POLICY', None); {}import napari_microdiffusion; print(os.environ['OMP_WAIT_POLICY'])"
+    code = (
+        "import os; os.environ.pop('OMP_WAIT_POLICY', None); {}"
+        "import napari_microdiffusion; print(os.environ['OMP_WAIT_POLICY'])"
+    )
     for before, expected in [("", "PASSIVE"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'; ", "ACTIVE")]:
         finished = subprocess.run(
             [sys.executable, "-c", code.format(before)], capture_output=True, text=True, check=True

@@ -207,14 +207,22 @@ class Acquisition(BaseModel):
         return unexplained
 
     def ridge(self, projections: NDArray[Any]) -> float:
-        """The ridge that `enforce` needs for these projections (K, y, x): 0 unless projections overlap.
+        """The ridge that `enforce` and `smoothest` need for these projections (K, y, x): 0 unless projections overlap.
 
         Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
-        condition number; the noise's variance over the signal's bounds that (Tikhonov).
+        condition number. The noise's variance over that of the change from slice to slice bounds this: under
+        ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice.
         """
         if self.decoupled:
             return 0.0
-        return max(1e-6, noise_variance(projections) / max(float(np.var(projections)), 1e-30))
+        lag = min(-(-self.slices // self.step), len(projections) - 1)
+        walk = np.cumsum(self.matrix[:, ::-1], axis=1)[:, ::-1]  # what each slice's change does to the projections
+        gain = float(((walk[lag:] - walk[:-lag]) ** 2).sum(1).mean())
+        pairs = zip(projections[lag:], projections[:-lag], strict=True)
+        spread = float(np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs]))
+        noise = noise_variance(projections)
+        change = max(spread - 2 * noise, 0.01 * noise, 1e-30) / gain
+        return max(1e-6, noise / change)
 
     def enforce(self, volume: Array, projections: Array, ridge: float = 0.0, smooth: bool = False) -> Array:
         """The nearest volume that reprojects to the measurement: x + Aᵀ(AAᵀ + ridge)⁻¹(y − Ax).

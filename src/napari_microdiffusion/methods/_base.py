@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..acquisition import along_z
+from ..acquisition import along_z, noise_variance
 from ..events import Event, RunFailed
+from ..metrics import residual_stats
 from ..volume import ProjectionStack, Volume
 
 if TYPE_CHECKING:
@@ -125,10 +126,15 @@ class Method(BaseModel):
 def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     """Make a volume (Z, y, x) reproject to the stack by the smoothest change along z; in place, in float64, row by row.
 
-    So the measured part of every result is the conservative interpolation's, and a method adds what projections cannot see.
+    So the measured part of every result is the conservative interpolation's, and a method adds what projections
+    cannot see. With overlap, a volume that explains the projections to within their noise stays as it is: each
+    further step would only fit more of the noise.
     """
     acquisition = stack.acquisition
-    change = acquisition.smoothest(acquisition.ridge(stack.data))
+    ridge = acquisition.ridge(stack.data)
+    if ridge and residual_stats(data, stack).rms ** 2 <= noise_variance(stack.data):
+        return
+    change = acquisition.smoothest(ridge)
     for row in range(data.shape[1]):
         volume, measured = data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64)
         data[:, row] = volume + along_z(change, acquisition.residual(volume, measured))
