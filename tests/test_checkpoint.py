@@ -1,0 +1,102 @@
+"""Weights files: saved and loaded with their spec, refused where they are not what they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from napari_microdiffusion import checkpoint
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.checkpoint import load_weights, save_weights
+from napari_microdiffusion.events import InvalidInput, RunFailed
+
+WEIGHTS = {"prior.a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(4)}
+ACQUISITION = Acquisition(slices=6, profile="gaussian", fwhm=4.0, count=5, hidden=(1,))
+
+
+def test_save_then_load(tmp_path: Path) -> None:
+    path = save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION)
+    found = load_weights(path)
+    assert found.spec == {"kind": "inr"}
+    assert found.acquisition == ACQUISITION
+    assert found.weights.keys() == WEIGHTS.keys()
+    for name, tensor in WEIGHTS.items():
+        assert found.weights[name].dtype == tensor.dtype
+        assert torch.equal(found.weights[name], tensor)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_shared_and_transposed_tensors(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    path = save_weights(tmp_path / "w.safetensors", {}, {"t": base.T, "part": base[1:]}, ACQUISITION)
+    assert torch.equal(load_weights(path).weights["t"], base.T)
+    assert torch.equal(load_weights(path).weights["part"], base[1:])
+
+
+def test_bad_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match="trains nothing"):
+        save_weights(tmp_path / "w.safetensors", {"kind": "linear"}, {}, ACQUISITION)
+    with pytest.raises(InvalidInput, match=r"\.safetensors"):
+        save_weights(tmp_path / "w.pt", {}, WEIGHTS, ACQUISITION)
+    save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION)
+    with pytest.raises(InvalidInput, match="exists already"):
+        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunFailed, match="No space left"):
+        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION, overwrite=True)
+    assert load_weights(tmp_path / "w.safetensors").spec == {"kind": "inr"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 200, b"\x80\x05pickle."])
+def test_not_a_weights_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(InvalidInput, match="no weights file, or damaged"):
+        load_weights(tmp_path / "w.safetensors")
+    with pytest.raises(InvalidInput, match="there is no weights file"):
+        load_weights(tmp_path / "nowhere.safetensors")
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InvalidInput, match="damaged"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "other software"),
+        ({"format": "pt"}, "other software"),
+        ({"napari_microdiffusion": "{"}, "save them again"),
+        ({"napari_microdiffusion": "[]"}, "save them again"),
+        ({"napari_microdiffusion": json.dumps({"format": 99})}, "format 99, and this version reads 1"),
+        ({"napari_microdiffusion": json.dumps({"format": checkpoint.FORMAT})}, "save them again"),
+        (
+            {
+                "napari_microdiffusion": json.dumps(
+                    {"format": 1, "spec": {}, "software": "1", "acquisition": {"slices": 0}}
+                )
+            },
+            "save them again",
+        ),
+    ],
+)
+def test_wrong_metadata(tmp_path: Path, metadata: dict[str, str] | None, message: str) -> None:
+    save_file(WEIGHTS, tmp_path / "w.safetensors", metadata)
+    with pytest.raises(InvalidInput, match=message):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    assert torch.equal(load_file(path)["prior.a"], WEIGHTS["prior.a"])

@@ -1,0 +1,36 @@
+"""Descriptions of settings: complete, in words, and agreeing with what overrides take."""
+
+from __future__ import annotations
+
+from napari_microdiffusion.presets import spec
+from napari_microdiffusion.settings import sampling_paths, settings_of
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name in ("linear", "inr", "naive_diffusion", "microdiffusion"):
+        for setting in settings_of(name):
+            assert setting.description, setting.path
+            assert setting.range or setting.type == "text", setting.path
+            assert setting.values.keys() == {"preview", "standard", "paper"}
+
+
+def test_paths_are_those_of_overrides() -> None:
+    for setting in settings_of("microdiffusion"):
+        spec("microdiffusion", overrides={setting.path: setting.values["preview"]})
+
+
+def test_ranges_in_words() -> None:
+    ranges = {setting.path: setting.range for setting in settings_of("microdiffusion")}
+    assert ranges["gamma"] == "0 to 1"
+    assert ranges["beta_start"] == "above 0, below 1"
+    assert ranges["channels"] == "8 to 512, a multiple of 8"
+    assert ranges["sampler"] == "ddim or ddpm"
+    assert ranges["prior.skip"] == "true or false"
+
+
+def test_sampling_paths() -> None:
+    paths = sampling_paths(spec("microdiffusion"))
+    assert {"consistency", "sampler", "sampling_steps", "guidance", "prior.neighbouring"} <= set(paths)
+    assert not {"steps", "gamma", "prior.width", "kind"} & set(paths)
+    described = {setting.path for setting in settings_of("microdiffusion") if setting.sampling}
+    assert described == set(paths)
