@@ -1,0 +1,76 @@
+"""The README and the first-use page: their commands and code do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "first-use.md"]
+QUICK = {  # the settings that decide how long learned methods take
+    "microdiffusion": "--set steps=2 --set sampling_steps=2 --set channels=8 --set prior.steps=2 --set prior.width=8",
+}
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """The page's fenced code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    lines = "\n".join(blocks(page)).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("napari-microdiffusion ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(
+    page: Path, truth: Volume, stack: ProjectionStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testing = pytest.importorskip("typer.testing")
+    cli = pytest.importorskip("napari_microdiffusion.cli")
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("zstack.tif", truth.data)
+    tifffile.imwrite("stack.tif", stack.data)
+    assert len(commands(page)) >= 2
+    for command in commands(page):
+        arguments = shlex.split(command)[1:]
+        if "--method" in arguments:
+            arguments += QUICK.get(arguments[arguments.index("--method") + 1], "").split()
+        result = testing.CliRunner().invoke(cli.app, arguments)
+        assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+        for option in ("-o", "--truth-out", "--save-weights"):
+            if option in arguments:
+                assert Path(arguments[arguments.index(option) + 1]).stat().st_size > 1000
+
+
+def test_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = blocks(ROOT / "README.md", "python")
+    small = phantom("vessels", (36, 40, 40))
+    monkeypatch.setattr("napari_microdiffusion.phantoms.phantom", lambda *_: small)
+    exec(compile(code, "README.md", "exec"), {})
+    scores = eval(capsys.readouterr().out, {"nan": np.nan})
+    assert scores["psnr"] > 20
+    assert scores["reprojection_max_error"] < 1e-5
+
+
+def test_make_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    named = {target for page in PAGES for target in re.findall(r"^make (\w+)", "\n".join(blocks(page)), re.MULTILINE)}
+    assert named >= {"demo", "test"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "index.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
