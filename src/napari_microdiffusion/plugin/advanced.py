@@ -1,0 +1,191 @@
+"""Advanced settings: a form made from a method's fields, folded away until somebody wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QLabel,
+    QLayout,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from ..methods import Method
+from ..presets import parse_value
+from .settings import Row, rows
+
+GROUPS = {"prior": "First guess (prior)"}
+
+
+class AdvancedSettings(QCollapsible):
+    """Edits a method's settings; what differs from the preset are the overrides."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
+        self.setDuration(0)
+        self.setToolTip("Everything the method can be told. The preset's values are a good start.")
+        _layout(self).setContentsMargins(0, 0, 0, 0)
+        self._editors: dict[str, Editor] = {}
+        self._preset: dict[str, Any] = {}
+        self._form = QWidget()
+        self.addWidget(self._form)
+
+    def set_method(self, preset: Method, overrides: dict[str, Any]) -> None:
+        """Show the settings of a method: the preset's values with overrides on top."""
+        found = rows(preset)
+        self._preset = {row.path: row.value for row in found}
+        _layout(self.content()).removeWidget(self._form)
+        self._form.setParent(None)
+        self._form.deleteLater()
+        self._form = self._filled(found)
+        self.addWidget(self._form)
+        for path, value in overrides.items():
+            if path in self._editors:
+                self._editors[path].set_value(value)
+        self.setVisible(bool(found))
+
+    def overrides(self) -> dict[str, Any]:
+        """Dotted settings that differ from the preset."""
+        now = {path: editor.value() for path, editor in self._editors.items()}
+        return {path: value for path, value in now.items() if not _same(value, self._preset[path])}
+
+    def _filled(self, found: list[Row]) -> QWidget:
+        form = QWidget()
+        layout = QFormLayout(form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self._editors, group = {}, ""
+        for row in found:
+            if row.group != group:
+                group = row.group
+                layout.addRow(QLabel(f"<b>{GROUPS.get(group, group.capitalize())}</b>"))
+            editor = self._editors[row.path] = Editor(row)
+            editor.changed.connect(self.changed)
+            label = QLabel(row.label)
+            label.setToolTip(row.tooltip)
+            layout.addRow(label, editor)
+        back = QPushButton("Back to the preset's values")
+        back.clicked.connect(self._reset)
+        layout.addRow(back)
+        return form
+
+    def _reset(self) -> None:
+        for path, editor in self._editors.items():
+            editor.set_value(self._preset[path])
+        self.changed.emit()
+
+
+class Editor(QWidget):
+    """One setting's editor, chosen by its kind."""
+
+    changed = Signal()
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self._row = row
+        self._inner = getattr(self, f"_{row.kind}")()
+        self._inner.setToolTip(row.tooltip)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._inner)
+        self.set_value(row.value)
+
+    def value(self) -> Any:
+        """The setting as a plain value; texts that are no JSON stay texts, for the engine to refuse by name."""
+        match self._inner:
+            case QComboBox():
+                return self._inner.currentData()
+            case QCheckBox():
+                return self._inner.isChecked()
+            case QSpinBox():
+                unused = self._row.optional and self._inner.value() == self._inner.minimum()
+                return None if unused else self._inner.value()
+            case _:
+                text = self._inner.text().strip()
+                return parse_value(text) if text else None
+
+    def set_value(self, value: Any) -> None:
+        """Show a value without saying that it changed."""
+        self._inner.blockSignals(True)
+        match self._inner:
+            case QComboBox():
+                self._inner.setCurrentIndex(self._inner.findData(value))
+            case QCheckBox():
+                self._inner.setChecked(bool(value))
+            case QSpinBox():
+                self._inner.setValue(self._inner.minimum() if value is None else int(value))
+            case _:
+                self._inner.setText(_as_text(value))
+        self._inner.blockSignals(False)
+
+    def _choice(self) -> QWidget:
+        combo = QComboBox()
+        for choice in self._row.choices:
+            combo.addItem(str(choice), choice)
+        combo.currentIndexChanged.connect(self.changed)
+        return unscrolled(combo)
+
+    def _switch(self) -> QWidget:
+        box = QCheckBox()
+        box.toggled.connect(self.changed)
+        return box
+
+    def _integer(self) -> QWidget:
+        spin = QSpinBox()
+        low, high = int(self._row.low or 0), int(min(self._row.high or 2**31 - 1, 2**31 - 1))
+        if self._row.optional:
+            low -= 1
+            spin.setSpecialValueText("not used")
+        spin.setRange(low, high)
+        spin.setSingleStep(self._row.multiple or 1)
+        spin.setKeyboardTracking(False)
+        spin.valueChanged.connect(self.changed)
+        return unscrolled(spin)
+
+    def _number(self) -> QWidget:
+        line = QLineEdit()
+        line.editingFinished.connect(self.changed)
+        return line
+
+    _text = _number
+
+
+def unscrolled(widget: QWidget) -> QWidget:
+    """The widget, deaf to the wheel unless it has been clicked: scrolling the dock must not change settings."""
+    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    if isinstance(widget, QComboBox):  # as narrow as the dock needs it
+        widget.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        widget.setMinimumContentsLength(8)
+    widget.wheelEvent = lambda event: event.ignore()  # type: ignore[method-assign]
+    return widget
+
+
+def _layout(widget: QWidget) -> QLayout:
+    layout = widget.layout()
+    assert layout is not None
+    return layout
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return str(list(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return list(one) == list(other)
+    return bool(one == other)

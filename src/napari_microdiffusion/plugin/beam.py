@@ -1,0 +1,172 @@
+"""The microscope's part of the data: slices, stride, beam profile, voxel size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtCore import QLocale, QSignalBlocker, Signal
+from qtpy.QtGui import QDoubleValidator
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QSpinBox, QWidget
+
+from ..acquisition import Acquisition
+from ..events import InvalidInput
+from .advanced import unscrolled
+from .layers import Triple
+
+PROFILES = {
+    "uniform": ("uniform", "Every slice counts the same: a Bessel beam of even brightness"),
+    "gaussian": ("Gaussian", "Bright in the middle, fading to both ends"),
+    "point": ("point (thin slices)", "Each image is one thin slice, those between were skipped"),
+    "measured": ("measured, from a file…", "Weights from a CSV or text file, one number per slice"),
+}
+
+
+class BeamForm(QWidget):
+    """Edits an acquisition that is not bound to a number of projections. Its rows join another form."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: tuple[float, ...] | None = None
+        self._shown = "uniform"
+        self.slices = _spin(1, 1000, "How many slices of the volume one projection stands for (n, the step length)")
+        self.stride = _spin(
+            0, 10000, "Slices from one projection's start to the next. Larger than the slices above: gaps"
+        )
+        self.stride.setSpecialValueText("same as slices")
+        self.profile = QComboBox()
+        for key, (text, hint) in PROFILES.items():
+            self.profile.addItem(text, key)
+            self.profile.setItemData(self.profile.count() - 1, hint, 3)  # Qt.ToolTipRole
+        self.profile.setToolTip("Brightness of the beam along its length")
+        self.fwhm = QDoubleSpinBox()
+        self.fwhm.setRange(0, 10000)
+        self.fwhm.setDecimals(2)
+        self.fwhm.setSpecialValueText("same as slices")
+        self.fwhm.setSuffix(" slices")
+        self.fwhm.setToolTip("Full width at half maximum of the beam, in slices")
+        self.slices.valueChanged.connect(self.changed)
+        self.stride.valueChanged.connect(self.changed)
+        self.fwhm.valueChanged.connect(self.changed)
+        self.profile.activated.connect(self._profile_chosen)
+        for widget in (self.slices, self.stride, self.profile, self.fwhm):
+            unscrolled(widget)
+
+    def add_rows(self, form: QFormLayout) -> None:
+        """Put the rows into a form."""
+        self._form = form
+        form.addRow("Slices per projection", self.slices)
+        form.addRow("Stride", self.stride)
+        form.addRow("Beam profile", self.profile)
+        form.addRow("Beam width (FWHM)", self.fwhm)
+        self._show()
+
+    def value(self) -> Acquisition:
+        """The acquisition; always a valid one."""
+        return Acquisition(
+            slices=self.slices.value(),
+            stride=self.stride.value() or None,
+            profile=self._shown,
+            fwhm=(self.fwhm.value() or None) if self._shown == "gaussian" else None,
+            weights=self._weights if self._shown == "measured" else None,
+        )
+
+    def set_value(self, acquisition: Acquisition) -> None:
+        """Show an acquisition without saying that it changed."""
+        self._weights, self._shown = acquisition.weights, acquisition.profile
+        with QSignalBlocker(self.slices), QSignalBlocker(self.stride), QSignalBlocker(self.fwhm):
+            self.slices.setValue(acquisition.slices)
+            self.stride.setValue(acquisition.stride or 0)
+            self.fwhm.setValue(acquisition.fwhm or 0)
+        self._show()
+
+    def take_profile(self, path: Path) -> None:
+        """Measured weights from a file; their number is that of the slices.
+
+        Raises
+        ------
+        InvalidInput
+            If the file holds no usable weights.
+        """
+        from ..io import read_profile
+
+        weights = read_profile(path)
+        measured = Acquisition(
+            slices=len(weights), stride=self.stride.value() or None, profile="measured", weights=weights
+        )
+        self.set_value(measured)
+        self.changed.emit()
+
+    def _profile_chosen(self) -> None:
+        wanted = self.profile.currentData()
+        if wanted != "measured":
+            self._shown = wanted
+        else:
+            name, _ = QFileDialog.getOpenFileName(
+                self, "Measured beam profile", "", "Numbers (*.csv *.txt);;All files (*)"
+            )
+            try:
+                if name:
+                    self.take_profile(Path(name))
+            except (InvalidInput, ValueError) as error:
+                from napari.utils.notifications import show_error
+
+                show_error(str(error))
+        self._show()
+        self.changed.emit()
+
+    def _show(self) -> None:
+        self.profile.setCurrentIndex(self.profile.findData(self._shown))
+        self.slices.setEnabled(self._shown != "measured")
+        self._form.setRowVisible(self.fwhm, self._shown == "gaussian")
+
+
+class VoxelSize(QWidget):
+    """Voxel size (z, y, x) in µm; empty is not stated, and `edited` says whether people typed it."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edited = False
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._lines = [QLineEdit() for _ in "zyx"]
+        numbers = QDoubleValidator(1e-6, 1e6, 9)
+        numbers.setLocale(QLocale.c())
+        for line, axis in zip(self._lines, "zyx", strict=True):
+            line.setValidator(numbers)
+            line.setMinimumWidth(40)
+            line.setPlaceholderText("unknown")
+            line.setToolTip(f"Size of a voxel of the volume along {axis} in µm; filled in where the file states it")
+            line.textEdited.connect(self._typed)
+            layout.addWidget(line, 1)
+        layout.addWidget(QLabel("µm"))
+
+    def value(self) -> Triple | None:
+        """The voxel size, None unless all three are stated."""
+        if not all(line.hasAcceptableInput() for line in self._lines):
+            return None
+        z, y, x = (float(line.text()) for line in self._lines)
+        return z, y, x
+
+    def set_value(self, scale_um: Triple | None) -> None:
+        """Show a voxel size without saying that it changed."""
+        for line, size in zip(self._lines, scale_um or (None,) * 3, strict=True):
+            line.setText("" if size is None else f"{size:.6g}")
+
+    def forget(self) -> None:
+        """Follow the layer again."""
+        self.edited = False
+
+    def _typed(self) -> None:
+        self.edited = True
+        self.changed.emit()
+
+
+def _spin(low: int, high: int, tooltip: str) -> QSpinBox:
+    spin = QSpinBox()
+    spin.setRange(low, high)
+    spin.setToolTip(tooltip)
+    return spin

@@ -1,0 +1,126 @@
+"""What the manifest names besides the widget: sample data, a reader, a writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..acquisition import Acquisition
+from ..volume import ProjectionStack, Volume
+from .layers import KEY, LayerTuple, known_units_um, projections_layer, volume_layer
+
+if TYPE_CHECKING:
+    from ..io import Description
+
+SAMPLE_SHAPE = (96, 128, 128)
+SAMPLE_ACQUISITION = Acquisition(slices=6)
+
+
+# -- sample data -----------------------------------------------------------------------------
+
+
+def sample(kind: str, shape: tuple[int, int, int] = SAMPLE_SHAPE) -> list[LayerTuple]:
+    """A phantom as two layers: the ground truth, and the projections a microscope would have taken of it."""
+    from ..phantoms import phantom
+
+    stack, truth = phantom(kind, shape).simulate(SAMPLE_ACQUISITION)  # type: ignore[arg-type]
+    named = Volume(truth.data, truth.scale_um, f"{kind} truth", truth.source_dtype)
+    contrast = {"contrast_limits": truth.intensity_range}
+    layers = [volume_layer(named, "truth"), projections_layer(stack, truth=named.name)]
+    layers[1][1]["name"] = f"{kind} projections"
+    return [(data, {**attributes, **contrast}, kind_) for data, attributes, kind_ in layers]
+
+
+def vessels() -> list[LayerTuple]:
+    """Vessels: smooth tubes of many widths."""
+    return sample("vessels")
+
+
+def dendrites() -> list[LayerTuple]:
+    """Dendrites: thin fibres with spines, the hardest of the three."""
+    return sample("dendrites")
+
+
+def neurons() -> list[LayerTuple]:
+    """Neurons: cell bodies with neurites."""
+    return sample("neurons")
+
+
+# -- files to layers -------------------------------------------------------------------------
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerTuple]] | None:
+    """napari's reader hook: the function that reads this path, None for lists of files and folders that are no Zarr."""
+    if not isinstance(path, str | Path):
+        return None
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).exists() for name in ("zarr.json", ".zgroup")):
+        return None
+    return read_layers
+
+
+def read_layers(path: str | Path) -> list[LayerTuple]:
+    """A file as layers with scale and units: a layer for each channel, time points as a first axis.
+
+    Raises
+    ------
+    InvalidInput, TooLarge
+        As for `io.read_volume`.
+    """
+    from ..io import inspect
+
+    found = inspect(path)
+    return [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
+
+
+def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
+    from ..io import original_intensities, read_volume
+
+    index = channel if found.channels > 1 else None
+    times = [original_intensities(read_volume(path, index, t if found.times > 1 else None)) for t in range(found.times)]
+    first = times[0]
+    facts: dict[str, Any] = {"path": str(path.resolve()), "channel": index, "source_dtype": first.source_dtype}
+    if found.acquisition is not None:
+        stack = ProjectionStack(first.data, found.acquisition, found.scale_um, first.name, first.source_dtype)
+        _, attributes, kind = projections_layer(stack, **facts)
+    else:
+        _, attributes, kind = volume_layer(first, **facts)
+    if index is not None:
+        attributes["name"] += f" channel {channel}"
+    if len(times) == 1:
+        return first.data, attributes, kind
+    return np.stack([volume.data for volume in times]), _with_time(attributes), kind
+
+
+def _with_time(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a 3D layer for one with time points as its first axis."""
+    first = {"scale": 1.0, "translate": 0.0, "units": "pixel", "axis_labels": "t"}
+    return {**attributes, **{name: (value, *attributes[name]) for name, value in first.items()}}
+
+
+# -- layers to files -------------------------------------------------------------------------
+
+
+def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """napari's writer hook: save one image layer; napari has asked before replacing a file.
+
+    Raises
+    ------
+    InvalidInput
+        For layers that are not a stack of grey images.
+    """
+    from ..io import write_projections, write_volume
+
+    known = attributes.get("metadata", {}).get(KEY, {})
+    pixels, name = np.asarray(data), str(attributes.get("name", "volume"))
+    spacing = known_units_um(attributes.get("scale", ()), attributes.get("units", ()))
+    dtype = known.get("source_dtype", "")
+    if known.get("role") == "projections":
+        acquisition = Acquisition.model_validate(known["acquisition"])
+        written = write_projections(ProjectionStack(pixels, acquisition, spacing, name, dtype), path, overwrite=True)
+    else:
+        written = write_volume(Volume(pixels, spacing, name, dtype, known.get("provenance")), path, overwrite=True)
+    return [str(written.path)]

@@ -1,0 +1,241 @@
+"""Data: which layer, how it was acquired, its voxel size, what to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QWidget,
+)
+
+from .beam import BeamForm, VoxelSize
+from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
+from .model import Setup
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+READABLE = "Images (*.tif *.tiff *.npy *.zarr);;All files (*)"
+
+
+class DataBox(QGroupBox):
+    """The part of the setup that says what is measured."""
+
+    changed = Signal()
+    opened = Signal(object)  # Path
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__("1 · Data")
+        self._viewer = viewer
+        self._busy = False
+        self._source, self._truth = _combo(), _combo()
+        self._source.setToolTip("The layer with your projections, one image per beam position")
+        self._truth.setToolTip("A fully sampled volume of the same sample, if you have one: it is only used for scores")
+        self._simulate = QCheckBox("This is a full volume: simulate projections from it")
+        self._simulate.setToolTip(
+            "Tick this if the layer is an ordinary z-stack. Projections are computed from it as a microscope would "
+            "take them, and the stack serves as ground truth."
+        )
+        self._channel, self._time = _combo(), _combo()
+        self.beam, self.voxel = BeamForm(), VoxelSize()
+        self._form = self._laid_out()
+        self._connect()
+        self.refresh()
+
+    # -- the model ---------------------------------------------------------------------------
+
+    def value(self) -> dict[str, Any]:
+        """The fields of the setup that are edited here."""
+        return {
+            "source": self._source.currentText(),
+            "channel": self._channel.currentData(),
+            "time": self._time.currentData(),
+            "simulate": self._simulate.isChecked(),
+            "truth": "" if self._simulate.isChecked() else str(self._truth.currentData() or ""),
+            "acquisition": self.beam.value(),
+            "scale_um": self.voxel.value(),
+        }
+
+    def set_value(self, setup: Setup) -> None:
+        """Show a setup without saying that it changed."""
+        with _Quiet(self):
+            self._source.setCurrentText(setup.source)
+            self._offer_axes()
+            self._simulate.setChecked(setup.simulate)
+            self._truth.setCurrentIndex(max(0, self._truth.findData(setup.truth)))
+            for combo, index in ((self._channel, setup.channel), (self._time, setup.time)):
+                combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
+            self.beam.set_value(setup.acquisition)
+            self.voxel.set_value(setup.scale_um)
+            self._show_rows()
+
+    def source(self) -> Image | None:
+        """The chosen layer."""
+        return self._layer(self._source.currentText())
+
+    def truth(self) -> Image | None:
+        """The chosen ground truth; None while simulating, where it comes from the source."""
+        return None if self._simulate.isChecked() else self._layer(str(self._truth.currentData() or ""))
+
+    def refresh(self) -> None:
+        """Offer the viewer's image layers, keeping the choice where it is still there."""
+        with _Quiet(self):
+            names = [layer.name for layer in self._images()]
+            before, truth = self._source.currentText(), self._truth.currentData()
+            _offer(self._source, [(name, name) for name in names], before)
+            _offer(self._truth, [("none", ""), *((name, name) for name in names)], truth)
+            if self._source.currentText() != before:
+                self._take_over()
+        self.changed.emit()
+
+    # -- from layers -------------------------------------------------------------------------
+
+    def choose(self, name: str) -> None:
+        """Choose a layer by name, with all that it says of itself."""
+        self._source.setCurrentText(name)
+
+    def _images(self) -> list[Image]:
+        from napari.layers import Image
+
+        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") != "result"]
+
+    def _layer(self, name: str) -> Image | None:
+        return next((layer for layer in self._images() if layer.name == name), None)
+
+    def _take_over(self) -> None:
+        """Fill in what the chosen layer says of itself: axes, acquisition, voxel size, truth."""
+        self._offer_axes()
+        layer = self.source()
+        if layer is None:
+            self.voxel.set_value(None)
+            return
+        known = known_acquisition(layer)
+        if known is not None:
+            self.beam.set_value(known)
+            self._simulate.setChecked(False)
+        elif facts(layer).get("role") == "truth":
+            self._simulate.setChecked(True)
+        self._truth.setCurrentIndex(max(0, self._truth.findData(facts(layer).get("truth", ""))))
+        self.voxel.forget()
+        self._fill_voxel()
+        self._show_rows()
+
+    def _offer_axes(self) -> None:
+        layer = self.source()
+        axes = extra_axes(layer) if layer is not None else {}
+        for combo, name in ((self._channel, "channel"), (self._time, "time")):
+            _offer(combo, [(str(i), i) for i in range(axes.get(name, 0))], combo.currentData())
+            self._form.setRowVisible(combo, axes.get(name, 0) > 1)
+
+    def _fill_voxel(self) -> None:
+        """The voxel size that the layer states; a projection layer's z step is stride slices."""
+        layer = self.source()
+        if layer is None or self.voxel.edited:
+            return
+        spacing: Triple | None = spacing_um(layer)
+        if spacing is not None and not self._simulate.isChecked():
+            spacing = (spacing[0] / self.beam.value().step, *spacing[1:])
+        self.voxel.set_value(spacing)
+
+    # -- building ----------------------------------------------------------------------------
+
+    def _laid_out(self) -> QFormLayout:
+        form = QFormLayout(self)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        button = QPushButton("Open…")
+        button.setToolTip("Open a TIFF, OME-TIFF or npy file; drop OME-Zarr folders on the window instead")
+        button.clicked.connect(self._ask)
+        form.addRow("Image", _side_by_side(self._source, button))
+        form.addRow("Channel", self._channel)
+        form.addRow("Time point", self._time)
+        form.addRow(self._simulate)
+        self.beam.add_rows(form)
+        form.addRow("Voxel z, y, x", self.voxel)
+        form.addRow("Ground truth", self._truth)
+        self.line = QLabel()
+        self.line.setWordWrap(True)
+        self.line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        form.addRow(self.line)
+        return form
+
+    def _connect(self) -> None:
+        self._source.currentIndexChanged.connect(self._then(self._take_over))
+        self._simulate.toggled.connect(self._then(self._show_rows))
+        self.beam.changed.connect(self._then(self._fill_voxel))
+        for signal in (
+            self._truth.currentIndexChanged,
+            self._channel.currentIndexChanged,
+            self._time.currentIndexChanged,
+            self.voxel.changed,
+        ):
+            signal.connect(self._then(lambda: None))
+
+    def _then(self, act: Callable[[], None]) -> Callable[..., None]:
+        """A slot that does something, quietly, and says once that the data changed."""
+
+        def slot(*_: object) -> None:
+            if self._busy:
+                return
+            with _Quiet(self):
+                act()
+            self.changed.emit()
+
+        return slot
+
+    def _show_rows(self) -> None:
+        self._form.setRowVisible(self._truth, not self._simulate.isChecked())
+        self._fill_voxel()
+
+    def _ask(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Open projections or a volume", "", READABLE)
+        if name:
+            self.opened.emit(Path(name))
+
+
+class _Quiet:
+    """Keeps a data box from answering its own changes."""
+
+    def __init__(self, box: DataBox) -> None:
+        self._box = box
+
+    def __enter__(self) -> None:
+        self._before, self._box._busy = self._box._busy, True
+
+    def __exit__(self, *_: object) -> None:
+        self._box._busy = self._before
+
+
+def _combo() -> QComboBox:
+    combo = QComboBox()
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(8)
+    return combo
+
+
+def _offer(combo: QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
+    combo.clear()
+    for text, data in items:
+        combo.addItem(text, data)
+    combo.setCurrentIndex(max(0, combo.findData(chosen)) if items else -1)
+
+
+def _side_by_side(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if i == 0 else 0)
+    return row

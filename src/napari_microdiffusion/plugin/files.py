@@ -1,0 +1,140 @@
+"""Opening and saving from the widget: dialogs here, reading and writing in the background."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtWidgets import QFileDialog, QInputDialog, QWidget
+from superqt.utils import FunctionWorker
+
+from ..events import EngineError
+from ..volume import ProjectionStack, Volume
+from .layers import LayerTuple, facts, in_memory, pixels, spacing_um
+from .model import Setup
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+TYPES = {
+    "32-bit: values as they are": "float32",
+    "16-bit: half the size": "uint16",
+    "8-bit: a quarter of the size": "uint8",
+}
+FORMATS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
+
+
+class Files:
+    """Reads layers from files and writes them; errors come as one notification."""
+
+    def __init__(self, viewer: ViewerModel, parent: QWidget) -> None:
+        self._viewer, self._parent = viewer, parent
+
+    def open(self, path: Path, then: Callable[[str], None]) -> None:
+        """Add a file's layers to the viewer, then say the name of the first."""
+
+        def read() -> list[LayerTuple]:
+            from .contributions import read_layers
+
+            return read_layers(path)
+
+        in_background(read, lambda found: self._add(found, then))
+
+    def save(self, layer: Image) -> None:
+        """Ask for a name and a type, and save a volume; the dialog asks before replacing a file."""
+        name, chosen = QFileDialog.getSaveFileName(self._parent, "Save volume", f"{tidy(layer.name)}.ome.tif", FORMATS)
+        if not name:
+            return
+        text, agreed = QInputDialog.getItem(self._parent, "Save volume", "Numbers", list(TYPES), 0, False)
+        if agreed:
+            self.write(layer, with_suffix(Path(name), ".ome.zarr" if "Zarr" in chosen else ".ome.tif"), TYPES[text])
+
+    def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
+        """Save a result's layer, replacing what is at ``path``."""
+        known = facts(layer)
+        volume = Volume(
+            in_memory(pixels(layer, {})),
+            spacing_um(layer),
+            layer.name,
+            known.get("source_dtype", ""),
+            known.get("provenance"),
+        )
+
+        def write() -> str:
+            from ..io import write_volume
+
+            written = write_volume(volume, path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
+            return f"Saved {written.path}" + (f" ({written.mapping})" if written.mapping else "")
+
+        in_background(write, show_info)
+
+    def save_job(self, setup: Setup, source: Image) -> None:
+        """Ask for a name and save the job."""
+        name, _ = QFileDialog.getSaveFileName(self._parent, "Save job", f"{tidy(setup.title)}.job.json", "Job (*.json)")
+        if name:
+            self.write_job(setup, source, with_suffix(Path(name), ".json"))
+
+    def write_job(self, setup: Setup, source: Image, path: Path) -> None:
+        """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
+        from .session import loader, replayable
+
+        where, load = replayable(source, setup), loader(setup, source, None)
+
+        def write() -> str:
+            if where[0] is not None:
+                job, beside = setup.job(*where), ""
+            else:
+                projections = _write_beside(load()[0], path)
+                job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
+            path.write_text(job.model_dump_json(indent=2), "utf-8")
+            return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
+
+        in_background(write, show_info)
+
+    def _add(self, found: list[LayerTuple], then: Callable[[str], None]) -> None:
+        from napari.layers import Layer
+
+        layers = [self._viewer.add_layer(Layer.create(*layer)) for layer in found]
+        if layers:
+            then(layers[0].name)
+
+
+def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:
+    """Do something in a worker thread, then something with its result in this one; failures become a notification."""
+
+    def guarded() -> tuple[bool, Any]:
+        try:
+            return True, work()
+        except (EngineError, OSError, ValueError, MemoryError) as error:
+            return False, str(error) or type(error).__name__
+        except Exception as error:  # a RuntimeError would vanish in the worker
+            logging.getLogger(__name__).exception("reading or writing failed")
+            return False, f"{type(error).__name__}: {error}"
+
+    worker = FunctionWorker(guarded)
+    worker.returned.connect(lambda end: then(end[1]) if end[0] else show_error(end[1]))
+    worker.start()
+    return worker
+
+
+def tidy(name: str) -> str:
+    """A layer's name as a file name."""
+    kept = "".join(c if c.isalnum() or c in "-_." else " " for c in name)
+    return "_".join(kept.split()) or "volume"
+
+
+def with_suffix(path: Path, suffix: str) -> Path:
+    """The path with a suffix that says the format, unless it has one."""
+    known = (".tif", ".tiff", ".zarr", ".json")
+    return path if path.suffix.lower() in known else path.with_name(path.name + suffix)
+
+
+def _write_beside(stack: ProjectionStack, job: Path) -> Path:
+    from ..io import write_projections
+
+    name = job.name.removesuffix(".json").removesuffix(".job") + ".projections.ome.tif"
+    return write_projections(stack, job.with_name(name), overwrite=True).path

@@ -1,0 +1,154 @@
+"""Following a run, in the worker's thread: time left, the loss curve, scores of the slices that have arrived. No Qt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..events import Notice, Preview, Stage, Step
+from ..metrics import RunningScores, residual_stats
+from ..run import Result
+from ..volume import ProjectionStack, Volume
+
+MESSAGE_SECONDS = 0.1
+SCORING_SECONDS = 0.4
+"""A preview's scores may take this long; of larger ones, slices spread over the depth are scored."""
+
+RESIDUAL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; ``losses`` are those since the last message, ``fresh`` marks a new stage's first."""
+
+    stage: str
+    done: int
+    steps: int
+    seconds_left: float | None
+    fresh: bool
+    painted: bool
+    losses: tuple[tuple[int, float], ...] = ()
+    scores: dict[str, float] | None = None
+    notices: tuple[str, ...] = ()
+
+
+class Recorder:
+    """What has happened since the last message, and what the slices are worth.
+
+    Parameters
+    ----------
+    canvas
+        (z, y, x), what the layer shows; previews are written into it.
+    truth
+        For scores; None where there is none.
+    """
+
+    def __init__(self, canvas: NDArray[np.float32], stack: ProjectionStack, truth: Volume | None) -> None:
+        self._canvas, self._stack, self._truth = canvas, stack, truth
+        low, high = float(stack.data.min()), float(stack.data.max())
+        self._range = max(high - low, 1e-30)
+        self._running = RunningScores(truth.data, stack.acquisition) if truth is not None else None
+        self._residual: dict[str, float] = {}
+        self._residual_at = 0.0
+        self._stage, self._began, self._done = Stage("First picture", 1), time.monotonic(), 0
+        self._last = time.monotonic()
+        self._losses: list[tuple[int, float]] = []
+        self._start_anew(fresh=True)
+        self._score(0, canvas)
+
+    def begin(self, stage: Stage) -> None:
+        """A new stage: its time and its losses start anew."""
+        self._stage, self._began, self._done = stage, time.monotonic(), 0
+        self._fresh, self._losses = True, []
+
+    def step(self, step: Step) -> None:
+        """A step is done."""
+        self._done = step.done
+        if step.loss is not None:
+            self._losses.append((step.done, step.loss))
+
+    def paint(self, preview: Preview) -> None:
+        """Slices have arrived: show and score them."""
+        self._canvas[preview.start : preview.start + len(preview.data)] = preview.data
+        self._painted = True
+        self._score(preview.start, preview.data)
+
+    def notice(self, notice: Notice) -> None:
+        """Keep what the user should know for the next message."""
+        self._notices.append(notice.message)
+
+    def due(self) -> bool:
+        """Whether it is time for a message."""
+        return time.monotonic() - self._last >= MESSAGE_SECONDS
+
+    def progress(self, painted: bool = False) -> Progress:
+        """What has happened since the last message."""
+        message = Progress(
+            self._stage.name,
+            self._done,
+            self._stage.steps,
+            self._seconds_left(),
+            self._fresh,
+            self._painted or painted,
+            tuple(self._losses),
+            dict(self._scores) if self._scored else None,
+            tuple(self._notices),
+        )
+        self._last = time.monotonic()
+        self._start_anew()
+        return message
+
+    def closing_scores(self, result: Result) -> dict[str, float]:
+        """Scores of the finished volume, of all its slices; after Stop of those that can be scored at once."""
+        if self._running is not None and not result.partial:
+            self._running.update(0, result.volume.data)
+        elif result.partial:
+            self._score(0, self._canvas)
+        self._residual = {
+            "residual": result.residual.rms / self._range,
+            "residual_max": result.residual.maximum / self._range,
+        }
+        return self._scores
+
+    @property
+    def _scores(self) -> dict[str, float]:
+        return {**(self._running.summary() if self._running else {}), **self._residual}
+
+    def _score(self, start: int, slices: NDArray[np.float32]) -> None:
+        self._scored = True
+        if self._running is not None:
+            until = time.monotonic() + SCORING_SECONDS
+            for index in spread(len(slices)):
+                self._running.update(start + index, slices[index : index + 1])
+                if time.monotonic() > until:
+                    break
+        if time.monotonic() - self._residual_at > RESIDUAL_SECONDS:
+            residual = residual_stats(self._canvas, self._stack)
+            self._residual = {"residual": residual.rms / self._range, "residual_max": residual.maximum / self._range}
+            self._residual_at = time.monotonic()
+
+    def _seconds_left(self) -> float | None:
+        if not self._done or not self._stage.steps:
+            return None
+        return (time.monotonic() - self._began) / self._done * max(0, self._stage.steps - self._done)
+
+    def _start_anew(self, fresh: bool = False) -> None:
+        self._fresh, self._painted, self._scored = fresh, False, False
+        self._losses = []
+        self._notices: list[str] = []
+
+
+def spread(count: int) -> Iterator[int]:
+    """All of 0 .. count − 1, coarsely first: every 64th, then those half way between, and so on."""
+    seen: set[int] = set()
+    for gap in (64, 32, 16, 8, 4, 2, 1):
+        for index in range(gap // 2, count, gap):
+            if index not in seen:
+                seen.add(index)
+                yield index
+    if count and 0 not in seen:
+        yield 0

@@ -1,0 +1,166 @@
+"""Layers to volumes and projection stacks and back: scale, units, axis names, position, contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..acquisition import Acquisition
+from ..volume import ProjectionStack, Volume
+from .model import Source
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+KEY = "napari_microdiffusion"
+"""Where a layer's metadata holds what this plugin knows of it: role, acquisition, truth, provenance, scores."""
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+Triple = tuple[float, float, float]
+
+
+# -- engine to layers ------------------------------------------------------------------------
+
+
+def placed(scale_um: Triple | None, first: float, step: int = 1) -> dict[str, Any]:
+    """Where a stack of images lies: the layer attributes that put them where they were measured.
+
+    Parameters
+    ----------
+    scale_um
+        Voxel size of the volume (z, y, x) in µm; None where unknown: voxels then count as cubes of one pixel.
+    first
+        Centre of the first image, in slices from the top of the volume; the first slice's is 1/2.
+    step
+        Slices from one image to the next.
+    """
+    z, y, x = scale_um or (1.0, 1.0, 1.0)
+    return {
+        "scale": (z * step, y, x),
+        "translate": (round(z * first, 9), 0.0, 0.0),
+        "units": ("pixel" if scale_um is None else "µm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+    }
+
+
+def volume_layer(volume: Volume, role: str = "volume", **facts: Any) -> LayerTuple:
+    """A layer of a volume whose slice k is centred at (k + 1/2)·dz; ``facts`` go into its metadata."""
+    known = {"role": role, **facts}
+    if volume.provenance:
+        known["provenance"] = volume.provenance
+    return volume.data, {"name": volume.name, "metadata": {KEY: known}, **placed(volume.scale_um, 0.5)}, "image"
+
+
+def projections_layer(stack: ProjectionStack, **facts: Any) -> LayerTuple:
+    """A layer of projections, each centred where its beam was."""
+    acquisition = stack.acquisition
+    known = {"role": "projections", "acquisition": acquisition.model_dump(mode="json"), **facts}
+    where = placed(stack.volume_scale_um, float(acquisition.projection_centres[0]), acquisition.step)
+    return stack.data, {"name": stack.name, "metadata": {KEY: known}, **where}, "image"
+
+
+# -- layers to engine ------------------------------------------------------------------------
+
+
+def facts(layer: Image) -> dict[str, Any]:
+    """What this plugin knows of a layer; empty for layers of others."""
+    known = layer.metadata.get(KEY, {})
+    return known if isinstance(known, dict) else {}
+
+
+def header(layer: Image) -> Source:
+    """Shape (of one channel and time point) and dtype of a layer; looks at no pixel."""
+    data = base(layer)
+    shape = tuple(int(n) for n in data.shape)
+    return Source(layer.name, shape if layer.rgb else shape[-3:], str(data.dtype), bool(layer.rgb))
+
+
+def base(layer: Image) -> Any:
+    """The layer's array at full resolution."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def extra_axes(layer: Image) -> dict[str, int]:
+    """Lengths of the axes before z, y, x, called ``channel`` and ``time``; empty for a plain stack.
+
+    Axis labels decide; without them a short axis counts as channels.
+    """
+    if layer.rgb:
+        return {}
+    lengths = [int(n) for n in base(layer).shape[:-3]]
+    labels = [label.lower() for label in layer.axis_labels[: len(lengths)]]
+    names: dict[str, int] = {}
+    for label, length in zip(labels, lengths, strict=True):
+        wanted = {"c": "channel", "t": "time"}.get(label[:1], "channel" if length <= 5 else "time")
+        names[wanted if wanted not in names else {"channel": "time", "time": "channel"}[wanted]] = length
+    return names
+
+
+def pixels(layer: Image, chosen: dict[str, int]) -> Any:
+    """One channel and time point of a layer, (z, y, x), still lazy where the layer is."""
+    data = base(layer)
+    for name in extra_axes(layer):
+        data = data[chosen.get(name, 0)]
+    return data
+
+
+def in_memory(data: Any) -> NDArray[Any]:
+    """The pixels themselves; may read files, so it belongs into a worker thread."""
+    return np.asarray(data)
+
+
+def known_acquisition(layer: Image) -> Acquisition | None:
+    """The acquisition that came with a layer, not bound to a number of projections; None where none did."""
+    known = facts(layer).get("acquisition")
+    if known is None:
+        return None
+    return Acquisition.model_validate(known).replace(count=None, hidden=())
+
+
+def spacing_um(layer: Image) -> Triple | None:
+    """Distance of neighbouring images and pixels (z, y, x) in µm; None where the layer does not state it."""
+    return known_units_um(layer.scale, layer.units)
+
+
+def known_units_um(scale: Sequence[float], units: Sequence[Any]) -> Triple | None:
+    """The last three of a layer's scales in µm; None where its units are no lengths."""
+    if len(scale) < 3 or len(units) < 3:
+        return None
+    lengths = [_micrometres(float(step), unit) for step, unit in zip(scale[-3:], units[-3:], strict=True)]
+    if any(length is None for length in lengths):
+        return None
+    z, y, x = (float(length) for length in lengths if length is not None)
+    return z, y, x
+
+
+def _micrometres(step: float, unit: Any) -> float | None:
+    import pint
+
+    unit = pint.get_application_registry().Unit(str(unit))  # type: ignore[no-untyped-call]
+    return float((step * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else None
+
+
+def top_um(layer: Image, scale_um: Triple | None, first: float) -> Triple:
+    """Translation (z, y, x) of a volume's layer, from a layer whose first image is centred at ``first`` slices."""
+    z, y, x = (float(t) for t in layer.translate[-3:])
+    return z + (0.5 - first) * (scale_um or (1.0,))[0], y, x
+
+
+def place_source(layer: Image, scale_um: Triple | None, step: int) -> None:
+    """Give a source layer the scale that was stated in the widget, so that results lie where they belong."""
+    wanted = placed(scale_um, 0.0, step)
+    if not np.allclose(layer.scale[-3:], wanted["scale"]):
+        layer.scale = (*layer.scale[:-3], *wanted["scale"])
+    if tuple(str(unit) for unit in layer.units[-3:]) != ("micrometer" if scale_um else "pixel",) * 3:
+        layer.units = (*layer.units[:-3], *wanted["units"])
+
+
+def link_contrast(layer: Image, reference: Image) -> None:
+    """Show both with one contrast from now on, the reference's."""
+    from napari.experimental import link_layers
+
+    layer.contrast_limits = reference.contrast_limits
+    link_layers([reference, layer], ["contrast_limits", "gamma"])

@@ -1,0 +1,98 @@
+"""The layer that a run is writing into: made from the first picture, refreshed now and then, finished at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer
+
+from .layers import KEY, link_contrast, placed, top_um
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from ..volume import ProjectionStack
+
+
+class LiveLayer(QObject):
+    """A result's layer while it grows.
+
+    The worker writes into the layer's own array; here a flag is set, and a timer draws. Thumbnail, highlight and extent
+    stay as they are until the end: each would go over the whole volume.
+    """
+
+    def __init__(self, viewer: ViewerModel, name: str, parent: QObject, rate: float = 2.0) -> None:
+        super().__init__(parent)
+        self._viewer, self._name = viewer, name
+        self.layer: Image | None = None
+        self._stale = False
+        self._timer = QTimer(self)
+        self._timer.setInterval(round(1000 / rate))
+        self._timer.timeout.connect(self._draw)
+
+    def open(self, canvas: NDArray[np.float32], stack: ProjectionStack, source: Image, truth: Image | None) -> Image:
+        """Add the layer, where its slices were measured, with the contrast of the truth or else of the projections."""
+        first = float(stack.acquisition.projection_centres[0])
+        reference = truth if truth is not None else source
+        where = placed(stack.volume_scale_um, 0.5)
+        where["translate"] = top_um(source, stack.volume_scale_um, first)
+        self.layer = self._viewer.add_image(
+            canvas,
+            name=self._name,
+            contrast_limits=tuple(reference.contrast_limits),
+            colormap=reference.colormap,
+            metadata={KEY: {"role": "result"}},
+            **where,
+        )
+        link_contrast(self.layer, reference)
+        self._timer.start()
+        return self.layer
+
+    @property
+    def gone(self) -> bool:
+        """Whether the layer was there and people have removed it."""
+        return self.layer is not None and self.layer not in self._viewer.layers
+
+    def touch(self) -> None:
+        """The array has changed; draw it when the timer says so."""
+        self._stale = True
+
+    def finish(self, facts: dict[str, Any], suffix: str = "") -> None:
+        """Stop drawing, keep what is known of the result with the layer, draw it once in full."""
+        self._timer.stop()
+        if self.layer is None or self.gone:
+            return
+        self.layer.metadata = {**self.layer.metadata, KEY: {"role": "result", **facts}}
+        self.layer.name += suffix
+        self.layer.refresh()
+
+    def _draw(self) -> None:
+        if self._stale and self.layer is not None and not self.gone:
+            self._stale = False
+            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+
+def show_middle(viewer: ViewerModel, layer: Image) -> None:
+    """Move the sliders to the middle of a layer unless they are inside it already, away from its ends."""
+    if viewer.dims.ndisplay == 3:
+        return
+    depth = layer.data.shape[-3]
+    axis = viewer.dims.ndim - 3
+    top, step = float(layer.translate[-3]), float(layer.scale[-3])
+    inside = (viewer.dims.point[axis] - top) / step
+    if not 1 <= inside <= depth - 2:
+        viewer.dims.set_point(axis, top + step * (depth // 2))
+
+
+def show_side_by_side(viewer: ViewerModel, on: bool) -> None:
+    """Show layers beside one another with their names, or on top of one another; fit the view when that changes."""
+    on = on and len(viewer.layers) > 1
+    for layer in viewer.layers:
+        layer.name_overlay.visible = on
+        layer.name_overlay.font_size = 8
+    if viewer.canvas.grid.enabled != on:
+        viewer.canvas.grid.enabled = on
+        viewer.fit_to_view()

@@ -1,0 +1,104 @@
+"""Method: which one, which preset, where it runs, and the settings for those who want them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QSizePolicy, QSpinBox
+
+from ..events import EngineError
+from ..presets import PRESETS, spec
+from .advanced import AdvancedSettings, unscrolled
+from .model import PRESET_HINTS, Setup, friendly, method_order
+
+DEVICES = {
+    "auto": "automatic (GPU if there is one)",
+    "cpu": "processor (CPU)",
+    "cuda": "NVIDIA GPU (CUDA)",
+    "mps": "Apple GPU (MPS)",
+}
+
+
+class MethodBox(QGroupBox):
+    """The part of the setup that says how."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("2 · Method")
+        self._method, self._preset, self._device, self._seed = QComboBox(), QComboBox(), QComboBox(), QSpinBox()
+        for name in method_order():
+            self._method.addItem(friendly(name)[0], name)
+            self._method.setItemData(self._method.count() - 1, friendly(name)[1], Qt.ItemDataRole.ToolTipRole)
+        for name in PRESETS:
+            self._preset.addItem(f"{name}: {PRESET_HINTS.get(name, '')}".removesuffix(": "), name)
+        for name in ("auto", "cpu", "mps" if sys.platform == "darwin" else "cuda"):
+            self._device.addItem(DEVICES[name], name)
+        self._seed.setRange(0, 2**31 - 1)
+        self._method.setToolTip("How the volume is computed")
+        self._preset.setToolTip("How much effort: a set of values for all the settings below")
+        self._device.setToolTip("Where the computation runs")
+        self._seed.setToolTip("Start of the random numbers: the same seed gives the same volume again")
+        self._hint = QLabel()
+        self._hint.setWordWrap(True)
+        self._hint.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.advanced = AdvancedSettings()
+        self._lay_out()
+        self.set_value(Setup())
+
+    def value(self) -> dict[str, Any]:
+        """The fields of the setup that are edited here."""
+        return {
+            "method": self._method.currentData(),
+            "preset": self._preset.currentData(),
+            "overrides": self.advanced.overrides(),
+            "seed": self._seed.value(),
+            "device": self._device.currentData(),
+        }
+
+    def set_value(self, setup: Setup) -> None:
+        """Show a setup without saying that it changed."""
+        for combo, name in ((self._method, setup.method), (self._preset, setup.preset), (self._device, setup.device)):
+            combo.blockSignals(True)
+            if combo.findData(name) < 0:
+                combo.addItem(DEVICES.get(name, name), name)
+            combo.setCurrentIndex(combo.findData(name))
+            combo.blockSignals(False)
+        self._seed.blockSignals(True)
+        self._seed.setValue(setup.seed)
+        self._seed.blockSignals(False)
+        self._show_settings(setup.overrides)
+
+    def _lay_out(self) -> None:
+        form = QFormLayout(self)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for text, widget in (("Method", self._method), ("Effort", self._preset)):
+            form.addRow(text, unscrolled(widget))
+            if widget is self._method:
+                form.addRow(self._hint)
+        form.addRow("Computed on", unscrolled(self._device))
+        form.addRow("Seed", unscrolled(self._seed))
+        form.addRow(self.advanced)
+        self._form = form
+        self._method.currentIndexChanged.connect(self._chosen)
+        self._preset.currentIndexChanged.connect(self._chosen)
+        self._device.currentIndexChanged.connect(self.changed)
+        self._seed.valueChanged.connect(self.changed)
+        self.advanced.changed.connect(self.changed)
+
+    def _chosen(self) -> None:
+        self._show_settings({})
+        self.changed.emit()
+
+    def _show_settings(self, overrides: dict[str, Any]) -> None:
+        self._hint.setText(friendly(self._method.currentData())[1])
+        try:
+            preset = spec(self._method.currentData(), self._preset.currentData())
+        except EngineError as error:  # a preset that this method does not have
+            self._hint.setText(str(error))
+            return
+        for widget in (self._preset, self._device, self._seed):
+            self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them
+        self.advanced.set_method(preset, overrides)

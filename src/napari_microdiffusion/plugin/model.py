@@ -1,0 +1,225 @@
+"""The one model that the dock widget edits: what to reconstruct, how, and with which method. Knows no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
+from ..events import InvalidInput
+from ..presets import METHODS, PresetName, explain, spec
+from ..volume import MINIMUM_LATERAL
+
+if TYPE_CHECKING:
+    from ..methods import Method
+    from ..run import Job
+
+FRIENDLY: dict[str, tuple[str, str]] = {
+    "microdiffusion": (
+        "MicroDiffusion",
+        "A neural network learns the volume from your projections, then a diffusion model refines it slice by slice. "
+        "The slowest, and the method this plugin is named after.",
+    ),
+    "inr": (
+        "INR (neural representation)",
+        "A small neural network learns the volume so that its slices average to your projections. Minutes.",
+    ),
+    "conservative": (
+        "Conservative interpolation",
+        "The smoothest volume that agrees exactly with what was measured. Instant, and hard to beat: start here.",
+    ),
+    "cubic": ("Cubic interpolation", "A smooth curve through the projections, pixel by pixel. Instant."),
+    "linear": ("Linear interpolation", "Straight lines between the projections, pixel by pixel. Instant."),
+    "cubic_diffusion": (
+        "Diffusion on cubic interpolation",
+        "A diffusion model refines the cubic interpolation. For comparison.",
+    ),
+    "interpolation_diffusion": (
+        "Diffusion on linear interpolation",
+        "A diffusion model refines the linear interpolation. For comparison.",
+    ),
+    "naive_diffusion": (
+        "Diffusion alone",
+        "A diffusion model that is shown the projections but no first guess. For comparison.",
+    ),
+}
+"""What people read for each method: its name and one sentence. A method that is not here goes by its own name."""
+
+PRESET_HINTS = {
+    "preview": "minutes, any computer",
+    "standard": "minutes on a GPU",
+    "paper": "hours on a GPU",
+}
+
+
+def method_order() -> list[str]:
+    """All methods, the ones people read about first, the others as they come."""
+    return [name for name in FRIENDLY if name in METHODS] + [name for name in METHODS if name not in FRIENDLY]
+
+
+def friendly(method: str) -> tuple[str, str]:
+    """Name and one sentence of a method."""
+    return FRIENDLY.get(method, (method.replace("_", " ").capitalize(), "No description yet."))
+
+
+class Setup(BaseModel):
+    """All that the widget lets people choose. Layers are named, not held, so that a setup can be stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field("", description="name of the layer with the projections, or with the volume to simulate from")
+    channel: int | None = Field(None, ge=0, description="channel to use, where the layer has several")
+    time: int | None = Field(None, ge=0, description="time point to use, where the layer has several")
+    simulate: bool = Field(False, description="the layer is a full volume: make projections from it")
+    truth: str = Field("", description="name of the layer with the ground truth; empty: none")
+    acquisition: Acquisition = Acquisition()
+    scale_um: tuple[float, float, float] | None = Field(
+        None, description="voxel size of the volume (z, y, x) in µm; None: not stated"
+    )
+    method: str = "microdiffusion"
+    preset: PresetName = "preview"
+    overrides: dict[str, Any] = Field({}, description="dotted settings over the preset")
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def spec(self) -> Method:
+        """The method with all its settings.
+
+        Raises
+        ------
+        InvalidInput
+            For a setting that does not exist or is out of range; names it and its range.
+        """
+        return spec(self.method, self.preset, self.overrides)
+
+    def job(self, projections: Path | None = None, channel: int | None = None, time: int | None = None) -> Job:
+        """The job of this setup; it can be replayed from the file ``projections``, its channel and time point."""
+        from ..run import Job
+
+        method = self.spec()
+        job = Job(
+            method=method,
+            acquisition=self.acquisition,
+            projections=projections,
+            channel=channel,
+            time=time,
+            seed=self.seed,
+            device=self.device,
+        )
+        if method.learned:
+            return job
+        # an interpolation has no use for torch, which takes seconds to load
+        return job.model_copy(update={"device": "cpu", "precision": "float32"})
+
+    @property
+    def title(self) -> str:
+        """``<method> <preset>``, the first part of a result's name; methods with nothing to set have no preset."""
+        name = friendly(self.method)[0].partition(" (")[0]
+        return f"{name} {self.preset}" if self.spec().learned else name
+
+    def replace(self, **changes: Any) -> Setup:
+        """A validated copy with some fields changed."""
+        return Setup.model_validate({**dict(self), **changes})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a layer's header says, without looking at its pixels: enough to refuse what cannot work.
+
+    Parameters
+    ----------
+    name
+        The layer's.
+    shape
+        After one channel and one time point are chosen.
+    dtype
+        numpy's name of it.
+    rgb
+        Whether it is a colour image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    rgb: bool = False
+
+    def check(self) -> None:
+        """Refuse what is not a stack of grey images.
+
+        Raises
+        ------
+        InvalidInput
+            Saying what to do.
+        """
+        if self.rgb:
+            raise InvalidInput(f"{self.name} is a colour image: split it into channels first (right-click the layer)")
+        if np.dtype(self.dtype).kind not in "uif":
+            raise InvalidInput(
+                f"{self.name} holds {self.dtype} data; images with integer or real intensities are needed"
+            )
+        if len(self.shape) == 2:
+            raise InvalidInput(
+                f"{self.name} is a single image; a stack of at least {MINIMUM_PROJECTIONS} images is needed"
+            )
+        if len(self.shape) != 3:
+            raise InvalidInput(f"{self.name} has {len(self.shape)} axes; a stack of images has three")
+        if min(self.shape[1:]) < MINIMUM_LATERAL:
+            raise InvalidInput(
+                f"{self.name} is {_by(self.shape[1:])} pixels; at least {_by((MINIMUM_LATERAL,) * 2)} are needed"
+            )
+
+
+def covered(setup: Setup, source: Source) -> Acquisition:
+    """The acquisition, bound to as many projections as the source has or, when simulating, gives.
+
+    Raises
+    ------
+    InvalidInput
+        If the source cannot be used, or there would be fewer than three projections.
+    """
+    source.check()
+    if setup.simulate:
+        return setup.acquisition.fitted(source.shape[0])
+    if source.shape[0] < MINIMUM_PROJECTIONS:
+        raise InvalidInput(
+            f"{source.name} has {source.shape[0]} images; at least {MINIMUM_PROJECTIONS} projections are needed"
+        )
+    return setup.acquisition.bound(source.shape[0])
+
+
+def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> str:
+    """What will be built, in one sentence.
+
+    Raises
+    ------
+    InvalidInput
+        What is wrong with the choices, before any pixel is looked at.
+    """
+    if source is None:
+        raise InvalidInput("Choose an image: open a file, or File › Open Sample › microdiffusion")
+    acquisition = covered(setup, source)
+    depth, (y, x) = acquisition.depth, source.shape[1:]
+    if truth is not None and not setup.simulate:
+        truth.check()
+        if truth.shape != (depth, y, x):
+            raise InvalidInput(
+                f"the ground truth {truth.name} is {_by(truth.shape)}, but the volume will be {_by((depth, y, x))}: "
+                "choose another one, or check slices and stride"
+            )
+    try:
+        setup.spec()
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from error
+    size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"
+    built = f"{acquisition.count} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
+    if setup.simulate and depth < source.shape[0]:
+        built += f". The last {source.shape[0] - depth} of {source.shape[0]} slices fill no projection and are left out"
+    return built
+
+
+def _by(numbers: tuple[float, ...]) -> str:
+    return " × ".join(f"{number:.4g}" for number in numbers)

@@ -1,0 +1,243 @@
+"""The dock widget "Reconstruct volume": four boxes, read top to bottom, that edit one setup and run it."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari.viewer
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+
+from ..events import InvalidInput
+from .data_box import DataBox
+from .files import Files
+from .layers import facts, header
+from .live import show_side_by_side
+from .method_box import MethodBox
+from .model import Setup, Source, plan
+from .result_box import ResultBox
+from .run_box import RunBox
+from .session import Session, preferences
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+RED, PLAIN = "color: #f0605a", ""
+
+
+class ReconstructWidget(QWidget):
+    """Edits a `Setup`, runs it, shows the result.
+
+    Parameters
+    ----------
+    viewer
+        napari hands it over.
+    """
+
+    valueChanged = Signal(object)  # Setup
+    finished = Signal(bool)  # whether a run has come to its end, be it by Stop
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._session: Session | None = None
+        self._last: Setup | None = None
+        self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
+        self._files = Files(viewer, self)
+        self._lay_out()
+        self._connect()
+        self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
+        threading.Thread(target=_warm_up, daemon=True).start()
+
+    # -- the model ---------------------------------------------------------------------------
+
+    def value(self) -> Setup:
+        """What is chosen now."""
+        return Setup.model_validate({**self.data.value(), **self.method.value()})
+
+    def setValue(self, setup: Setup) -> None:
+        """Show a setup; layers that are not there are left out."""
+        self.data.set_value(setup)
+        self.method.set_value(setup)
+        self._changed()
+
+    def problem(self) -> str:
+        """What is wrong with the setup, empty if nothing is."""
+        try:
+            self._plan(self.value())
+        except InvalidInput as error:
+            return str(error)
+        return ""
+
+    # -- running -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start a run; refuses with a notification what cannot work, and does nothing while one is running."""
+        if self.running:
+            return
+        setup, source = self.value(), self.data.source()
+        if source is None or self.problem():
+            show_error(self.problem())
+            return
+        self._last = setup
+        self.run_box.begin()
+        self._session = session = Session(self._viewer, setup, source, self.data.truth(), self)
+        session.progressed.connect(self.run_box.show_progress)
+        session.scored.connect(self.result.show_scores)
+        session.opened.connect(self._opened)
+        session.noticed.connect(show_info)
+        session.ended.connect(self._ended)
+        session.failed.connect(self._failed)
+        session.start()
+
+    def stop(self) -> None:
+        """Stop within a second and keep what is done."""
+        if self._session is not None:
+            self._session.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self._session is not None
+
+    def open(self, path: Path) -> None:
+        """Open a file as layers, in the background, and choose it."""
+        self._files.open(path, self.data.choose)
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def _opened(self, layer: Image) -> None:
+        self._show_side_by_side(self.result.grid.isChecked())
+        self._offer_results(layer.name)
+
+    def _ended(self, message: str) -> None:
+        self._session = None
+        self.run_box.end(message)
+        self._offer_results()
+        self._changed()
+        self.finished.emit(True)
+
+    def _failed(self, message: str) -> None:
+        self._session = None
+        self.run_box.end("The last run failed", done=False)
+        self._changed()
+        show_error(message)
+        self.finished.emit(False)
+
+    def _changed(self) -> None:
+        setup = self.value()
+        try:
+            line, style = self._plan(setup), PLAIN
+        except InvalidInput as error:
+            line, style = str(error)[:1].upper() + str(error)[1:], RED
+        self.data.line.setText(line)
+        self.data.line.setStyleSheet(style)
+        self.run_box.set_possible(style == PLAIN)
+        self.result.set_job_possible(style == PLAIN)
+        self.valueChanged.emit(setup)
+
+    def _plan(self, setup: Setup) -> str:
+        headers: list[Source | None] = [
+            None if layer is None else header(layer) for layer in (self.data.source(), self.data.truth())
+        ]
+        return plan(setup, *headers)
+
+    def _layers_changed(self) -> None:
+        self.data.refresh()
+        self._offer_results(self.result.current())
+        if self._session is not None:
+            self._session.check_layer()
+
+    # -- results -----------------------------------------------------------------------------
+
+    def results(self) -> list[Image]:
+        """Layers that runs have made, the newest last."""
+        from napari.layers import Image
+
+        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") == "result"]
+
+    def _offer_results(self, chosen: str = "") -> None:
+        names = [layer.name for layer in self.results()]
+        self.result.offer(names, chosen if chosen in names else (names[-1] if names else None))
+        if not self.running:
+            self._show_scores()
+
+    def _show_scores(self) -> None:
+        layer = self._chosen()
+        if layer is not None:
+            self.result.show_known(facts(layer))
+
+    def _chosen(self) -> Image | None:
+        return next((layer for layer in self.results() if layer.name == self.result.current()), None)
+
+    def _save(self) -> None:
+        layer = self._chosen()
+        if layer is not None:
+            self._files.save(layer)
+
+    def _save_job(self) -> None:
+        source = self.data.source()
+        if source is not None:
+            self._files.save_job(self.value(), source)
+
+    def _show_side_by_side(self, on: bool) -> None:
+        show_side_by_side(self._viewer, on)
+
+    # -- building ----------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        inside = QWidget()
+        boxes = QVBoxLayout(inside)
+        boxes.setContentsMargins(2, 2, 2, 2)
+        for box in (self.data, self.method, self.run_box, self.result):
+            boxes.addWidget(box)
+        boxes.addStretch(1)
+        area = QScrollArea()
+        area.setWidget(inside)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(area)
+        self.setMinimumWidth(380)
+
+    def _connect(self) -> None:
+        self.data.changed.connect(self._changed)
+        self.method.changed.connect(self._changed)
+        self.data.opened.connect(self.open)
+        self.run_box.run.connect(self.run)
+        self.run_box.stop.connect(self.stop)
+        self.result.save.connect(self._save)
+        self.result.save_job.connect(self._save_job)
+        self.result.chosen.connect(self._show_scores)
+        self.result.side_by_side.connect(self._show_side_by_side)
+        for event in _events(self._viewer):
+            event.connect(self._on_layers)
+        self.destroyed.connect(partial(_forget, self._viewer, self._on_layers))
+
+    def _on_layers(self, event: Any) -> None:
+        added = event.value if event.type == "inserted" else None
+        self._layers_changed()
+        if added is not None and facts(added).get("role") == "projections" and not self.running:
+            self.data.choose(added.name)
+
+
+def _warm_up() -> None:
+    """Import what a run needs, but for torch, while people still read: a second that Run would wait for."""
+    import_module("napari_microdiffusion.plugin.worker")
+
+
+def _forget(viewer: napari.viewer.Viewer, slot: object, *_: object) -> None:
+    """The widget is gone: the viewer must not call it any more."""
+    for event in _events(viewer):
+        event.disconnect(slot)
+
+
+def _events(viewer: napari.viewer.Viewer) -> tuple[Any, ...]:
+    events = viewer.layers.events
+    return events.inserted, events.removed, events.renamed

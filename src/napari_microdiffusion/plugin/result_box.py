@@ -1,0 +1,118 @@
+"""Result: how good the volume is, and where to keep it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QGridLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+)
+
+from .advanced import unscrolled
+
+SCORES = {
+    "psnr": (
+        "PSNR",
+        "{:.1f} dB",
+        "How close the volume is to the ground truth, slice by slice: +6 dB halves the error; 30 is good",
+    ),
+    "ssim": ("SSIM", "{:.3f}", "How alike the structures look to the ground truth's: 1 is identical"),
+    "dice": ("DICE", "{:.3f}", "How well bright structures overlap with the ground truth's: 1 is perfect"),
+    "residual": (
+        "Residual",
+        "{:.2%}",
+        "How far the volume, seen through the same beam, is from the measured projections, in percent of their range: "
+        "0 % agrees exactly",
+    ),
+}
+NO_TRUTH = "No ground truth: the residual only says that the volume agrees with what was measured."
+
+
+class ResultBox(QGroupBox):
+    """Scores of the chosen result, and what can be done with it."""
+
+    save = Signal()
+    save_job = Signal()
+    side_by_side = Signal(bool)
+    chosen = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("4 · Result")
+        self._results = QComboBox()
+        self._results.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._results.setMinimumContentsLength(8)
+        self._results.setToolTip("Which run's scores to show, and which volume to save")
+        self._results.currentIndexChanged.connect(self.chosen)
+        self._values: dict[str, QLabel] = {}
+        self._note = QLabel()
+        self._note.setWordWrap(True)
+        self._note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.grid = QCheckBox("Show layers side by side")
+        self.grid.setChecked(True)
+        self.grid.setToolTip("Projections, ground truth and results next to one another instead of on top")
+        self.grid.toggled.connect(self.side_by_side)
+        self._save, self._job = QPushButton("Save volume…"), QPushButton("Save job…")
+        self._save.setToolTip("Save the volume as OME-TIFF or OME-Zarr, with its voxel size and how it was made")
+        self._job.setToolTip("Save the settings, to repeat the run with: napari-microdiffusion reconstruct --job FILE")
+        self._save.clicked.connect(self.save)
+        self._job.clicked.connect(self.save_job)
+        self._lay_out()
+        self.show_scores({}, has_truth=True)
+        self.offer([], None)
+
+    def offer(self, names: list[str], chosen: str | None) -> None:
+        """The results there are, and the one to show."""
+        self._results.blockSignals(True)
+        self._results.clear()
+        self._results.addItems(names or ["no result yet"])
+        self._results.setCurrentText(chosen or "")
+        self._results.blockSignals(False)
+        self._results.setEnabled(bool(names))
+        self._save.setEnabled(bool(names))
+
+    def current(self) -> str:
+        """Name of the chosen result's layer."""
+        return self._results.currentText() if self._results.isEnabled() else ""
+
+    def show_scores(self, scores: dict[str, float], has_truth: bool) -> None:
+        """The figures there are, dashes for the others."""
+        for key, label in self._values.items():
+            label.setText(SCORES[key][1].format(scores[key]) if key in scores else "–")
+        self._note.setText("" if has_truth or not scores else NO_TRUTH)
+        self._note.setVisible(bool(self._note.text()))
+
+    def show_known(self, known: dict[str, Any]) -> None:
+        """The scores kept with a result's layer."""
+        scores = known.get("scores", {})
+        self.show_scores(scores, "psnr" in scores)
+
+    def set_job_possible(self, possible: bool) -> None:
+        """Whether there is a job that could be saved."""
+        self._job.setEnabled(possible)
+
+    def _lay_out(self) -> None:
+        layout, scores, buttons = QVBoxLayout(self), QGridLayout(), QHBoxLayout()
+        for column, (key, (title, _, tooltip)) in enumerate(SCORES.items()):
+            head, value = QLabel(title), QLabel("–")
+            value.setStyleSheet("font-size: 15px; font-weight: bold")
+            for label, row in ((head, 0), (value, 1)):
+                label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+                label.setToolTip(tooltip)
+                scores.addWidget(label, row, column)
+            self._values[key] = value
+        for button in (self._save, self._job):
+            buttons.addWidget(button)
+        layout.addWidget(unscrolled(self._results))
+        layout.addLayout(scores)
+        layout.addWidget(self._note)
+        layout.addWidget(self.grid)
+        layout.addLayout(buttons)

@@ -1,0 +1,139 @@
+"""Run: the two buttons, how far it is, and the loss curve."""
+
+from __future__ import annotations
+
+import math
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+from .follow import Progress
+
+CURVE_POINTS = 600
+
+
+class RunBox(QGroupBox):
+    """Says run and stop, and shows what comes back."""
+
+    run = Signal()
+    stop = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("3 · Run")
+        self.run_button, self.stop_button = QPushButton("Run"), QPushButton("Stop")
+        self.run_button.setToolTip("Reconstruct the volume. The window stays usable while it runs")
+        self.stop_button.setToolTip("Stop within a second and keep what is done so far")
+        self.run_button.clicked.connect(self.run)
+        self.stop_button.clicked.connect(self._stopping)
+        self._stage, self._left = QLabel("Ready"), QLabel()
+        self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 1)
+        self._curve = LossCurve()
+        layout = QVBoxLayout(self)
+        layout.addLayout(_row(self.run_button, self.stop_button))
+        layout.addLayout(_row(self._stage, self._left, stretch=(1, 0)))
+        layout.addWidget(self._bar)
+        layout.addWidget(self._curve)
+        self.set_running(False)
+
+    def set_running(self, running: bool) -> None:
+        """Switch the buttons."""
+        self._running = running
+        self.stop_button.setEnabled(running)
+        self.run_button.setEnabled(not running)
+
+    def set_possible(self, possible: bool) -> None:
+        """Whether the setup can be run at all."""
+        self.run_button.setEnabled(possible and not self._running)
+
+    def begin(self) -> None:
+        """A run begins."""
+        self.set_running(True)
+        self._say("Reading the images")
+        self._bar.setRange(0, 0)
+        self._curve.clear()
+
+    def show_progress(self, progress: Progress) -> None:
+        """Stage, bar, time left, losses."""
+        if progress.fresh:
+            self._curve.clear()
+        self._say(progress.stage, _in_words(progress.seconds_left))
+        self._bar.setRange(0, max(0, progress.steps))
+        self._bar.setValue(progress.done)
+        self._curve.add(progress.losses)
+
+    def end(self, message: str, done: bool = True) -> None:
+        """A run has ended; what to say of it."""
+        self.set_running(False)
+        self._bar.setRange(0, 1)
+        self._bar.setValue(int(done))
+        self._say(message)
+
+    def _stopping(self) -> None:
+        self.stop_button.setEnabled(False)
+        self._say("Stopping")
+        self.stop.emit()
+
+    def _say(self, stage: str, left: str = "") -> None:
+        self._stage.setText(stage)
+        self._stage.setToolTip(stage)
+        self._left.setText(left)
+
+
+class LossCurve(QWidget):
+    """Loss over training steps, logarithmic; hidden until there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import pyqtgraph
+
+        self._plot = pyqtgraph.PlotWidget(background=None)
+        self._plot.setFixedHeight(112)
+        self._plot.setToolTip(
+            "Training loss: how far the network still is from the measured projections. It should fall and level off"
+        )
+        self._plot.setMouseEnabled(False, False)
+        self._plot.hideButtons()
+        self._plot.setMenuEnabled(False)
+        self._plot.setLogMode(y=True)
+        self._plot.setLabel("left", "loss")
+        self._plot.setLabel("bottom", "training step")
+        self._plot.getAxis("left").enableAutoSIPrefix(False)
+        self._plot.getAxis("left").setStyle(maxTickLevel=0)
+        self._line = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e0", width=1.5))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._plot)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the curve."""
+        self._points: list[tuple[int, float]] = []
+        self.setVisible(False)
+
+    def add(self, losses: tuple[tuple[int, float], ...]) -> None:
+        """Further points; every second one is dropped when there are too many to see."""
+        usable = [(step, loss) for step, loss in losses if math.isfinite(loss) and loss > 0]
+        self._points += usable
+        if len(self._points) < 3:
+            return
+        if len(self._points) > CURVE_POINTS:
+            self._points = self._points[::2]
+        self._line.setData(*map(list, zip(*self._points, strict=True)))
+        self.setVisible(True)
+
+
+def _row(*widgets: QWidget, stretch: tuple[int, ...] = ()) -> QHBoxLayout:
+    layout = QHBoxLayout()
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, stretch[i] if stretch else 1)
+    return layout
+
+
+def _in_words(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

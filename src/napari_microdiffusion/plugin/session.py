@@ -1,0 +1,198 @@
+"""One run as the viewer sees it: from the chosen layers to a finished layer, with signals on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+
+from ..volume import ProjectionStack, Volume
+from .layers import facts, in_memory, pixels, place_source, projections_layer
+from .live import LiveLayer, show_middle
+from .model import Setup
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from .follow import Progress
+    from .worker import Load, Message, Outcome
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What napari's preferences say about this plugin."""
+
+    device: str = "auto"
+    preview_rate: float = 2.0
+
+
+def preferences() -> Preferences:
+    """The user's preferences; defaults where napari does not know the plugin, as in some tests."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        chosen = get_plugin_settings("napari-microdiffusion").reconstruct
+    except (KeyError, AttributeError, ValueError):
+        return Preferences()
+    return Preferences(str(chosen.device), float(chosen.preview_rate))
+
+
+class Session(QObject):
+    """A run. Everything heavy happens in its worker; here layers are added and named."""
+
+    progressed = Signal(object)  # Progress
+    scored = Signal(object, bool)  # scores, whether there is a truth
+    opened = Signal(object)  # the result's layer
+    noticed = Signal(str)
+    ended = Signal(str)
+    failed = Signal(str)
+
+    def __init__(self, viewer: ViewerModel, setup: Setup, source: Image, truth: Image | None, parent: QObject) -> None:
+        super().__init__(parent)
+        from .worker import RunWorker
+
+        self._viewer, self._setup, self._source = viewer, setup, source
+        self._truth = source if setup.simulate else truth
+        rate = preferences().preview_rate
+        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}", self, rate)
+        job = setup.job(*replayable(source, setup))
+        self._worker = RunWorker(loader(setup, source, truth), job, preview_seconds=max(1 / rate, 3.0))
+        self._worker.yielded.connect(self._take)
+        self._worker.returned.connect(self._end)
+        self._worker.errored.connect(self._fail)
+        self.destroyed.connect(_setter(self._worker.stopped))
+
+    def start(self) -> None:
+        """Start the worker."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Ask the engine to stop; `ended` follows within a step."""
+        self._worker.stopped.set()
+
+    def check_layer(self) -> None:
+        """Stop if people have removed the layer that is being written: nobody wants it any more."""
+        if self._live.gone:
+            self.stop()
+
+    # -- from the worker ---------------------------------------------------------------------
+
+    def _take(self, message: Message) -> None:
+        from .follow import Progress
+        from .worker import Loaded, Opened
+
+        match message:
+            case Loaded():
+                self._stack = message.stack
+                self._show_source(message.stack)
+            case Opened():
+                layer = self._live.open(message.canvas, self._stack, self._shown, self._truth)
+                show_middle(self._viewer, layer)
+                self.opened.emit(layer)
+            case Progress():
+                self._progress(message)
+
+    def _show_source(self, stack: ProjectionStack) -> None:
+        """Put the source where it was measured; when simulating, show the projections beside it."""
+        scale, step = self._setup.scale_um, stack.acquisition.step
+        if not self._setup.simulate:
+            place_source(self._source, scale, step)
+            self._shown = self._source
+            return
+        place_source(self._source, scale, 1)
+        self._shown = _simulated(self._viewer, stack, self._source)
+
+    def _progress(self, progress: Progress) -> None:
+        if progress.painted:
+            self._live.touch()
+        if progress.scores is not None:
+            self.scored.emit(progress.scores, self._truth is not None)
+        for notice in progress.notices:
+            self.noticed.emit(notice)
+        self.progressed.emit(progress)
+
+    def _end(self, outcome: Outcome) -> None:
+        result = outcome.result
+        removed = self._live.gone
+        known = {
+            "provenance": result.volume.provenance,
+            "scores": outcome.scores,
+            "source_dtype": result.volume.source_dtype,
+        }
+        self._live.finish(known, " (partial)" if result.partial else "")
+        self.scored.emit(outcome.scores, self._truth is not None)
+        if removed:
+            self.ended.emit("Stopped, as its layer was removed")
+        elif result.partial:
+            self.ended.emit("Stopped; what was done is kept")
+        else:
+            self.ended.emit(f"Done in {_duration(result.seconds)}")
+        self.deleteLater()
+
+    def _fail(self, error: Exception) -> None:
+        self._live.finish({}, " (failed)")
+        self.failed.emit(_sentence(str(error)))
+        self.deleteLater()
+
+
+def loader(setup: Setup, source: Image, truth: Image | None) -> Load:
+    """What gives the worker its input; the pixels are first touched there."""
+    chosen = {"channel": setup.channel or 0, "time": setup.time or 0}
+    name, data = source.name, pixels(source, chosen)
+    dtype = str(facts(source).get("source_dtype") or data.dtype)
+    reference = None if truth is None else (truth.name, pixels(truth, {}))
+
+    def load() -> tuple[ProjectionStack, Volume | None]:
+        array = in_memory(data)
+        if setup.simulate:
+            return Volume(array, setup.scale_um, name, dtype).simulate(setup.acquisition)
+        scale = setup.scale_um and (setup.scale_um[0] * setup.acquisition.step, *setup.scale_um[1:])
+        stack = ProjectionStack(array, setup.acquisition.bound(len(array)), scale, name, dtype)
+        return stack, reference and Volume(in_memory(reference[1]), setup.scale_um, reference[0])
+
+    return load
+
+
+def replayable(source: Image, setup: Setup) -> tuple[Path | None, int | None, int | None]:
+    """File, channel and time point that a job can be replayed from; None for layers that our reader did not open."""
+    path = facts(source).get("path")
+    if path is None or setup.simulate:
+        return None, None, None
+    return Path(path), facts(source).get("channel"), setup.time
+
+
+def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Image:
+    """The layer of simulated projections beside their volume; it replaces that of an earlier run."""
+    from napari.layers import Image
+
+    data, attributes, _ = projections_layer(stack, truth=volume.name, simulated=True)
+    z, y, x = attributes["translate"]
+    top = volume.translate[-3:]
+    attributes["translate"] = (z - attributes_half(stack) + top[0], y + top[1], x + top[2])
+    attributes["contrast_limits"] = tuple(volume.contrast_limits)
+    attributes["colormap"] = volume.colormap
+    for layer in [x for x in viewer.layers if isinstance(x, Image)]:
+        if layer.name == stack.name and facts(layer).get("simulated"):
+            viewer.layers.remove(layer)
+    return viewer.add_image(data, **attributes)
+
+
+def attributes_half(stack: ProjectionStack) -> float:
+    """Half a slice, in the layer's unit: where the first slice of a volume layer of ours is centred."""
+    return 0.5 * (stack.volume_scale_um or (1.0,))[0]
+
+
+def _setter(event: Any) -> Callable[..., None]:
+    return lambda *_: event.set()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

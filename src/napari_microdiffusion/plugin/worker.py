@@ -1,0 +1,147 @@
+"""A run in a worker thread: the engine's generator in, few and small messages out.
+
+A generator worker has no backpressure: whatever is yielded queues up in Qt. So pixels never travel in a message.
+They are written into one array, which the layer shows as it is, and messages come ten times a second at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from superqt.utils import GeneratorWorker
+
+from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
+from ..methods import Conservative
+from ..run import Job, Result, run
+from ..volume import ProjectionStack, Volume
+from .follow import Progress, Recorder
+
+Load = Callable[[], tuple[ProjectionStack, Volume | None]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The input is in memory; ``truth`` where there is one."""
+
+    stack: ProjectionStack
+    truth: Volume | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The first picture is there: the array (z, y, x) that later previews are written into."""
+
+    canvas: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run: the result, whose pixels are the canvas, and its scores."""
+
+    result: Result
+    scores: dict[str, float]
+
+
+Message = Loaded | Opened | Progress
+Messages = Generator[Message, None, Outcome]
+
+
+class RunWorker(GeneratorWorker[Message, None, Outcome]):
+    """Runs the driver in a thread, and closes it there whatever happens, so that the engine cleans up."""
+
+    def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0) -> None:
+        self.stopped = threading.Event()
+        super().__init__(drive, load, job, self.cancelled, preview_seconds)
+
+    def cancelled(self) -> bool:
+        """Whether Stop was pressed or the application is closing."""
+        return self.stopped.is_set() or bool(self.abort_requested)
+
+    def work(self) -> Any:
+        try:
+            return super().work()
+        finally:
+            self._gen.close()
+
+
+def drive(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float = 3.0) -> Messages:
+    """Load, run and score, with every failure as an `EngineError`.
+
+    A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
+
+    Parameters
+    ----------
+    load
+        Gives the projections and the truth, if there is one; may read files and simulate.
+    cancelled
+        Asked once a step.
+    preview_seconds
+        Whole-volume previews come this far apart at least.
+    """
+    try:
+        return (yield from _driven(load, job, cancelled, preview_seconds))
+    except EngineError:
+        raise
+    except MemoryError as error:
+        raise RunFailed("memory ran out: crop the images, or choose a smaller preset, and try again") from error
+    except Exception as error:
+        logging.getLogger(__name__).exception("a run broke off")
+        raise RunFailed(
+            f"the run broke off unexpectedly ({type(error).__name__}: {error}); please report it"
+        ) from error
+
+
+def _driven(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float) -> Messages:
+    stack, truth = load()
+    yield Loaded(stack, truth)
+    canvas = _first_picture(job, stack)
+    yield Opened(canvas)
+    recorder = Recorder(canvas, stack, truth)
+    events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
+    try:
+        result = yield from _recorded(events, recorder)
+    finally:
+        events.close()
+    canvas[:] = result.volume.data
+    result = replace(result, volume=replace(result.volume, data=canvas))
+    yield recorder.progress(painted=True)
+    return Outcome(result, recorder.closing_scores(result))
+
+
+def _first_picture(job: Job, stack: ProjectionStack) -> NDArray[np.float32]:
+    """The conservative interpolation, before torch is loaded: choosing the device would take seconds."""
+    first = run(job.model_copy(update={"device": "cpu", "method": Conservative()}), stack)
+    try:
+        for event in first:
+            if isinstance(event, Preview):
+                return np.ascontiguousarray(event.data, np.float32)
+    finally:
+        first.close()
+    return np.zeros(stack.volume_shape, np.float32)
+
+
+def _recorded(events: Generator[Event, None, Result], recorder: Recorder) -> Generator[Message, None, Result]:
+    """Take every event in, let a message out when one is due."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        match event:
+            case Stage():
+                recorder.begin(event)
+            case Step():
+                recorder.step(event)
+            case Preview():
+                recorder.paint(event)
+            case Notice():
+                recorder.notice(event)
+        if recorder.due():
+            yield recorder.progress()
