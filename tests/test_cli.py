@@ -1,0 +1,407 @@
+"""The command line: every command on a small real crop, every exit code, and replay to the last bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_microdiffusion import io, presets
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.cli import app, commands, console
+from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.volume import Volume
+
+TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", "features=8", "--set", "layers=1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, real_crop: Callable[[str], Volume], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder: truth.ome.tif (32 slices), its projections p.ome.tif (5 of 6), and what they cover, t.ome.tif."""
+    monkeypatch.chdir(tmp_path)
+    crop = real_crop("membranes")
+    io.write_volume(Volume(crop.data[:32], (0.235, 0.15, 0.15)), "truth.ome.tif")
+    done("simulate", "truth.ome.tif", "-o", "p.ome.tif", "--slices", "6", "--truth-out", "t.ome.tif")
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def done(*arguments: str) -> str:
+    """Standard output of a command that succeeds."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return str(result.stdout)
+
+
+def refused(*arguments: str, code: int = 2) -> str:
+    """The one line of a command that does not."""
+    result = invoke(*arguments)
+    assert result.exit_code == code, (result.exit_code, result.stderr, result.exception)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return str(result.stderr)
+
+
+@pytest.mark.usefixtures("folder")
+class TestSimulate:
+    def test_files_and_what_is_said(self) -> None:
+        text = done("simulate", "truth.ome.tif", "-o", "q.ome.zarr", "--slices", "6", "--truth-out", "u.zarr")
+        assert "5 projections, 6 slices, stride 6, uniform profile" in text
+        assert "the last 2 of 32 slices do not fill a projection and were dropped" in text
+        truth, covered = io.read_volume("truth.ome.tif"), io.read_volume("u.zarr")
+        np.testing.assert_array_equal(covered.data, truth.data[:30])
+        assert covered.data.dtype == truth.data.dtype
+        stack = io.read_projections("q.ome.zarr")
+        np.testing.assert_allclose(stack.data, truth.data[:30].reshape(5, 6, *truth.shape[1:]).mean(1), rtol=1e-6)
+        assert stack.volume_scale_um == pytest.approx(truth.scale_um)
+
+    def test_profiles(self, folder: Path) -> None:
+        (folder / "beam.csv").write_text("1\n2\n1\n")
+        for options, expected in (
+            (
+                ("--slices", "4", "--profile", "gaussian", "--fwhm", "2.5"),
+                Acquisition(slices=4, profile="gaussian", fwhm=2.5),
+            ),
+            (("--slices", "4", "--stride", "2"), Acquisition(slices=4, stride=2)),
+            (("--slices", "4", "--profile", "point"), Acquisition(slices=4, profile="point")),
+            (("--profile", "beam.csv"), Acquisition(slices=3, profile="measured", weights=(1, 2, 1))),
+        ):
+            values = json.loads(done("simulate", "truth.ome.tif", "-o", "q.tif", "--overwrite", "--json", *options))
+            stack = io.read_projections("q.tif")
+            assert stack.acquisition.replace(count=None) == expected
+            assert values["shape"] == list(stack.shape)
+            assert values["dropped_slices"] == 32 - stack.acquisition.depth
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("truth.ome.tif", "-o", "q.tif"), "give --slices"),
+            (("truth.ome.tif", "--slices", "6"), "give -o"),
+            (("truth.ome.tif", "-o", "q.tif", "--slices", "20"), "at least 3 are needed"),
+            (("truth.ome.tif", "-o", "q.tif", "--stride", "2"), "need --slices"),
+            (("truth.ome.tif", "-o", "q.tif", "--slices", "3", "--profile", "square"), "uniform, gaussian, point"),
+            (("truth.ome.tif", "-o", "q.tif", "--slices", "3", "--fwhm", "2"), "gaussian"),
+            (("truth.ome.tif", "-o", "p.ome.tif", "--slices", "6"), "exists already"),
+            (("truth.ome.tif", "-o", "q.tif", "--slices", "6", "--truth-out", "q.tif"), "same file"),
+            (("truth.ome.tif", "-o", "q.tif", "--slices", "6", "--truth-out", "t.ome.tif"), "exists already"),
+            (("absent.tif", "-o", "q.tif", "--slices", "6"), "no file"),
+        ],
+    )
+    def test_refused_before_any_work(self, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+        before = sorted(folder.iterdir())
+        assert message in refused("simulate", *arguments)
+        assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("folder")
+class TestReconstruct:
+    @pytest.mark.parametrize("method", ["linear", "cubic", "conservative"])
+    @pytest.mark.parametrize("output", ["v.ome.tif", "v.ome.zarr"])
+    def test_methods_and_formats(self, method: str, output: str) -> None:
+        values = json.loads(
+            done("reconstruct", "p.ome.tif", "-o", output, "--method", method, "--json").splitlines()[-1]
+        )
+        volume = io.read_volume(output)
+        assert volume.scale_um == pytest.approx((0.235, 0.15, 0.15))
+        assert (values["complete"], values["shape"], values["method"]) == (True, list(volume.shape), method)
+        assert volume.provenance is not None
+        assert volume.provenance["job"]["method"]["kind"] == method
+        assert volume.provenance["complete"]
+        assert volume.source_dtype == io.read_volume("truth.ome.tif").source_dtype
+
+    @pytest.mark.parametrize("output", ["v.ome.tif", "v.ome.zarr"])
+    def test_replay_is_the_same_to_the_last_bit(self, output: str) -> None:
+        done("reconstruct", "p.ome.tif", "-o", output, *TINY_INR, "--seed", "7", "--set", "consistency=none")
+        done("reconstruct", "--job", output, "-o", "again.ome.tif")
+        first, second = io.read_volume(output), io.read_volume("again.ome.tif")
+        np.testing.assert_array_equal(first.data, second.data)
+        assert first.provenance is not None
+        assert second.provenance is not None
+        assert first.provenance["job"] == second.provenance["job"]
+        assert first.provenance["input_sha256"] == second.provenance["input_sha256"]
+
+    def test_job_files(self, folder: Path) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "cubic", "--set", "consistency=final")
+        provenance = io.inspect("v.ome.tif").provenance
+        assert provenance is not None
+        job = {**provenance["job"], "projections": "p.ome.tif"}  # beside the job file
+        jobs = folder / "job.json"
+        jobs.write_text(json.dumps(job))
+        assert "p_cubic.ome.tif" in done("reconstruct", "--job", "job.json")
+        np.testing.assert_array_equal(io.read_volume("p_cubic.ome.tif").data, io.read_volume("v.ome.tif").data)
+        jobs.write_text(json.dumps({"method": {"kind": "linear"}}))
+        done("reconstruct", "p.ome.tif", "--job", "job.json", "-o", "w.tif")
+        assert "names no file of projections" in refused("reconstruct", "--job", "job.json")
+        assert "leave --method, --seed out" in refused(
+            "reconstruct", "--job", "job.json", "--method", "cubic", "--seed", "1"
+        )
+        jobs.write_text(json.dumps({"method": {"kind": "linear"}, "colour": 1}))
+        assert "colour" in refused("reconstruct", "--job", "job.json")
+        jobs.write_text("[1]")
+        assert "JSON object" in refused("reconstruct", "--job", "job.json")
+        assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")
+        assert "cannot be read" in refused("reconstruct", "--job", "absent.json")
+
+    def test_other_projections_are_noticed_on_replay(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        done("simulate", "truth.ome.tif", "-o", "p.ome.tif", "--slices", "6", "--profile", "point", "--overwrite")
+        result = invoke("reconstruct", "--job", "v.ome.tif", "-o", "w.ome.tif")
+        assert result.exit_code == 0
+        assert "not the ones" in result.stderr
+
+    def test_weights(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        done("reconstruct", "p.ome.tif", "-o", "w.ome.tif", "--weights", "w.safetensors")
+        np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, io.read_volume("w.ome.tif").data)
+        changed = ("--weights", "w.safetensors", "--set", "neighbouring=uniform")
+        done("reconstruct", "p.ome.tif", "-o", "x.ome.tif", *changed)
+        done("reconstruct", "--job", "x.ome.tif", "-o", "y.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("x.ome.tif").data, io.read_volume("y.ome.tif").data)
+        order = ("reconstruct", "p.ome.tif", "-o", "z.ome.tif")
+        assert "change consistency" in refused(*order, "--weights", "w.safetensors", "--set", "steps=9")
+        assert "weights of inr, not of linear" in refused(*order, "--weights", "w.safetensors", "--method", "linear")
+        assert "leave --preset out" in refused(*order, "--weights", "w.safetensors", "--preset", "paper")
+        assert "exists already" in refused(*order, *TINY_INR, "--save-weights", "w.safetensors")
+        assert "trains nothing" in refused(*order, "--method", "linear", "--save-weights", "v.safetensors")
+        assert "no weights file" in refused(*order, "--weights", "absent.safetensors")
+
+    def test_integer_export_says_its_mapping(self) -> None:
+        order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "cubic", "--dtype", "uint8", "--overwrite")
+        assert "intensities kept" in done(*order)
+        assert json.loads(done(*order, "--json").splitlines()[-1])["mapping"].startswith("intensities kept")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "give the projection stack and -o"),
+            (("p.ome.tif", "-o", "v.tif"), "choose a --method: linear, cubic"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "magic"), "there are linear, cubic"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "inr", "--preset", "best"), "preview, standard, paper"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "inr", "--set", "colour=1"), "its settings are"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "inr", "--set", "steps=-1"), "steps = -1"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "inr", "--set", "steps"), "KEY=VALUE"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--seed", "-1"), "seed = -1"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--device", "abacus"), "'cuda' or 'mps'"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--device", "mps"), "available: "),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--slices", "0"), "slices = 0"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--channel", "1"), "no channel 1"),
+            (("p.ome.tif", "-o", "v.tif", "--method", "linear", "--dtype", "int8"), "float32, uint8, uint16"),
+            (("p.ome.tif", "-o", "v.png", "--method", "linear"), ".ome.zarr"),
+            (("p.ome.tif", "-o", "absent/v.tif", "--method", "linear"), "no folder"),
+            (("p.ome.tif", "-o", "t.ome.tif", "--method", "linear"), "--overwrite"),
+            (("truth.ome.tif", "-o", "v.tif", "--method", "linear"), "--slices"),
+            (("absent.tif", "-o", "v.tif", "--method", "linear"), "no file"),
+        ],
+    )
+    def test_refused_before_any_work(self, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+        before = sorted(folder.iterdir())
+        assert message in refused("reconstruct", *arguments)
+        assert sorted(folder.iterdir()) == before
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda data: data[:, :20], "at least 32 x 32"),
+            (lambda data: data * 0, "constant"),
+            (lambda data: data * np.nan, "NaN"),
+            (lambda data: data[:2], "2 projection"),
+            (lambda data: data[0], "single image"),
+            (lambda data: data.astype(complex), "complex"),
+            (lambda data: data > 1, "boolean"),
+        ],
+    )
+    def test_bad_pixels(self, change: Callable[[Any], Any], message: str) -> None:
+        np.save("bad.npy", change(io.read_projections("p.ome.tif").data))
+        assert message in refused("reconstruct", "bad.npy", "-o", "v.tif", "--slices", "6", "--method", "linear")
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(RunFailed("ran out"), 1), (TooLarge("lower it"), 2), (OSError("x"), 1)]
+    )
+    def test_exit_codes(self, error: Exception, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*_: Any, **__: Any) -> Any:
+            raise error
+            yield
+
+        monkeypatch.setattr(commands, "run", fails)
+        order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "linear")
+        assert str(error) in refused(*order, code=code)
+        assert not Path("v.tif").exists()
+        monkeypatch.setenv(console.DEBUG, "1")
+        assert invoke(*order).exception is error
+
+    def test_interrupted_before_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def pressed(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(commands, "prepare", pressed)
+        assert "nothing was written" in refused("reconstruct", "p.ome.tif", "-o", "v.tif", code=130)
+
+    def test_overwrite(self) -> None:
+        order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "linear")
+        done(*order)
+        refused(*order)
+        done(*order, "--overwrite")
+
+
+@pytest.mark.usefixtures("folder")
+class TestEvaluate:
+    def test_agrees_with_the_protocol(self, protocol: types.ModuleType) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "cubic")
+        order = ("evaluate", "v.ome.tif", "--truth", "t.ome.tif", "--projections", "p.ome.tif")
+        scores = json.loads(done(*order, "--json"))
+        truth, volume = (io.read_volume(name).data.astype(np.float64) for name in ("t.ome.tif", "v.ome.tif"))
+        low, high = truth.min(), truth.max()
+        projections = io.read_projections("p.ome.tif").data
+        truth, volume, projections = ((a - low) / (high - low) for a in (truth, volume, projections))
+        expected = protocol.score(truth, volume, projections, 6)
+        assert list(scores) == list(expected)
+        assert scores == pytest.approx(expected, abs=1e-6)
+        text = done(*order)
+        assert "dB" in text
+        assert "of the truth's range" in text
+
+    def test_without_truth(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "conservative")
+        scores = json.loads(done("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--json"))
+        assert list(scores) == ["reprojection_max_error"]
+        assert scores["reprojection_max_error"] < 1e-6
+        assert "of the projections' range" in done("evaluate", "v.ome.tif", "--projections", "p.ome.tif")
+
+    def test_eight_bit_exports_count_on_their_original_scale(self) -> None:
+        volume = io.read_volume("t.ome.tif")
+        io.write_volume(Volume(volume.data / np.float32(999), source_dtype="float32"), "v8.tif", dtype="uint16")
+        io.write_volume(Volume(volume.data / np.float32(999)), "truth.tif")
+        assert json.loads(done("evaluate", "v8.tif", "--truth", "truth.tif", "--json"))["psnr"] > 80
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "nothing to compare"),
+            (("--truth", "truth.ome.tif"), "shapes differ"),
+            (("--truth", "t.ome.tif", "--slices", "6"), "describe --projections"),
+            (("--projections", "p.ome.tif", "--slices", "3"), "check slices and stride"),
+        ],
+    )
+    def test_refused(self, arguments: tuple[str, ...], message: str) -> None:
+        assert message in refused("evaluate", "t.ome.tif", *arguments)
+
+
+class TestMethods:
+    def test_as_data(self) -> None:
+        found = json.loads(done("methods", "--json"))
+        assert [method["name"] for method in found["methods"]] == list(presets.METHODS)
+        settings = {s["key"]: s for m in found["methods"] if m["name"] == "microdiffusion" for s in m["settings"]}
+        assert settings["gamma"]["limits"] == {"ge": 0, "le": 1}
+        assert settings["gamma"]["source"]["paper"] == "paper"
+        assert settings["sampling_steps"]["changeable_after_training"]
+        assert settings["prior.features"]["default"]["paper"] == 512
+        assert all(s["description"] and s["range"] for s in settings.values())
+
+    def test_as_text(self) -> None:
+        text = done("methods")
+        assert all(name in text for name in presets.METHODS)
+        assert "prior.features" in done("methods", "microdiffusion")
+        assert "there are linear" in refused("methods", "magic")
+
+
+@pytest.mark.usefixtures("folder")
+class TestDemo:
+    def test_calls_the_plugin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[Any] = []
+        stub = types.ModuleType("demo")
+        stub.main = lambda *given: calls.append(given) or 0  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "napari_microdiffusion.plugin.demo", stub)
+        done("demo")
+        done("demo", "p.ome.tif")
+        done("demo", "truth.ome.tif", "--slices", "4")
+        assert calls == [(None, None), (Path("p.ome.tif"), None), (Path("truth.ome.tif"), Acquisition(slices=4))]
+        assert "give --slices" in refused("demo", "truth.ome.tif")
+        assert "give their file" in refused("demo", "--slices", "4")
+
+    def test_without_napari(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(commands, "find_spec", lambda _: None)
+        assert "pip install 'napari-microdiffusion[gui]'" in refused("demo")
+
+
+class TestProgress:
+    EVENTS = (
+        Stage("Training", 20),
+        *(Step(i, 1 / i) for i in range(1, 21)),
+        Notice("[odd] text"),
+        Stage("Sampling", 3),
+    )
+
+    def test_plain_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with console.Progress() as progress:
+            for event in self.EVENTS:
+                progress.show(event)
+        shown = capsys.readouterr()
+        lines = shown.err.splitlines()
+        assert shown.out == ""
+        assert len(lines) == 1 + 10 + 1 + 1
+        assert lines[0] == "Training: 20 steps"
+        assert lines[5].startswith("Training: 50 %, loss 0.1, about ")
+        assert lines[10] == "Training: 100 %, loss 0.05"
+        assert lines[11] == "note: [odd] text"
+
+    def test_a_bar_on_a_terminal(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+        with console.Progress() as progress:
+            for event in self.EVENTS:
+                progress.show(event)
+        shown = capsys.readouterr().err
+        assert "20/20" in shown
+        assert "loss 0.05" in shown
+
+    def test_numbers_that_are_not_finite_become_null(self, capsys: pytest.CaptureFixture[str]) -> None:
+        console.print_json({"a": [float("nan"), 1.0], "b": {"c": float("inf")}})
+        assert json.loads(capsys.readouterr().out) == {"a": [None, 1.0], "b": {"c": None}}
+
+
+class TestProcess:
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from napari_microdiffusion.cli import app; app()", *arguments]
+
+    def test_help_needs_neither_torch_nor_napari(self) -> None:
+        code = "import sys, napari_microdiffusion.cli; print({'torch', 'napari', 'qtpy', 'zarr'} & set(sys.modules))"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+    def test_usage_errors(self) -> None:
+        result = subprocess.run(self.command("reconstruct", "--slices", "x"), capture_output=True, text=True)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+    def test_ctrl_c_keeps_what_is_done(self, folder: Path) -> None:
+        arguments = (*TINY_INR, "--set", "steps=1000000", "--json", "--save-weights", "w.safetensors")
+        with subprocess.Popen(
+            self.command("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert "steps" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert not json.loads(out.splitlines()[-1])["complete"]
+        volume = io.read_volume(folder / "v.ome.tif")
+        assert volume.shape == (30, 64, 64)
+        assert volume.provenance is not None
+        assert volume.provenance["complete"] is False
+        assert not (folder / "w.safetensors").exists()
