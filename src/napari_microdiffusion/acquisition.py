@@ -236,8 +236,8 @@ class Acquisition(BaseModel):
         ridge
             See `ridge`.
         smooth
-            Make the smoothest change along z instead of the least one (`smoothest` in place of `correction`). The least change
-            is the same for all n slices of a projection and leaves steps at their edges.
+            Make the smoothest change along z instead of the least one (`smoothest` in place of `correction`).
+            The least change is the same for all n slices of a projection and leaves steps at their edges.
         """
         change = self.smoothest(ridge) if smooth else self.correction(ridge)
         consistent: Array = volume + along_z(change, self.residual(volume, projections))
