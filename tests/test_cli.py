@@ -26,7 +26,7 @@ TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", 
 
 @pytest.fixture
 def folder(tmp_path: Path, real_crop: Callable[[str], Volume], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder: truth.ome.tif (32 slices), its projections p.ome.tif (5 of 6), and what they cover, t.ome.tif."""
+    """A working folder: truth.ome.tif (32 slices), its projections p.ome.tif (5 of 6), what they cover t.ome.tif."""
     monkeypatch.chdir(tmp_path)
     crop = real_crop("membranes")
     io.write_volume(Volume(crop.data[:32], (0.235, 0.15, 0.15)), "truth.ome.tif")

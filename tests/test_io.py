@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -317,6 +319,16 @@ def foreign_zarr(path: Path, data: np.ndarray, version: str, compressor: str = "
     group.create_array("1", data=np.ascontiguousarray(data[..., ::2, ::2]), compressors=compressor)
 
 
+class Touch:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 class TestOmeZarr:
     @pytest.mark.parametrize("version", ["0.4", "0.5"])
     def test_of_other_software(self, tmp_path: Path, hyperstack: np.ndarray, version: str) -> None:
@@ -361,6 +373,29 @@ class TestOmeZarr:
         zarr.create_group(tmp_path / "a.zarr", attributes={"bioformats2raw.layout": 3})
         with pytest.raises(InvalidInput, match="choose the image's folder"):
             io.read_volume(tmp_path / "a.zarr")
+
+    @pytest.mark.parametrize("change", [{"filters": True}, {"compressor": True}, {"filters": True, "dtype": "|O"}])
+    def test_pickled_chunks_are_never_decoded(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        image = {"axes": [{"name": a} for a in "zyx"], "datasets": [{"path": "0"}]}
+        group = zarr.create_group(tmp_path / "a.zarr", zarr_format=2, attributes={"multiscales": [image]})
+        group.create_array("0", data=np.zeros((4, 32, 32)), compressors=None)
+        described = tmp_path / "a.zarr" / "0" / ".zarray"
+        codec = {"filters": [{"id": "pickle", "protocol": 5}], "compressor": {"id": "pickle", "protocol": 5}}
+        values = json.loads(described.read_text()) | {k: codec.get(k, v) for k, v in change.items()}
+        described.write_text(json.dumps(values | {"fill_value": 0}))
+        ran = tmp_path / "ran"
+        (tmp_path / "a.zarr" / "0" / "0.0.0").write_bytes(pickle.dumps(Touch(ran)))
+        with pytest.raises(InvalidInput, match=r"never loaded|cannot be read"):
+            io.read_volume(tmp_path / "a.zarr")
+        assert not ran.exists()
+        pickle.loads((tmp_path / "a.zarr" / "0" / "0.0.0").read_bytes())
+        assert ran.exists()  # the trap works
+
+    def test_no_pixels_at_all(self, tmp_path: Path, hyperstack: np.ndarray) -> None:
+        foreign_zarr(tmp_path / "a.zarr", hyperstack, "0.5")
+        shutil.rmtree(tmp_path / "a.zarr" / "0" / "c")
+        with pytest.raises(InvalidInput, match="no pixels at all"):
+            io.inspect(tmp_path / "a.zarr")
 
     @pytest.mark.parametrize("name", ["../b.zarr/0", "/etc"])
     def test_arrays_outside_are_not_read(self, tmp_path: Path, truth: Volume, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -19,6 +20,7 @@ from .units import scale_um
 
 ATTRIBUTE = NAMESPACE.replace("-", "_")
 LETTERS = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 CHUNK = 2**22
 """Bytes of a chunk, about."""
 
@@ -42,7 +44,8 @@ def opened(path: Path) -> Generator[Source]:
     names = [str(axis["name"]).lower() for axis in axes]
     if len(names) != array.ndim or len(set(names)) != len(names):
         raise InvalidInput(f"{path.name} is damaged: it names the axes {names} for an array of shape {array.shape}")
-    _check_chunks(array, record is not None, path.name)
+    _refuse_pickle(array, path.name)
+    _check_chunks(array, record is not None, path)
     letters = "".join(LETTERS.get(name, "QRPVUH"[i % 6]) for i, name in enumerate(names))
     yield Source(
         path.name,
@@ -118,11 +121,22 @@ def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     return array
 
 
-def _check_chunks(array: zarr.Array[Any], ours: bool, name: str) -> None:
+def _refuse_pickle(array: zarr.Array[Any], name: str) -> None:
+    """A Zarr array may name pickle as a codec, and decoding that would run code."""
+    if array.dtype.hasobject or '"pickle"' in json.dumps(array.metadata.to_dict(), default=repr).lower():
+        raise InvalidInput(f"{name} holds Python objects, which are never loaded, as that could run code: save numbers")
+
+
+def _check_chunks(array: zarr.Array[Any], ours: bool, root: Path) -> None:
     """In a Zarr array a chunk that is not there reads as background: writers may leave empty ones out, we do not."""
-    there, wanted = array.nchunks_initialized, array.nchunks
-    if there == 0 or (ours and there < wanted):
-        raise InvalidInput(f"{name} is incomplete: {wanted - there} of its {wanted} chunks are missing; copy it again")
+    missing = array.nchunks - array.nchunks_initialized if ours else 0
+    if missing:
+        raise InvalidInput(
+            f"{root.name} is incomplete: {missing} of its {array.nchunks} chunks are missing; copy it again"
+        )
+    files = (path for path in (root / array.path).rglob("*") if path.name not in METADATA and path.is_file())
+    if next(files, None) is None:
+        raise InvalidInput(f"{root.name} is incomplete: it holds no pixels at all; copy it again")
 
 
 def _load(array: zarr.Array[Any], index: Index, root: Path) -> NDArray[Any]:
