@@ -147,6 +147,12 @@ class TestReconstruct:
         assert "leave --method, --seed out" in refused(
             "reconstruct", "--job", "job.json", "--method", "cubic", "--seed", "1"
         )
+        done("reconstruct", "p.ome.tif", "-o", "x.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        trained = (io.inspect("x.tif").provenance or {})["job"]
+        jobs.write_text(json.dumps({**trained, "projections": "p.ome.tif", "weights": "w.safetensors"}))
+        done("reconstruct", "--job", "job.json", "-o", "y.tif")
+        assert (io.inspect("y.tif").provenance or {})["job"]["weights"] == str(folder / "w.safetensors")
+        np.testing.assert_array_equal(io.read_volume("x.tif").data, io.read_volume("y.tif").data)
         jobs.write_text(json.dumps({"method": {"kind": "linear"}, "colour": 1}))
         assert "colour" in refused("reconstruct", "--job", "job.json")
         jobs.write_text("[1]")

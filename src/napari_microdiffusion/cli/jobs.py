@@ -178,12 +178,12 @@ def _replayed(options: Options, path: Path) -> _Draft:
     if options.projections is None:
         source = path.parent / source  # stays as it is where it is absolute
     weights = None
+    changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if job.weights is not None:
-        weights = load_trained(path.parent / job.weights, method=job.method)[1]
-    changes = {"projections": source.resolve(), "device": options.device or job.device}
-    return _Draft(
-        _job(**{**job.model_dump(), **changes}), job.acquisition if "acquisition" in values else None, weights, sha
-    )
+        changes["weights"] = (path.parent / job.weights).resolve()
+        weights = load_trained(changes["weights"], method=job.method)[1]
+    acquisition = job.acquisition if "acquisition" in values else None
+    return _Draft(_job(**{**job.model_dump(), **changes}), acquisition, weights, sha)
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
