@@ -6,7 +6,18 @@ from pathlib import Path
 
 from qtpy.QtCore import QLocale, QSignalBlocker, Signal
 from qtpy.QtGui import QDoubleValidator
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QSpinBox, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QSizePolicy,
+    QSpinBox,
+    QWidget,
+)
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
@@ -138,6 +149,7 @@ class VoxelSize(QWidget):
         for line, axis in zip(self._lines, "zyx", strict=True):
             line.setValidator(numbers)
             line.setMinimumWidth(40)
+            line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             line.setPlaceholderText("unknown")
             line.setToolTip(f"Size of a voxel of the volume along {axis} in µm; filled in where the file states it")
             line.textEdited.connect(self._typed)

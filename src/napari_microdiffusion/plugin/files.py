@@ -55,14 +55,7 @@ class Files:
 
     def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
         """Save a result's layer, replacing what is at ``path``."""
-        known = facts(layer)
-        volume = Volume(
-            in_memory(pixels(layer, {})),
-            spacing_um(layer),
-            layer.name,
-            known.get("source_dtype", ""),
-            known.get("provenance"),
-        )
+        volume = as_volume(layer)
 
         def write() -> str:
             from ..io import write_volume
@@ -101,6 +94,13 @@ class Files:
         layers = [self._viewer.add_layer(Layer.create(*layer)) for layer in found]
         if layers:
             then(layers[0].name)
+
+
+def as_volume(layer: Image) -> Volume:
+    """A result's layer as a volume, with its voxel size and how it was made."""
+    known = facts(layer)
+    data, scale = in_memory(pixels(layer, {})), spacing_um(layer)
+    return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"))
 
 
 def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:

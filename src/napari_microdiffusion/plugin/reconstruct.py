@@ -46,7 +46,8 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
-        self._last: Setup | None = None
+        self.message = ""
+        """How the last run ended, in words."""
         self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
         self._files = Files(viewer, self)
         self._lay_out()
@@ -84,7 +85,6 @@ class ReconstructWidget(QWidget):
         if source is None or self.problem():
             show_error(self.problem())
             return
-        self._last = setup
         self.run_box.begin()
         self._session = session = Session(self._viewer, setup, source, self.data.truth(), self)
         session.progressed.connect(self.run_box.show_progress)
@@ -117,6 +117,7 @@ class ReconstructWidget(QWidget):
 
     def _ended(self, message: str) -> None:
         self._session = None
+        self.message = message
         self.run_box.end(message)
         self._offer_results()
         self._changed()
@@ -124,6 +125,7 @@ class ReconstructWidget(QWidget):
 
     def _failed(self, message: str) -> None:
         self._session = None
+        self.message = message
         self.run_box.end("The last run failed", done=False)
         self._changed()
         show_error(message)

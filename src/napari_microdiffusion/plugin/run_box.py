@@ -57,7 +57,7 @@ class RunBox(QGroupBox):
     def show_progress(self, progress: Progress) -> None:
         """Stage, bar, time left, losses."""
         if progress.fresh:
-            self._curve.clear()
+            self._curve.start_anew()
         self._say(progress.stage, _in_words(progress.seconds_left))
         self._bar.setRange(0, max(0, progress.steps))
         self._bar.setValue(progress.done)
@@ -109,8 +109,12 @@ class LossCurve(QWidget):
 
     def clear(self) -> None:
         """Forget the curve."""
-        self._points: list[tuple[int, float]] = []
+        self.start_anew()
         self.setVisible(False)
+
+    def start_anew(self) -> None:
+        """A new curve; the old one stays on screen until there is something to draw."""
+        self._points: list[tuple[int, float]] = []
 
     def add(self, losses: tuple[tuple[int, float], ...]) -> None:
         """Further points; every second one is dropped when there are too many to see."""
