@@ -19,11 +19,19 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from ..methods import Method
 from ..presets import parse_value
-from .settings import Row, rows
+from ..settings import Setting, settings_of
 
 GROUPS = {"prior": "First guess (prior)"}
+LABELS = {
+    "bandwidth_z": "Finest detail in z",
+    "bandwidth_xy": "Finest detail in xy",
+    "beta_start": "First noise variance",
+    "beta_end": "Last noise variance",
+    "p_uncond": "Condition dropout",
+    "gamma": "Share of the prior, γ",
+    "timesteps": "Noise levels",
+}
 
 
 class AdvancedSettings(QCollapsible):
@@ -41,14 +49,14 @@ class AdvancedSettings(QCollapsible):
         self._form = QWidget()
         self.addWidget(self._form)
 
-    def set_method(self, preset: Method, overrides: dict[str, Any]) -> None:
+    def set_method(self, name: str, preset: str, overrides: dict[str, Any]) -> None:
         """Show the settings of a method: the preset's values with overrides on top."""
-        found = rows(preset)
-        self._preset = {row.path: row.value for row in found}
+        found = settings_of(name)
+        self._preset = {setting.path: setting.values[preset] for setting in found}
         _layout(self.content()).removeWidget(self._form)
         self._form.setParent(None)
         self._form.deleteLater()
-        self._form = self._filled(found)
+        self._form = self._filled(found, preset)
         self.addWidget(self._form)
         for path, value in overrides.items():
             if path in self._editors:
@@ -60,20 +68,21 @@ class AdvancedSettings(QCollapsible):
         now = {path: editor.value() for path, editor in self._editors.items()}
         return {path: value for path, value in now.items() if not _same(value, self._preset[path])}
 
-    def _filled(self, found: list[Row]) -> QWidget:
+    def _filled(self, found: tuple[Setting, ...], preset: str) -> QWidget:
         form = QWidget()
         layout = QFormLayout(form)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._editors, group = {}, ""
-        for row in found:
-            if row.group != group:
-                group = row.group
+        for setting in found:
+            if (part := setting.path.rpartition(".")[0]) != group:
+                group = part
                 layout.addRow(QLabel(f"<b>{GROUPS.get(group, group.capitalize())}</b>"))
-            editor = self._editors[row.path] = Editor(row)
+            editor = self._editors[setting.path] = Editor(setting, setting.values[preset])
             editor.changed.connect(self.changed)
-            label = QLabel(row.label)
-            label.setToolTip(row.tooltip)
+            label = QLabel(label_of(setting))
+            label.setToolTip(tooltip_of(setting, preset))
+            editor.setToolTip(label.toolTip())
             layout.addRow(label, editor)
         back = QPushButton("Back to the preset's values")
         back.clicked.connect(self._reset)
@@ -91,15 +100,15 @@ class Editor(QWidget):
 
     changed = Signal()
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, setting: Setting, value: Any) -> None:
         super().__init__()
-        self._row = row
-        self._inner = getattr(self, f"_{row.kind}")()
-        self._inner.setToolTip(row.tooltip)
+        self._setting = setting
+        makers = {"choice": self._choice, "boolean": self._switch, "integer": self._integer}
+        self._inner: Any = makers.get(setting.type, self._line)()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._inner)
-        self.set_value(row.value)
+        self.set_value(value)
 
     def value(self) -> Any:
         """The setting as a plain value; texts that are no JSON stay texts, for the engine to refuse by name."""
@@ -109,7 +118,7 @@ class Editor(QWidget):
             case QCheckBox():
                 return self._inner.isChecked()
             case QSpinBox():
-                unused = self._row.optional and self._inner.value() == self._inner.minimum()
+                unused = self._setting.optional and self._inner.value() == self._inner.minimum()
                 return None if unused else self._inner.value()
             case _:
                 text = self._inner.text().strip()
@@ -131,7 +140,7 @@ class Editor(QWidget):
 
     def _choice(self) -> QWidget:
         combo = QComboBox()
-        for choice in self._row.choices:
+        for choice in self._setting.choices:
             combo.addItem(str(choice), choice)
         combo.currentIndexChanged.connect(self.changed)
         return unscrolled(combo)
@@ -143,22 +152,37 @@ class Editor(QWidget):
 
     def _integer(self) -> QWidget:
         spin = QSpinBox()
-        low, high = int(self._row.low or 0), int(min(self._row.high or 2**31 - 1, 2**31 - 1))
-        if self._row.optional:
+        limits = self._setting.limits
+        low, high = int(limits.get("ge", 0)), int(min(limits.get("le", 2**31 - 1), 2**31 - 1))
+        if self._setting.optional:
             low -= 1
             spin.setSpecialValueText("not used")
         spin.setRange(low, high)
-        spin.setSingleStep(self._row.multiple or 1)
+        spin.setSingleStep(int(limits.get("multiple_of", 1)))
         spin.setKeyboardTracking(False)
         spin.valueChanged.connect(self.changed)
         return unscrolled(spin)
 
-    def _number(self) -> QWidget:
+    def _line(self) -> QWidget:
         line = QLineEdit()
         line.editingFinished.connect(self.changed)
         return line
 
-    _text = _number
+
+def label_of(setting: Setting) -> str:
+    """``Learning rate`` for ``prior.learning_rate``."""
+    name = setting.path.rpartition(".")[2]
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def tooltip_of(setting: Setting, preset: str) -> str:
+    """Meaning, range, and where the preset's value comes from."""
+    text = setting.description[:1].upper() + setting.description[1:]
+    if setting.range:
+        text += f".\nRange: {setting.range}"
+    if preset in setting.sources:
+        text += f".\nThis preset's value is from: {setting.sources[preset]}"
+    return text
 
 
 def unscrolled(widget: QWidget) -> QWidget:

@@ -91,8 +91,6 @@ class Demo:
 
     def begin(self) -> None:
         """Show the images and the widget, and press Run."""
-        from qtpy.QtCore import QTimer
-
         dock = self._viewer.window.add_plugin_dock_widget("napari-microdiffusion", "Reconstruct volume")
         self.widget: ReconstructWidget = dock[1]
         self._add_layers()
@@ -101,6 +99,8 @@ class Demo:
             setup = setup.replace(acquisition=self._acquisition.replace(count=None, hidden=()))
         self.widget.setValue(setup)
         self.widget.finished.connect(self._end)
+        from qtpy.QtCore import QTimer
+
         QTimer.singleShot(0, self._run)  # once the window is drawn
 
     def _run(self) -> None:
@@ -130,9 +130,11 @@ class Demo:
         self._close(0 if succeeded else 1)
 
     def _close(self, code: int) -> None:
+        from qtpy.QtCore import QTimer
+
         self.code = code
         if self._output is not None:
-            self._viewer.close()
+            QTimer.singleShot(0, self._viewer.close)  # not from within the widget's own signal
 
 
 def keep(widget: ReconstructWidget, viewer: napari.Viewer, folder: Path) -> list[Path]:

@@ -101,4 +101,4 @@ class MethodBox(QGroupBox):
             return
         for widget in (self._preset, self._device, self._seed):
             self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them
-        self.advanced.set_method(preset, overrides)
+        self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides)

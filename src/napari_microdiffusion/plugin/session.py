@@ -123,6 +123,7 @@ class Session(QObject):
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
         }
+        self.deleteLater()
         self._live.finish(known, " (partial)" if result.partial else "")
         self.scored.emit(outcome.scores, self._truth is not None)
         if removed:
@@ -131,12 +132,11 @@ class Session(QObject):
             self.ended.emit("Stopped; what was done is kept")
         else:
             self.ended.emit(f"Done in {_duration(result.seconds)}")
-        self.deleteLater()
 
     def _fail(self, error: Exception) -> None:
+        self.deleteLater()
         self._live.finish({}, " (failed)")
         self.failed.emit(_sentence(str(error)))
-        self.deleteLater()
 
 
 def loader(setup: Setup, source: Image, truth: Image | None) -> Load:

@@ -1,0 +1,116 @@
+"""What the manifest names: every command resolves, samples lie where they were measured, files keep what is known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from npe2 import PluginManager, PluginManifest
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
+from napari_microdiffusion.plugin.contributions import get_reader, read_layers, sample, write_image
+from napari_microdiffusion.plugin.layers import KEY
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+NAME = "napari-microdiffusion"
+
+
+@pytest.fixture(scope="module")
+def manifest() -> PluginManifest:
+    manager = PluginManager()
+    manager.discover()
+    return manager.get_manifest(NAME)
+
+
+def test_every_command_resolves(manifest: PluginManifest) -> None:
+    manifest.validate_imports()
+    points = manifest.contributions
+    assert {widget.display_name for widget in points.widgets or ()} == {"Reconstruct volume"}
+    assert {sample.key for sample in points.sample_data or ()} == {"vessels", "dendrites", "neurons"}
+    used = [*points.widgets, *points.readers, *points.writers, *points.sample_data]
+    assert {item.command for item in used} == {command.id for command in points.commands or ()}
+
+
+def test_every_preference_has_a_title(manifest: PluginManifest) -> None:
+    properties = (manifest.contributions.configurations or {})["reconstruct"].properties
+    assert {name: bool(found.title) for name, found in properties.items()} == {"device": True, "preview_rate": True}
+
+
+def test_sample_lies_where_it_was_measured() -> None:
+    (truth, volume, _), (projections, stack, _) = sample("vessels", (36, 48, 48))
+    assert (truth.shape, projections.shape) == ((36, 48, 48), (6, 48, 48))
+    assert (volume["scale"], volume["translate"]) == ((1, 0.5, 0.5), (0.5, 0, 0))  # slice k is centred at (k + 1/2)·dz
+    assert (stack["scale"], stack["translate"]) == ((6, 0.5, 0.5), (3, 0, 0))
+    assert stack["units"] == ("µm",) * 3
+    known = stack["metadata"][KEY]
+    assert Acquisition.model_validate(known["acquisition"]).count == 6
+    assert known["truth"] == volume["name"]
+
+
+def test_projection_files_keep_their_acquisition(stack: ProjectionStack, tmp_path: Path) -> None:
+    path = tmp_path / "stack.ome.tif"
+    write_projections(stack, path)
+    reader = get_reader(str(path))
+    assert reader is not None
+    [(data, attributes, kind)] = reader(str(path))
+    assert kind == "image"
+    np.testing.assert_array_equal(data, stack.data)
+    assert attributes["scale"] == pytest.approx((6, 0.5, 0.5))
+    assert attributes["metadata"][KEY]["role"] == "projections"
+    again = write_image(str(tmp_path / "again.ome.zarr"), data, attributes)
+    assert read_projections(again[0]).acquisition == stack.acquisition
+
+
+def test_volume_files_keep_their_provenance(truth: Volume, tmp_path: Path) -> None:
+    path = tmp_path / "volume.ome.tif"
+    write_volume(Volume(truth.data, truth.scale_um, "v", provenance={"seed": 3}), path)
+    [(data, attributes, _)] = read_layers(path)
+    [written] = write_image(str(tmp_path / "again.ome.tif"), data, attributes)
+    again = read_volume(written)
+    assert again.provenance is not None
+    assert again.provenance["seed"] == 3
+    assert again.scale_um == pytest.approx(truth.scale_um)
+    np.testing.assert_array_equal(again.data, truth.data)
+
+
+def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:
+    import tifffile
+
+    data = np.arange(2 * 5 * 3 * 40 * 40, dtype=np.uint16).reshape(2, 5, 3, 40, 40)
+    path = tmp_path / "many.ome.tif"
+    tifffile.imwrite(path, data, metadata={"axes": "TZCYX"})
+    layers = read_layers(path)
+    assert [layer[1]["metadata"][KEY]["channel"] for layer in layers] == [0, 1, 2]
+    np.testing.assert_array_equal(layers[1][0], data[:, :, 1])
+    assert layers[1][1]["axis_labels"] == ("t", "z", "y", "x")
+    assert len(layers[1][1]["scale"]) == 4
+
+
+def test_reader_leaves_other_things_alone(tmp_path: Path) -> None:
+    assert get_reader(["a.tif", "b.tif"]) is None
+    assert get_reader(str(tmp_path)) is None
+
+
+def test_opening_the_widget_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import napari_microdiffusion.plugin.reconstruct, napari_microdiffusion.plugin.contributions\n"
+        "from napari_microdiffusion.plugin.reconstruct import ReconstructWidget, _warm_up\n"
+        "_warm_up()\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "from napari.components import ViewerModel\n"
+        "app = QApplication([])\n"
+        "widget = ReconstructWidget(ViewerModel())\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=_offscreen(), timeout=120)
+
+
+def _offscreen() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "QT_QPA_PLATFORM": "offscreen"}

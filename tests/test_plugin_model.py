@@ -1,0 +1,100 @@
+"""The model that the widget edits: what it says of the input, the job it makes. No Qt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.plugin.follow import Recorder, spread
+from napari_microdiffusion.plugin.model import Setup, Source, friendly, method_order, plan
+from napari_microdiffusion.presets import METHODS
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+STACK = Source("stack", (16, 128, 128))
+
+
+def test_plan_says_what_will_be_built() -> None:
+    text = plan(Setup(source="stack", scale_um=(1, 0.5, 0.5)), STACK)
+    assert text == "16 projections of 128 × 128 → a volume of 96 × 128 × 128 (z, y, x), 1 × 0.5 × 0.5 µm voxels"
+
+
+def test_plan_says_what_a_simulation_leaves_out() -> None:
+    text = plan(Setup(simulate=True), Source("volume", (100, 64, 64)))
+    assert text.startswith("16 projections of 64 × 64 → a volume of 96 × 64 × 64 (z, y, x), voxel size not stated")
+    assert "last 4 of 100 slices" in text
+
+
+@pytest.mark.parametrize(
+    ("setup", "source", "truth", "words"),
+    [
+        (Setup(), None, None, "Choose an image"),
+        (Setup(), Source("s", (64, 64)), None, "single image"),
+        (Setup(), Source("s", (64, 64, 3), "uint8", rgb=True), None, "colour image"),
+        (Setup(), Source("s", (6, 64, 64), "complex64"), None, "complex64"),
+        (Setup(), Source("s", (6, 64, 64), "bool"), None, "bool"),
+        (Setup(), Source("s", (2, 64, 64)), None, "at least 3"),
+        (Setup(), Source("s", (6, 64, 31)), None, "32 × 32"),
+        (Setup(), STACK, Source("t", (90, 128, 128)), "ground truth t is 90 × 128 × 128"),
+        (Setup(simulate=True), Source("s", (17, 64, 64)), None, "fewer slices"),
+        (Setup(method="inr", overrides={"steps": 0}), STACK, None, "steps"),
+        (Setup(method="inr", overrides={"nonsense": 0}), STACK, None, "nonsense"),
+    ],
+)
+def test_plan_says_what_is_wrong(setup: Setup, source: Source | None, truth: Source | None, words: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(words)):
+        plan(setup, source, truth)
+
+
+def test_every_method_is_offered_once() -> None:
+    assert sorted(method_order()) == sorted(METHODS)
+    assert all(friendly(name)[1] for name in METHODS)
+
+
+def test_job_holds_what_was_chosen(tmp_path: Path) -> None:
+    setup = Setup(method="inr", overrides={"steps": 7}, seed=3, acquisition=Acquisition(slices=4))
+    job = setup.job(tmp_path / "a.tif", channel=1)
+    assert (job.method.kind, job.method.steps, job.seed, job.channel) == ("inr", 7, 3, 1)  # type: ignore[attr-defined]
+    assert job.acquisition.slices == 4
+    assert setup.title == "INR preview"
+    assert Setup(method="linear").title == "Linear interpolation"
+
+
+def test_interpolation_needs_no_torch() -> None:
+    job = Setup(method="conservative").job()
+    assert (job.device, job.precision) == ("cpu", "float32")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 16, 97, 200])
+def test_spread_visits_every_slice_once(count: int) -> None:
+    assert sorted(spread(count)) == list(range(count))
+
+
+def test_recorder_scores_and_times(truth: Volume, stack: ProjectionStack) -> None:
+    canvas = np.zeros(stack.volume_shape, np.float32)
+    recorder = Recorder(canvas, stack, truth)
+    recorder.begin(Stage("Training", 10))
+    recorder.step(Step(5, loss=0.5))
+    recorder.paint(Preview(2, truth.data[2:4]))
+    progress = recorder.progress()
+    assert (progress.stage, progress.done, progress.steps, progress.losses) == ("Training", 5, 10, ((5, 0.5),))
+    assert progress.seconds_left is not None
+    assert progress.painted
+    assert progress.scores is not None
+    assert set(progress.scores) >= {"psnr", "ssim", "dice", "residual"}
+    np.testing.assert_array_equal(canvas[2:4], truth.data[2:4])
+    assert not recorder.progress().losses
+
+
+def test_errors_of_a_run_are_for_users() -> None:
+    from napari_microdiffusion.plugin.worker import drive
+
+    def load() -> tuple[ProjectionStack, None]:
+        raise RuntimeError("out of cheese")
+
+    with pytest.raises(RunFailed, match="out of cheese"):
+        next(drive(load, Setup(method="linear").job(), lambda: False))
