@@ -1,4 +1,4 @@
-"""The network of guided diffusion: what it sees, what it predicts, its loss and its guided estimate (MicroDiffusion, Sec. 4.2).
+"""The network of guided diffusion: what it sees and predicts, its loss, its estimate (MicroDiffusion, Sec. 4.2).
 
 Intensities are on the diffusion's scale, about −1 .. 1; noise levels t are integers (B,).
 """

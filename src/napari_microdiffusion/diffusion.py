@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Parameterisation = Literal["x0", "epsilon", "v", "preconditioned"]
+Spacing = Literal["uniform", "quadratic"]
 
 
 class Schedule:
@@ -44,10 +45,16 @@ class Schedule:
         signal, sigma = self.levels(t, clean)
         return signal * clean + sigma * noise
 
-    def spaced(self, steps: int) -> list[int]:
-        """``steps`` noise levels from T − 1 downwards, evenly spaced, the last one a spacing above clean."""
+    def spaced(self, steps: int, spacing: Spacing = "uniform") -> list[int]:
+        """``steps`` falling noise levels: even, from T − 1 (``uniform``), or dense near clean images (``quadratic``).
+
+        Quadratic levels are those of the DDIM paper (Song et al. 2021, Appendix D.2), from T − 1 to 0.
+        """
         steps = min(steps, self.timesteps)
-        return [round(self.timesteps - i * self.timesteps / steps) - 1 for i in range(steps)]
+        if spacing == "uniform":
+            return [round(self.timesteps - i * self.timesteps / steps) - 1 for i in range(steps)]
+        square = (self.timesteps - 1) * (1 - np.arange(steps) / max(1, steps - 1)) ** 2
+        return sorted({int(t) for t in square.round()}, reverse=True)
 
 
 def step(
@@ -77,7 +84,7 @@ def sample(
     estimate: Callable[[Tensor, int], Tensor],
     x: Tensor,
     schedule: Schedule,
-    steps: int,
+    levels: list[int],
     noise: Callable[[int], Tensor] | None = None,
 ) -> Generator[Tensor, None, Tensor]:
     """Denoise x_T step by step; yields the estimate of x_0 after each step and returns the last.
@@ -88,13 +95,12 @@ def sample(
         (x_t, t) to an estimate of x_0; guidance and consistency belong in here.
     x
         Standard normal noise (B, ...).
-    steps
-        Number of network evaluations.
+    levels
+        Falling noise levels, from `Schedule.spaced`; one network evaluation each.
     noise
         Fresh noise of step i, for DDPM; None for DDIM.
     """
-    levels = [*schedule.spaced(steps), -1]
-    for i, (t, s) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (t, s) in enumerate(zip(levels, [*levels[1:], -1], strict=True)):
         clean = estimate(x, t)
         now, then = (schedule.levels(torch.tensor([level], device=x.device), x) for level in (t, s))
         x = step(x, clean, now, then, noise(i) if noise is not None and s >= 0 else None)

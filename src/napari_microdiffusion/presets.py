@@ -74,7 +74,8 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or key not in node or key == "kind":
             raise InvalidInput(
-                f"{name_of(method)} has no setting {path!r}; its settings are {', '.join(sorted(_paths(method.model_dump())))}"
+                f"{name_of(method)} has no setting {path!r}; "
+                f"its settings are {', '.join(sorted(_paths(method.model_dump())))}"
             )
         node[key] = value
     return validated(values)

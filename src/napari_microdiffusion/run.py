@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import DeviceUnavailable, Event, InvalidInput, Preview, RunFailed, TooLarge
+from .events import DeviceUnavailable, Event, Preview, RunFailed, TooLarge
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import enforce
 from .metrics import Residual, residual_stats
@@ -30,7 +30,7 @@ BATCH_BYTES = 2**29
 """Memory for one batch of slices in the networks: more gains no speed on a CPU."""
 
 WORKING_VOLUMES = 6
-"""Copies of the volume alive at the peak of a run: canvas, prior, state, estimate, preview, truth's scores."""
+"""Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
 
 
 class Job(BaseModel):
@@ -111,14 +111,14 @@ def run(
         context.dtype = resolve_precision(job.precision, context.device)
         if weights is None:
             weights = yield from _shown(job.method.fit(working, context), canvas, intensity)
-        if not cancelled():
+        if not context.should_stop():
             volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
+        if not context.stopped:
             canvas = intensity.restore(volume.data)
     except RuntimeError as error:  # torch's OutOfMemoryError among them
         raise RunFailed(_explanation(error, job.method, stack)) from error
     finally:
         release_memory(context.device)
-    partial = cancelled()
     if job.method.consistency != "none":
         enforce(stack, canvas)  # once more on the input's scale: restoring rounds to float32
     seconds = time.monotonic() - began
@@ -127,9 +127,9 @@ def run(
         stack.volume_scale_um,
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
-        _provenance(job, stack, partial, context, seconds),
+        _provenance(job, stack, context, seconds),
     )
-    return Result(result, weights or {}, residual_stats(canvas, stack), partial, seconds)
+    return Result(result, weights or {}, residual_stats(canvas, stack), context.stopped, seconds)
 
 
 def reconstruct(stack: ProjectionStack, method: Method, *, seed: int = 0, device: Device = "auto") -> Volume:
@@ -154,21 +154,21 @@ def check(job: Job, stack: ProjectionStack) -> None:
     device = resolve_device(job.device)
     batch, remedy = job.method.memory_bytes(stack)
     volumes = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
-    available = psutil.virtual_memory().available
-    if device == "cpu" or device == "mps":
-        needed, where = volumes + batch, "memory"
-    else:
+    if device == "cuda":
         import torch
 
-        if batch > (free := torch.cuda.mem_get_info()[0]):
-            raise TooLarge(
-                f"{name_of(job.method)} needs {_gigabytes(batch)} of GPU memory, and {_gigabytes(free)} are free: {remedy}, or use the CPU"
-            )
-        needed, where = volumes, "memory"
-    if needed > available:
-        remedy = remedy if batch > volumes else "crop the stack laterally or take fewer projections"
+        _check_memory(job.method, batch, torch.cuda.mem_get_info()[0], "GPU memory", f"{remedy}, or use the CPU")
+        batch = 0
+    crop = "crop the images or take fewer projections"
+    free = psutil.virtual_memory().available
+    _check_memory(job.method, volumes + batch, free, "memory", remedy if batch > volumes else crop)
+
+
+def _check_memory(method: Method, needed: int, free: int, kind: str, remedy: str) -> None:
+    if needed > free:
         raise TooLarge(
-            f"{name_of(job.method)} needs {_gigabytes(needed)} of {where} for a volume of {stack.volume_shape}, and {_gigabytes(available)} are free: {remedy}"
+            f"{name_of(method)} needs {needed / 1e9:.1f} GB of {kind} for this stack, "
+            f"and {free / 1e9:.1f} GB are free: {remedy}"
         )
 
 
@@ -242,7 +242,7 @@ def _explanation(error: RuntimeError, method: Method, stack: ProjectionStack) ->
     return f"{name_of(method)} broke off on {stack.name}: {error}"
 
 
-def _provenance(job: Job, stack: ProjectionStack, partial: bool, context: Context, seconds: float) -> dict[str, Any]:
+def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float) -> dict[str, Any]:
     return {
         "software": "napari-microdiffusion",
         "versions": {name: version(name) for name in ("napari-microdiffusion", "torch", "numpy", "scipy")},
@@ -253,10 +253,6 @@ def _provenance(job: Job, stack: ProjectionStack, partial: bool, context: Contex
         "precision": context.dtype,
         "input": stack.name,
         "input_sha256": hashlib.sha256(np.ascontiguousarray(stack.data).data).hexdigest(),
-        "complete": not partial,
+        "complete": not context.stopped,
         "seconds": round(seconds, 3),
     }
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

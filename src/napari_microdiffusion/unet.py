@@ -1,8 +1,9 @@
-"""The conditional U-Net (MicroDiffusion, Sec. 4.2): time and condition are added to the output of every ResNet block."""
+"""The conditional U-Net (MicroDiffusion, Sec. 4.2): every ResNet block's output takes time and condition."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +108,7 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         widths = [16, 32, 64, IMAGE_FEATURES]
         stages: list[nn.Module] = [nn.Conv2d(1, 16, 5, stride=2, padding=2)]
-        for a, b in zip(widths, widths[1:], strict=False):
-            stages += [ImageBlock(a, b)]
+        stages += [ImageBlock(a, b) for a, b in pairwise(widths)]
         self.image = nn.Sequential(*stages)
         self.position = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, POSITION_FEATURES))
         self.empty = nn.Parameter(torch.zeros(IMAGE_FEATURES + POSITION_FEATURES))

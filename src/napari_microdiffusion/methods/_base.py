@@ -54,13 +54,15 @@ class Context:
     seed
         Fixes every random number of the run.
     cancelled
-        Asked once a step; when it says yes, the generator returns what it has.
+        Asked once a step through `should_stop`; when it says yes, the generator returns what it has.
     preview_seconds
         Previews of a volume in training come this far apart at least.
     memory_bytes
         What a batch may take; batches of slices are sized to it.
     volumes
         Priors computed in this run, by their spec, so that sampling need not compute them again.
+    stopped
+        Whether a generator has broken off.
     """
 
     device: str = "cpu"
@@ -70,7 +72,13 @@ class Context:
     preview_seconds: float = 5.0
     memory_bytes: int = 2 * 2**30
     volumes: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    stopped: bool = field(default=False, repr=False)
     _last_preview: float = field(default_factory=time.monotonic, repr=False)
+
+    def should_stop(self) -> bool:
+        """Whether to break off now; remembered in ``stopped``."""
+        self.stopped = self.stopped or self.cancelled()
+        return self.stopped
 
     def preview_due(self) -> bool:
         """Whether it is time for the next preview; asking starts the wait anew when it is."""

@@ -33,14 +33,15 @@ Prior = Annotated[Linear | Cubic | Conservative | Inr, Field(discriminator="kind
 Consistency = Annotated[
     Literal["none", "final", "every_step"],
     Field(
-        description="make the volume reproduce the measured projections: at every sampling step, once at the end (final), or not at all (none)",
+        description="make the volume reproduce the measured projections: at every sampling step, "
+        "once at the end (final), or not at all (none)",
         json_schema_extra={"stage": "sampling"},
     ),
 ]
 
 
 class Guided(Method):
-    """A conditional diffusion model trained on the stack's own projections, with a frozen prior mixed into its input."""
+    """A conditional diffusion model trained on the stack's own projections, a frozen prior mixed into its input."""
 
     learned: ClassVar[bool] = True
     kind: Literal["guided"] = "guided"
@@ -49,16 +50,24 @@ class Guided(Method):
     gamma: float = setting(0.5, "share of the prior in the network's input, γ of Eq. 9", ge=0, le=1)
     pairing: Literal["mean", "slice"] = setting(
         "mean",
-        "prior that a projection is trained with: its mean over the same n slices, or its single slice at the centre as in the paper",
+        "prior that a projection is trained with: its mean over the same n slices (mean), "
+        "or its single slice at the centre, as in the paper (slice)",
     )
-    parameterisation: Literal["x0", "epsilon", "v"] = setting(
-        "x0", "what the network predicts: the clean image, the noise, or v, a mix of both"
+    parameterisation: Literal["preconditioned", "x0", "epsilon", "v"] = setting(
+        "preconditioned",
+        "what the network predicts: the clean image (x0), the noise (epsilon), a mix of both (v), "
+        "or what the best linear denoiser leaves over (preconditioned)",
     )
     timesteps: int = setting(1000, "noise levels of the training schedule, T", ge=2, le=10_000)
     beta_start: float = setting(1e-4, "noise variance of the first level", gt=0, lt=1)
     beta_end: float = setting(0.02, "noise variance of the last level", gt=0, lt=1)
     sampler: Literal["ddim", "ddpm"] = setting(
         "ddim", "ddim: few steps, no fresh noise; ddpm: random, best with all T steps", sampling=True
+    )
+    spacing: Literal["quadratic", "uniform"] = setting(
+        "quadratic",
+        "noise levels of the sampling steps: dense near the clean image (quadratic) or even (uniform)",
+        sampling=True,
     )
     sampling_steps: int = setting(15, "denoising steps for each slice", ge=1, le=10_000, sampling=True)
     guidance: float = setting(
@@ -91,7 +100,7 @@ class Guided(Method):
             fitted = yield from self.prior.fit(stack, context)
             weights |= {PRIOR + name: tensor for name, tensor in fitted.items()}
         prior = yield from self._prior_volume(stack, weights, context)
-        if context.cancelled():
+        if context.should_stop():
             return weights
         denoiser = self._denoiser(context)
         images = self._pairs(stack, prior).to(context.device)
@@ -111,7 +120,7 @@ class Guided(Method):
             optimiser.step()
             schedule.step()
             yield Step(step + 1, finite(loss.item()))
-            if context.cancelled():
+            if context.should_stop():
                 break
         return weights | {DENOISER + name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
 
@@ -127,7 +136,7 @@ class Guided(Method):
         denoiser.load_state_dict(without_prefix(weights, DENOISER))
         denoiser.requires_grad_(False).eval()
         batches = list(self._batches(stack, context))
-        steps = min(self.sampling_steps, self.timesteps)
+        steps = len(denoiser.schedule.spaced(self.sampling_steps, self.spacing))
         yield Stage("Denoising the slices", len(batches) * steps)
         done = 0
         for batch in batches:
@@ -135,7 +144,7 @@ class Guided(Method):
             for clean in self._sample(denoiser, stack, context, batch, guide.to(context.device)):
                 done += 1
                 yield Step(done)
-                if context.cancelled():
+                if context.should_stop():
                     return data
                 if context.preview_due():
                     yield Preview(batch.start, _intensities(clean))
@@ -183,8 +192,8 @@ class Guided(Method):
     def _pairs(self, stack: ProjectionStack, prior: NDArray[np.float32] | None) -> Tensor:
         """Projections and what guides each, (K, 2, y, x), on the diffusion's scale.
 
-        A projection is an n-slice mean, so the prior it is paired with is one too (``mean``): paired with a single slice, as in the
-        paper, the network learns to blur the prior's slices.
+        A projection is an n-slice mean, so the prior it is paired with is one too (``mean``): paired with a single
+        slice, as in the paper, the network learns to blur the prior's slices.
         """
         import torch
 
@@ -233,7 +242,8 @@ class Guided(Method):
             return slice_noise(context.seed, batch, step, stack.shape[1:])[:, None].to(context.device)
 
         fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
-        yield from sample(estimate, noise(0), denoiser.schedule, self.sampling_steps, fresh)
+        levels = denoiser.schedule.spaced(self.sampling_steps, self.spacing)
+        yield from sample(estimate, noise(0), denoiser.schedule, levels, fresh)
 
     def _batches(self, stack: ProjectionStack, context: Context) -> Generator[range, None, None]:
         """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
@@ -271,7 +281,7 @@ def _intensities(images: Tensor) -> NDArray[np.float32]:
 
 
 def _crops(images: Tensor, batch: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random crops (B, channels, side, side), flipped at random, of random images (K, channels, y, x), and the images' indices (B,)."""
+    """Random crops (B, c, side, side), flipped at random, of images (K, c, y, x), and which images they are of (B,)."""
     import torch
 
     height, width = (min(side, size) for size in images.shape[2:])

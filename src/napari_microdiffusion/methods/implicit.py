@@ -46,7 +46,8 @@ class Inr(Method):
     skip: bool = setting(False, "feed the encoding in again half way through the network")
     neighbouring: Literal["gaussian", "uniform", "none"] = setting(
         "none",
-        "average n neighbouring slices when the volume is computed, as in the paper (Eq. 3); none keeps each slice as it is",
+        "average n neighbouring slices when the volume is computed, as in the paper (Eq. 3); "
+        "none keeps each slice as it is",
         sampling=True,
     )
     steps: int = setting(800, "training steps", ge=1, le=10_000_000)
@@ -86,7 +87,7 @@ class Inr(Method):
             optimiser.step()
             schedule.step()
             yield Step(step + 1, finite(loss.item()))
-            if context.cancelled():
+            if context.should_stop():
                 break
             if context.preview_due() and step + 1 < steps:
                 yield from self._render(net, stack, context)
@@ -141,7 +142,7 @@ class Inr(Method):
                 yield Preview(z, data[z : z + 1].copy())
                 if steps:
                     yield Step(z + 1)
-            if context.cancelled():
+            if context.should_stop():
                 break
         return data
 
@@ -158,7 +159,7 @@ def _rays(stack: ProjectionStack) -> tuple[NDArray[np.float64], NDArray[np.float
     """Centres (K, m), in slices, of the m slices with weight in each projection, and their weights (m,)."""
     profile = stack.acquisition.profile_weights
     used = np.flatnonzero(profile)
-    return stack.acquisition.starts[:, None] + used + 0.5, profile[used]
+    return np.asarray(stack.acquisition.starts[:, None] + used + 0.5, np.float64), profile[used]
 
 
 def _positions(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
