@@ -238,7 +238,8 @@ def _shown(
 
 def _explanation(error: RuntimeError, method: Method, stack: ProjectionStack) -> str:
     if "out of memory" in str(error).lower() or "can't allocate" in str(error).lower():
-        return f"memory ran out during {name_of(method)} on {stack.name}: {method.memory_bytes(stack)[1]}, or crop the stack"
+        remedy = method.memory_bytes(stack)[1]
+        return f"memory ran out during {name_of(method)} on {stack.name}: {remedy}, or crop the stack"
     return f"{name_of(method)} broke off on {stack.name}: {error}"
 
 
