@@ -45,16 +45,16 @@ class Guided(Method):
 
     learned: ClassVar[bool] = True
     kind: Literal["guided"] = "guided"
-    consistency: Consistency = "every_step"  # type: ignore[assignment]
+    consistency: Consistency = "final"  # type: ignore[assignment]
     prior: Prior | None = setting(None, "method whose volume guides the diffusion; none for naive diffusion")
-    gamma: float = setting(0.5, "share of the prior in the network's input, γ of Eq. 9", ge=0, le=1)
+    gamma: float = setting(0.8, "share of the prior in the network's input, γ of Eq. 9", ge=0, le=1)
     pairing: Literal["mean", "slice"] = setting(
         "mean",
         "prior that a projection is trained with: its mean over the same n slices (mean), "
         "or its single slice at the centre, as in the paper (slice)",
     )
-    parameterisation: Literal["preconditioned", "x0", "epsilon", "v"] = setting(
-        "preconditioned",
+    parameterisation: Literal["x0", "epsilon", "v", "preconditioned"] = setting(
+        "x0",
         "what the network predicts: the clean image (x0), the noise (epsilon), a mix of both (v), "
         "or what the best linear denoiser leaves over (preconditioned)",
     )
@@ -69,23 +69,23 @@ class Guided(Method):
         "noise levels of the sampling steps: dense near the clean image (quadratic) or even (uniform)",
         sampling=True,
     )
-    sampling_steps: int = setting(15, "denoising steps for each slice", ge=1, le=10_000, sampling=True)
+    sampling_steps: int = setting(12, "denoising steps for each slice", ge=1, le=10_000, sampling=True)
     guidance: float = setting(
         0.0, "strength w of classifier-free guidance; 0 needs half the time", ge=0, le=20, sampling=True
     )
     p_uncond: float = setting(0.1, "share of training images that are shown without their condition", ge=0, le=1)
-    channels: int = setting(32, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
+    channels: int = setting(16, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
     multipliers: tuple[int, ...] = setting(
-        (1, 2, 3), "channels at each resolution, as multiples", min_length=1, max_length=5
+        (1, 2, 4), "channels at each resolution, as multiples", min_length=1, max_length=5
     )
     attention: bool = setting(False, "self-attention at the lowest resolution")
-    steps: int = setting(600, "training steps of the diffusion model", ge=1, le=10_000_000)
+    steps: int = setting(300, "training steps of the diffusion model", ge=1, le=10_000_000)
     epochs: int | None = setting(
         None, "training length as passes over all projections, instead of steps", ge=1, le=100_000
     )
-    batch: int = setting(12, "crops in each training step", ge=1, le=1024)
+    batch: int = setting(8, "crops in each training step", ge=1, le=1024)
     crop: int = setting(64, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
-    learning_rate: float = setting(2e-4, "learning rate of AdamW", gt=0, le=1)
+    learning_rate: float = setting(2e-3, "learning rate of AdamW", gt=0, le=1)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", ge=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"

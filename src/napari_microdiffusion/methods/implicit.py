@@ -35,10 +35,10 @@ class Inr(Method):
         256, "size of the gaussian encoding: twice the number of random frequencies", ge=8, le=4096, multiple_of=2
     )
     bandwidth_z: float = setting(
-        1.5, "finest detail along z that the gaussian encoding favours, in cycles per ten projections", gt=0, le=100
+        0.7, "finest detail along z that the gaussian encoding favours, in cycles per ten projections", gt=0, le=100
     )
     bandwidth_xy: float = setting(
-        12.0, "finest detail in xy that the gaussian encoding favours, in cycles per 64 pixels", gt=0, le=100
+        3.0, "finest detail in xy that the gaussian encoding favours, in cycles per 64 pixels", gt=0, le=100
     )
     octaves: int = setting(10, "levels of the sincos encoding", ge=1, le=16)
     layers: int = setting(3, "hidden layers of the network", ge=1, le=16)
@@ -50,12 +50,12 @@ class Inr(Method):
         "none keeps each slice as it is",
         sampling=True,
     )
-    steps: int = setting(800, "training steps", ge=1, le=10_000_000)
+    steps: int = setting(500, "training steps", ge=1, le=10_000_000)
     epochs: int | None = setting(
         None, "training length as passes over all measured pixels, instead of steps", ge=1, le=100_000
     )
     rays: int = setting(4096, "measured pixels in each training step", ge=16, le=1_000_000)
-    learning_rate: float = setting(1e-3, "learning rate of Adam", gt=0, le=1)
+    learning_rate: float = setting(4e-3, "learning rate of Adam", gt=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
     )

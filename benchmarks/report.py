@@ -1,0 +1,72 @@
+"""Tables (CSV, Markdown) and pictures (XY and XZ panels, same contrast) of benchmark results."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .case import SHARED, Case, protocol
+
+COLUMNS = {
+    "psnr": ("PSNR (dB)", ".2f"),
+    "psnr_volume": ("PSNR of the volume (dB)", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "dice": ("DICE", ".3f"),
+    "reprojection_max_error": ("reprojection error", ".0e"),
+    "z_smoothness": ("z-smoothness", ".2f"),
+    "seconds": ("seconds", ".1f"),
+    "peak_memory_gb": ("peak memory (GB)", ".2f"),
+}
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """``path``.csv with every number, and ``path``.md with one row a volume and method and what they were run on."""
+    rows = sorted(rows, key=lambda row: row["case"]["volume"])
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*rows[0]["case"], *COLUMNS, "device", "precision"])
+        for row in rows:
+            writer.writerow([*row["case"].values(), *(row[key] for key in COLUMNS), row["device"], row["precision"]])
+    lines = ["| volume | method | seed | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines.append("| --- " * (len(COLUMNS) + 3) + "|")
+    for row in rows:
+        case = row["case"]
+        numbers = " | ".join(format(row[key], style) for key, (_, style) in COLUMNS.items())
+        lines.append(f"| {case['volume']} | {case['method']} | {case['seed']} | {numbers} |")
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    note = f"n = {first['case']['slices']}, {first['case']['profile']} profile, preset {first['case']['preset']}; "
+    lines += ["", f"{note}{first['device']}, {first['precision']}; {versions}.", ""]
+    path.with_suffix(".md").write_text("\n".join(lines))
+
+
+def write_panels(path: Path, rows: dict[str, dict[str, Any]], volumes: Path) -> None:
+    """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, for volumes still at hand."""
+    by_volume: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for key, row in rows.items():
+        if (volumes / f"{key}.npy").exists() and row["case"]["seed"] == 0:
+            by_volume.setdefault(row["case"]["volume"], {})[row["case"]["method"]] = np.load(volumes / f"{key}.npy")
+    for name, methods in by_volume.items():
+        case = Case.model_validate(next(row["case"] for row in rows.values() if row["case"]["volume"] == name))
+        image = tifffile.imread(SHARED / "data" / f"{name}.ome.tif")
+        truth = protocol().prepare(image, case.slices)
+        tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **methods}.items()]
+        Image.fromarray(np.concatenate(tiles, 1)).save(f"{path}_{name}.png", optimize=True)
+
+
+def _tile(label: str, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The slice two voxels off the middle (not a projection's centre), and the XZ plane of the brightest row."""
+    row = int(truth.mean((0, 2)).argmax())
+    gap = np.zeros((4, volume.shape[2]), np.float32)
+    image = np.concatenate([volume[len(volume) // 2 + 2], gap, volume[:, row]])
+    grey = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8)).resize((256, 2 * len(image)))
+    canvas = Image.new("L", (260, 2 * len(image) + 18))
+    canvas.paste(grey, (2, 18))
+    ImageDraw.Draw(canvas).text((4, 3), label, fill=255)
+    return np.asarray(canvas)
