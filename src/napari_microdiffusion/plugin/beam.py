@@ -71,7 +71,7 @@ class BeamForm(QWidget):
         form.addRow("Stride", self.stride)
         form.addRow("Beam profile", self.profile)
         form.addRow("Beam width (FWHM)", self.fwhm)
-        self._show()
+        self.set_value(Acquisition())
 
     def value(self) -> Acquisition:
         """The acquisition; always a valid one."""
@@ -155,9 +155,12 @@ class VoxelSize(QWidget):
             line.textEdited.connect(self._typed)
             layout.addWidget(line, 1)
         layout.addWidget(QLabel("µm"))
+        self.set_value(None)
 
     def value(self) -> Triple | None:
         """The voxel size, None unless all three are stated."""
+        if self._texts() == self._shown_texts:
+            return self._exact
         if not all(line.hasAcceptableInput() for line in self._lines):
             return None
         z, y, x = (float(line.text()) for line in self._lines)
@@ -167,6 +170,10 @@ class VoxelSize(QWidget):
         """Show a voxel size without saying that it changed."""
         for line, size in zip(self._lines, scale_um or (None,) * 3, strict=True):
             line.setText("" if size is None else f"{size:.6g}")
+        self._exact, self._shown_texts = scale_um, self._texts()  # what is shown is rounded
+
+    def _texts(self) -> list[str]:
+        return [line.text() for line in self._lines]
 
     def forget(self) -> None:
         """Follow the layer again."""

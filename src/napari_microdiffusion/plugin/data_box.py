@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class DataBox(QGroupBox):
         super().__init__("1 · Data")
         self._viewer = viewer
         self._busy = False
+        self._held: tuple[Callable[[], Image | None], ...] = (_reference(None), _reference(None))
         self._source, self._truth = _combo(), _combo()
         self._source.setToolTip("The layer with your projections, one image per beam position")
         self._truth.setToolTip("A fully sampled volume of the same sample, if you have one: it is only used for scores")
@@ -80,7 +82,8 @@ class DataBox(QGroupBox):
                 combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
             self.beam.set_value(setup.acquisition)
             self.voxel.set_value(setup.scale_um)
-            self._show_rows()
+            self._form.setRowVisible(self._truth, not setup.simulate)
+            self._hold()
 
     def source(self) -> Image | None:
         """The chosen layer."""
@@ -91,15 +94,23 @@ class DataBox(QGroupBox):
         return None if self._simulate.isChecked() else self._layer(str(self._truth.currentData() or ""))
 
     def refresh(self) -> None:
-        """Offer the viewer's image layers, keeping the choice where it is still there."""
+        """Offer the viewer's image layers, keeping the choice where it is there, be it renamed."""
         with _Quiet(self):
             names = [layer.name for layer in self._images()]
-            before, truth = self._source.currentText(), self._truth.currentData()
-            _offer(self._source, [(name, name) for name in names], before)
-            _offer(self._truth, [("none", ""), *((name, name) for name in names)], truth)
-            if self._source.currentText() != before:
+            _offer(self._source, [(name, name) for name in names], self._name_now(self._held[0]))
+            _offer(self._truth, [("none", ""), *((name, name) for name in names)], self._name_now(self._held[1]))
+            if self.source() is not self._held[0]():
                 self._take_over()
+            self._hold()
         self.changed.emit()
+
+    def _hold(self) -> None:
+        """Remember the chosen layers themselves: people rename them."""
+        self._held = tuple(_reference(layer) for layer in (self.source(), self.truth()))
+
+    def _name_now(self, held: Callable[[], Image | None]) -> str:
+        layer = held()
+        return layer.name if layer is not None else ""
 
     # -- from layers -------------------------------------------------------------------------
 
@@ -191,6 +202,7 @@ class DataBox(QGroupBox):
                 return
             with _Quiet(self):
                 act()
+                self._hold()
             self.changed.emit()
 
         return slot
@@ -216,6 +228,10 @@ class _Quiet:
 
     def __exit__(self, *_: object) -> None:
         self._box._busy = self._before
+
+
+def _reference(layer: Image | None) -> Callable[[], Image | None]:
+    return weakref.ref(layer) if layer is not None else lambda: None
 
 
 def _combo() -> QComboBox:

@@ -1,0 +1,353 @@
+"""The dock widget in a real viewer; needs a display, be it a virtual one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_microdiffusion.events import Event, Preview, Stage, Step
+from napari_microdiffusion.io import read_volume
+from napari_microdiffusion.methods import Conservative, Context, Weights
+from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.layers import KEY, facts
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+pytestmark = pytest.mark.skipif(
+    sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),
+    reason="needs a display",
+)
+
+TINY = (36, 48, 48)
+INR = {"steps": 6, "rays": 256, "width": 16, "features": 16, "layers": 1}
+
+Widget = Any
+Open = Callable[..., tuple[Any, Widget]]
+
+
+@pytest.fixture
+def opened(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Open:
+    """A viewer with the tiny sample and the widget."""
+    from napari.layers import Layer
+
+    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    def make(show: bool = False, layers: list[Any] | None = None, **setup: Any) -> tuple[Any, Widget]:
+        viewer = make_napari_viewer(show=show)
+        widget = ReconstructWidget(viewer)
+        viewer.window.add_dock_widget(widget, name="Reconstruct volume")
+        for layer in sample("vessels", TINY) if layers is None else layers:
+            viewer.add_layer(Layer.create(*layer))
+        widget.setValue(widget.value().replace(**{"method": "conservative", "device": "cpu", **setup}))
+        qtbot.wait(1)
+        return viewer, widget
+
+    return make
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Errors that the widget shows."""
+    shown: list[str] = []
+    for module in ("reconstruct", "files"):
+        monkeypatch.setattr(f"napari_microdiffusion.plugin.{module}.show_error", shown.append)
+    return shown
+
+
+def finish(qtbot: Any, widget: Widget, timeout: int = 60_000) -> None:
+    with qtbot.waitSignal(widget.finished, timeout=timeout):
+        widget.run()
+    assert not widget.running
+    assert widget.run_box.run_button.isEnabled()
+
+
+class Slow(Conservative):
+    """Stands in for a long method: one slice a step, black and white by turns."""
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        yield Stage("Training", 400)
+        for step in range(400):
+            time.sleep(0.01)
+            yield Step(step + 1, loss=1 / (step + 1))
+            yield Preview(step % stack.volume_shape[0], np.full((1, *stack.shape[1:]), step % 2, np.float32))
+            if context.cancelled():
+                break
+        return {}
+
+
+class Hungry(Conservative):
+    """Runs out of memory while it trains."""
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:  # noqa: ARG002
+        import torch
+
+        yield Stage("Training", 1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Make a stand-in the method of every job."""
+
+    def use(stand_in: Any) -> None:
+        from napari_microdiffusion.plugin.model import Setup
+
+        plain = Setup.job
+        monkeypatch.setattr(
+            Setup, "job", lambda self, *a, **k: plain(self, *a, **k).model_copy(update={"method": stand_in})
+        )
+
+    return use
+
+
+def test_sample_fills_everything_in(opened: Open) -> None:
+    viewer, widget = opened()
+    setup = widget.value()
+    assert (setup.source, setup.truth) == ("vessels projections", "vessels truth")
+    assert setup.scale_um == pytest.approx((1, 0.5, 0.5))
+    assert setup.acquisition.slices == 6
+    assert widget.problem() == ""
+    assert "6 projections of 48 × 48 → a volume of 36 × 48 × 48" in widget.data.line.text()
+    assert len(viewer.layers) == 2
+
+
+def test_setup_survives_the_widget(opened: Open, qtbot: Any) -> None:
+    _, widget = opened()
+    setup = widget.value().replace(method="inr", preset="paper", overrides={"width": 64, "epochs": None}, seed=5)
+    with qtbot.waitSignal(widget.valueChanged) as caught:
+        widget.setValue(setup)
+    assert widget.value() == setup == caught.args[0]
+
+
+def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(show=True)
+    finish(qtbot, widget)
+    layer = viewer.layers["Conservative interpolation · vessels projections"]
+    truth = viewer.layers["vessels truth"]
+    np.testing.assert_allclose(layer.scale, truth.scale)
+    np.testing.assert_allclose(layer.translate, truth.translate)
+    assert layer.units == truth.units
+    assert list(layer.contrast_limits) == list(truth.contrast_limits)
+    scores = facts(layer)["scores"]
+    assert scores["psnr"] > 25
+    assert scores["residual"] < 1e-5
+    assert "dB" in widget.result._values["psnr"].text()
+    assert facts(layer)["provenance"]["complete"]
+    qtbot.wait(50)
+    picture = viewer.screenshot(canvas_only=False, flash=False)
+    assert picture[..., :3].std() > 20
+    assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].max() > 100
+
+
+def test_network_trains_and_every_view_works(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(show=True, method="inr", overrides=INR)
+    widget.run()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    for ndisplay in (3, 2):
+        viewer.dims.ndisplay = ndisplay
+        qtbot.wait(20)
+    viewer.canvas.grid.enabled = False
+    qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
+    assert "INR preview · vessels projections" in viewer.layers
+    assert facts(viewer.layers[-1])["provenance"]["method"] == "inr"
+
+
+def test_runs_stay_as_layers(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(method="linear")
+    finish(qtbot, widget)
+    widget.setValue(widget.value().replace(method="conservative"))
+    finish(qtbot, widget)
+    names = [layer.name for layer in widget.results()]
+    assert names == ["Linear interpolation · vessels projections", "Conservative interpolation · vessels projections"]
+    assert widget.result.current() == names[1]
+    before = widget.result._values["psnr"].text()
+    widget.result._results.setCurrentText(names[0])
+    assert widget.result._values["psnr"].text() != before
+    viewer.layers["vessels truth"].contrast_limits = (0.1, 0.6)
+    assert all(list(layer.contrast_limits) == [0.1, 0.6] for layer in widget.results())
+
+
+def test_stop_keeps_what_is_done(opened: Open, qtbot: Any, method: Callable[[Any], None]) -> None:
+    viewer, widget = opened()
+    method(Slow(consistency="none"))
+    widget.run()
+    qtbot.waitUntil(lambda: widget.run_box._bar.value() > 5, timeout=20_000)
+    asked = time.monotonic()
+    with qtbot.waitSignal(widget.finished, timeout=5000):
+        widget.run_box.stop_button.click()
+    assert time.monotonic() - asked < 2
+    layer = viewer.layers[-1]
+    assert layer.name.endswith("(partial)")
+    assert not facts(layer)["provenance"]["complete"]
+    assert np.ptp(layer.data[0]) == 0  # this slice had arrived
+
+
+def test_removing_the_layer_stops_the_run(opened: Open, qtbot: Any, method: Callable[[Any], None]) -> None:
+    viewer, widget = opened()
+    method(Slow(consistency="none"))
+    widget.run()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    with qtbot.waitSignal(widget.finished, timeout=5000):
+        viewer.layers.pop(2)
+    assert len(viewer.layers) == 2
+    assert "removed" in widget.message
+
+
+def test_closing_the_widget_stops_the_run(opened: Open, qtbot: Any, method: Callable[[Any], None]) -> None:
+    from superqt.utils._qthreading import WorkerBase
+
+    viewer, widget = opened()
+    method(Slow(consistency="none"))
+    widget.run()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)
+    viewer.layers.pop(0)  # nobody listens any more
+
+
+def test_out_of_memory_is_one_readable_notice(
+    opened: Open, qtbot: Any, notices: list[str], method: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = opened()
+    with monkeypatch.context():
+        method(Hungry())
+        finish(qtbot, widget)
+    assert len(notices) == 1
+    assert "emory ran out" in notices[0]
+    assert "crop" in notices[0]
+    assert viewer.layers[-1].name.endswith("(failed)")
+
+
+def test_a_run_after_an_error_works(
+    opened: Open, qtbot: Any, notices: list[str], method: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, widget = opened()
+    method(Hungry())
+    finish(qtbot, widget)
+    monkeypatch.undo()
+    finish(qtbot, widget)
+    assert widget.message.startswith("Done")
+    assert len(notices) == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((64, 64), np.float32), "single image"),
+        (np.zeros((2, 64, 64), np.float32), "at least 3"),
+        (np.zeros((6, 16, 64), np.float32), "32 × 32"),
+        (np.zeros((6, 64, 64), bool), "bool"),
+    ],
+)
+def test_bad_input_is_refused_before_run(opened: Open, notices: list[str], array: Any, words: str) -> None:
+    _, widget = opened(layers=[(array, {"name": "bad", "contrast_limits": (0, 1)}, "image")])
+    assert words in widget.data.line.text()
+    assert not widget.run_box.run_button.isEnabled()
+    widget.run()
+    assert len(notices) == 1
+    assert not widget.running
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN"), (0, "constant")])
+def test_bad_pixels_are_one_notice(opened: Open, qtbot: Any, notices: list[str], value: float, words: str) -> None:
+    array = np.full((6, 48, 48), value, np.float32)
+    viewer, widget = opened(layers=[(array, {"name": "bad", "contrast_limits": (0, 1)}, "image")])
+    finish(qtbot, widget)
+    assert len(notices) == 1
+    assert words in notices[0]
+    assert len(viewer.layers) == 1
+
+
+def test_simulate_from_a_volume(opened: Open, qtbot: Any) -> None:
+    truth = sample("vessels", TINY)[0][0]
+    data = np.concatenate([truth, truth[:2]])
+    where = {"name": "stack", "scale": (1, 0.5, 0.5), "units": "µm", "translate": (7, 1, 2)}
+    viewer, widget = opened(layers=[(data, where, "image")])
+    widget.data._simulate.setChecked(True)
+    assert widget.value().scale_um == (1, 0.5, 0.5)
+    assert "left out" in widget.data.line.text()
+    finish(qtbot, widget)
+    finish(qtbot, widget)
+    projections, result = viewer.layers["stack projections"], widget.results()[-1]
+    assert sum(facts(layer).get("role") == "projections" for layer in viewer.layers) == 1
+    np.testing.assert_allclose(projections.scale, (6, 0.5, 0.5))
+    np.testing.assert_allclose(projections.translate, (9.5, 1, 2))
+    np.testing.assert_allclose(result.translate, (7, 1, 2))
+    assert "psnr" in facts(result)["scores"]
+
+
+def test_channels_and_times_can_be_chosen(opened: Open, qtbot: Any, stack: ProjectionStack) -> None:
+    data = np.zeros((2, 3, *stack.shape), np.float32)
+    data[1, 2] = stack.data
+    layer = (data, {"name": "many", "axis_labels": ("t", "c", "z", "y", "x"), "contrast_limits": (0, 1)}, "image")
+    _, widget = opened(layers=[layer], time=1, channel=2)
+    assert (widget.value().time, widget.value().channel) == (1, 2)
+    finish(qtbot, widget)
+    assert widget.results()[-1].data.shape == stack.volume_shape
+
+
+def test_save_and_replay(opened: Open, qtbot: Any, tmp_path: Path) -> None:
+    from napari_microdiffusion.run import Job
+
+    _, widget = opened()
+    finish(qtbot, widget)
+    [layer] = widget.results()
+    path, job_path = tmp_path / "v.ome.tif", tmp_path / "a.job.json"
+    widget._files.write(layer, path)
+    widget._files.write_job(widget.value(), widget.data.source(), job_path)
+    qtbot.waitUntil(lambda: path.exists() and job_path.exists(), timeout=10_000)
+    saved = read_volume(path)
+    np.testing.assert_array_equal(saved.data, layer.data)
+    assert saved.scale_um == pytest.approx((1, 0.5, 0.5))
+    assert (saved.provenance or {})["method"] == "conservative"
+    job = Job.model_validate(json.loads(job_path.read_text()))
+    assert job.projections is not None
+    assert job.projections.exists()
+
+
+def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: ProjectionStack, tmp_path: Path) -> None:
+    from napari_microdiffusion.io import write_projections
+
+    write_projections(stack, tmp_path / "mine.ome.tif")
+    _, widget = opened()
+    widget.open(tmp_path / "mine.ome.tif")
+    qtbot.waitUntil(lambda: widget.value().source == "mine", timeout=10_000)
+    assert widget.value().job is not None
+    widget.open(tmp_path / "none.tif")
+    qtbot.waitUntil(lambda: len(notices) == 1, timeout=10_000)
+
+
+def test_truth_is_only_scored(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(truth="")
+    finish(qtbot, widget)
+    assert set(facts(viewer.layers[-1])["scores"]) == {"residual", "residual_max"}
+    assert widget.result._note.text().startswith("No ground truth")
+
+
+def test_renamed_layers_stay_chosen(opened: Open) -> None:
+    viewer, widget = opened()
+    viewer.layers["vessels projections"].name = "mine"
+    assert widget.value().source == "mine"
+    assert widget.value().truth == "vessels truth"
+
+
+def test_demo_keeps_its_results(tmp_path: Path, make_napari_viewer: Callable[..., Any], qtbot: Any) -> None:
+    from napari_microdiffusion.plugin import demo
+
+    viewer = make_napari_viewer(show=True)
+    show = demo.Demo(viewer, None, None, None, {"method": "conservative"})
+    show.begin()
+    qtbot.waitUntil(lambda: show.widget.message.startswith("Done"), timeout=30_000)
+    found = demo.keep(show.widget, viewer, tmp_path)
+    assert [path.name for path in found] == ["screenshot.png", "volume.ome.tif", "scores.json"]
+    assert json.loads(found[2].read_text())["psnr"] > 25
+    assert isinstance(read_volume(found[1]), Volume)
+    assert KEY in viewer.layers[-1].metadata
