@@ -120,7 +120,7 @@ def test_sample_fills_everything_in(opened: Open) -> None:
 
 def test_setup_survives_the_widget(opened: Open, qtbot: Any) -> None:
     _, widget = opened()
-    setup = widget.value().replace(method="inr", preset="paper", overrides={"width": 64, "epochs": None}, seed=5)
+    setup = widget.value().replace(method="inr", preset="paper", overrides={"width": 96, "rays": 300}, seed=5)
     with qtbot.waitSignal(widget.valueChanged) as caught:
         widget.setValue(setup)
     assert widget.value() == setup == caught.args[0]

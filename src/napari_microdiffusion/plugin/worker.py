@@ -21,6 +21,7 @@ from ..methods import Conservative
 from ..run import Job, Result, run
 from ..volume import ProjectionStack, Volume
 from .follow import Progress, Recorder
+from .preload import load_torch
 
 Load = Callable[[], tuple[ProjectionStack, Volume | None]]
 
@@ -102,6 +103,8 @@ def _driven(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
+    if job.method.learned:
+        load_torch()
     recorder = Recorder(canvas, stack, truth)
     events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
