@@ -79,7 +79,7 @@ class UNet(nn.Module):
         self.attention = Attention(widths[-1]) if attention else nn.Identity()
         below = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(Block(a + b, b, embedding) for a, b in zip(below, widths, strict=True))
-        self.leave = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, 1, 3, padding=1))
+        self.leave = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 1, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(B, 1, y, x) from noisy images, noise levels ``time`` (B,) and conditions (B, 160)."""
