@@ -114,7 +114,8 @@ class Denoiser(nn.Module):
         With m close to x_0, X'_t − (share)·mean is (share)·(x_0 − mean) + (noise)·ε.
         """
         signal, sigma = self.schedule.levels(t, noisy)
-        share, noise = self.gamma + (1 - self.gamma) * signal, (1 - self.gamma) * sigma
+        share = self.gamma + (1 - self.gamma) * signal
+        noise = ((1 - self.gamma) * sigma).clamp(min=1e-3)  # no prior is x_0 to the last digit: γ = 1 would divide by 0
         mixed = self.gamma * guide + (1 - self.gamma) * noisy
         if self.parameterisation != "preconditioned":
             return self.unet(mixed, t, condition), (share, noise)
