@@ -35,7 +35,7 @@ class Inr(Method):
         256, "size of the gaussian encoding: twice the number of random frequencies", ge=8, le=4096, multiple_of=2
     )
     bandwidth_z: float = setting(
-        0.7, "finest detail along z that the gaussian encoding favours, in cycles per ten projections", gt=0, le=100
+        1.0, "finest detail along z that the gaussian encoding favours, in cycles per ten projections", gt=0, le=100
     )
     bandwidth_xy: float = setting(
         3.0, "finest detail in xy that the gaussian encoding favours, in cycles per 64 pixels", gt=0, le=100
