@@ -26,8 +26,8 @@ from .volume import Intensity, ProjectionStack, Volume
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Returned = TypeVar("Returned")
 
-BATCH_BYTES = 2**29
-"""Memory for one batch of slices in the networks: more gains no speed on a CPU."""
+CPU_BATCH_BYTES = 2**29
+"""Memory for one batch of slices in the networks on a CPU, where more gains no speed."""
 
 WORKING_VOLUMES = 6
 """Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
@@ -96,12 +96,13 @@ def run(
         If memory runs out or training diverges half way.
     """
     began = time.monotonic()
+    device = resolve_device(job.device)
     context = Context(
-        device=resolve_device(job.device),
+        device=device,
         seed=job.seed,
         cancelled=cancelled,
         preview_seconds=preview_seconds,
-        memory_bytes=BATCH_BYTES,
+        memory_bytes=_batch_bytes(device),
     )
     check(job, stack)
     working, intensity = stack.normalised()
@@ -162,6 +163,15 @@ def check(job: Job, stack: ProjectionStack) -> None:
     crop = "crop the images or take fewer projections"
     free = psutil.virtual_memory().available
     _check_memory(job.method, volumes + batch, free, "memory", remedy if batch > volumes else crop)
+
+
+def _batch_bytes(device: str) -> int:
+    """Memory for one batch of slices: a quarter of what is free, so that the rest of the run and the viewer fit."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0]) // 4
+    return min(CPU_BATCH_BYTES, int(psutil.virtual_memory().available) // 4)
 
 
 def _check_memory(method: Method, needed: int, free: int, kind: str, remedy: str) -> None:
