@@ -30,7 +30,7 @@ def test_ranges_in_words() -> None:
 
 def test_sampling_paths() -> None:
     paths = sampling_paths(spec("microdiffusion"))
-    assert {"consistency", "sampler", "sampling_steps", "guidance", "prior.neighbouring"} <= set(paths)
-    assert not {"steps", "gamma", "prior.width", "kind"} & set(paths)
+    assert {"consistency", "sampler", "sampling_steps", "guidance"} <= set(paths)
+    assert not {"steps", "gamma", "prior.width", "prior.neighbouring", "kind"} & set(paths)
     described = {setting.path for setting in settings_of("microdiffusion") if setting.sampling}
     assert described == set(paths)

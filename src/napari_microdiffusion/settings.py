@@ -76,16 +76,9 @@ def settings_of(name: str) -> tuple[Setting, ...]:
     return tuple(_settings(methods, ""))
 
 
-def sampling_paths(method: Method, above: str = "") -> tuple[str, ...]:
-    """Dotted paths of the settings that may be changed on trained weights."""
-    paths: list[str] = []
-    for key, info in type(method).model_fields.items():
-        value = getattr(method, key)
-        if isinstance(value, Method):
-            paths += sampling_paths(value, f"{above}{key}.")
-        elif _is_sampling(info):
-            paths.append(above + key)
-    return tuple(paths)
+def sampling_paths(method: Method) -> tuple[str, ...]:
+    """The settings that may be changed on trained weights. A prior's may not: the network knows its volume."""
+    return tuple(key for key, info in type(method).model_fields.items() if _is_sampling(info))
 
 
 def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
@@ -105,7 +98,7 @@ def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
                 limits=_limits(info),
                 optional=optional,
                 description=info.description or "",
-                sampling=_is_sampling(info),
+                sampling=not above and _is_sampling(info),
                 values=values,
                 sources={preset: found[key] for preset, found in stated.items() if key in found},
             )
