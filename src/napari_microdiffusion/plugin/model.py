@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 FRIENDLY: dict[str, tuple[str, str]] = {
     "microdiffusion": (
         "MicroDiffusion",
-        "A neural network learns the volume from your projections, then a diffusion model refines it slice by slice. "
-        "The slowest, and the method this plugin is named after.",
+        "A neural network learns the volume, then a diffusion model refines it slice by slice. The slowest.",
     ),
     "inr": (
         "INR (neural representation)",
@@ -50,7 +49,7 @@ FRIENDLY: dict[str, tuple[str, str]] = {
 """What people read for each method: its name and one sentence. A method that is not here goes by its own name."""
 
 PRESET_HINTS = {
-    "preview": "minutes, any computer",
+    "preview": "minutes, no GPU needed",
     "standard": "minutes on a GPU",
     "paper": "hours on a GPU",
 }

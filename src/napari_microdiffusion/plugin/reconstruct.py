@@ -196,6 +196,7 @@ class ReconstructWidget(QWidget):
         inside = QWidget()
         boxes = QVBoxLayout(inside)
         boxes.setContentsMargins(2, 2, 2, 2)
+        boxes.setSpacing(3)
         for box in (self.data, self.method, self.run_box, self.result):
             boxes.addWidget(box)
         boxes.addStretch(1)
@@ -206,7 +207,7 @@ class ReconstructWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(area)
-        self.setMinimumWidth(380)
+        self.setMinimumWidth(400)
 
     def _connect(self) -> None:
         self.data.changed.connect(self._changed)

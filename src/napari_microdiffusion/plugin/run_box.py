@@ -89,7 +89,7 @@ class LossCurve(QWidget):
         import pyqtgraph
 
         self._plot = pyqtgraph.PlotWidget(background=None)
-        self._plot.setFixedHeight(112)
+        self._plot.setFixedHeight(104)
         self._plot.setToolTip(
             "Training loss: how far the network still is from the measured projections. It should fall and level off"
         )

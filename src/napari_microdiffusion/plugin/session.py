@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..volume import ProjectionStack, Volume
 from .layers import facts, in_memory, pixels, place_source, projections_layer
@@ -93,6 +93,7 @@ class Session(QObject):
                 layer = self._live.open(message.canvas, self._stack, self._shown, self._truth)
                 show_middle(self._viewer, layer)
                 self.opened.emit(layer)
+                QTimer.singleShot(0, self._worker.shown.set)  # once it has been drawn
             case Progress():
                 self._progress(message)
 

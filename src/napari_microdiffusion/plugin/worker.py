@@ -57,8 +57,8 @@ class RunWorker(GeneratorWorker[Message, None, Outcome]):
     """Runs the driver in a thread, and closes it there whatever happens, so that the engine cleans up."""
 
     def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0) -> None:
-        self.stopped = threading.Event()
-        super().__init__(drive, load, job, self.cancelled, preview_seconds)
+        self.stopped, self.shown = threading.Event(), threading.Event()
+        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0))
 
     def cancelled(self) -> bool:
         """Whether Stop was pressed or the application is closing."""
@@ -71,7 +71,13 @@ class RunWorker(GeneratorWorker[Message, None, Outcome]):
             self._gen.close()
 
 
-def drive(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float = 3.0) -> Messages:
+def drive(
+    load: Load,
+    job: Job,
+    cancelled: Callable[[], bool],
+    preview_seconds: float = 3.0,
+    wait: Callable[[], object] = lambda: None,
+) -> Messages:
     """Load, run and score, with every failure as an `EngineError`.
 
     A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
@@ -84,9 +90,11 @@ def drive(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: 
         Asked once a step.
     preview_seconds
         Whole-volume previews come this far apart at least.
+    wait
+        Returns when the first picture is on screen: loading torch would slow the drawing down.
     """
     try:
-        return (yield from _driven(load, job, cancelled, preview_seconds))
+        return (yield from _driven(load, job, cancelled, preview_seconds, wait))
     except EngineError:
         raise
     except MemoryError as error:
@@ -98,12 +106,15 @@ def drive(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: 
         ) from error
 
 
-def _driven(load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float) -> Messages:
+def _driven(
+    load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float, wait: Callable[[], object]
+) -> Messages:
     stack, truth = load()
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
     if job.method.learned:
+        wait()
         load_torch()
     recorder = Recorder(canvas, stack, truth)
     events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
