@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,11 @@ from napari_microdiffusion.volume import ProjectionStack, Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL = ("axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo", "vessels")
+
+
+def pytest_configure() -> None:
+    """One thread, before torch is imported: on tensors as tiny as these, more threads cost more than they gain."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

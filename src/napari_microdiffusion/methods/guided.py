@@ -99,6 +99,8 @@ class Guided(Method):
         if self.prior is not None:
             fitted = yield from self.prior.fit(stack, context)
             weights |= {PRIOR + name: tensor for name, tensor in fitted.items()}
+        if context.should_stop():
+            return weights
         prior = yield from self._prior_volume(stack, weights, context)
         if context.should_stop():
             return weights
@@ -132,6 +134,8 @@ class Guided(Method):
 
         prior = yield from self._prior_volume(stack, weights, context)
         data = along_z(Linear().matrix(stack), stack.data) if prior is None else prior.copy()
+        if context.should_stop():
+            return data
         denoiser = self._denoiser(context)
         denoiser.load_state_dict(without_prefix(weights, DENOISER))
         denoiser.requires_grad_(False).eval()
@@ -170,6 +174,8 @@ class Guided(Method):
         key = self.prior.model_dump_json()
         if key not in context.volumes:
             volume = yield from self.prior.predict(stack, without_prefix(weights, PRIOR), context)
+            if context.should_stop():  # perhaps not all of it: neither shown nor kept
+                return volume.data
             yield Preview(0, volume.data.copy())
             context.volumes[key] = volume.data
         return context.volumes[key]

@@ -1,0 +1,408 @@
+"""Guided diffusion: its four variants, consistency, pairs, batches, seeds, weights, previews and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Weights
+from napari_microdiffusion.methods.guided import _crops
+from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.volume import ProjectionStack
+
+INR = Inr(features=16, width=8, layers=2, rays=256, steps=2)
+PRIORS = {"none": None, "linear": Linear(), "cubic": Cubic(), "inr": INR}
+TINY: dict[str, Any] = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "attention": False,
+    "timesteps": 20,
+    "beta_end": 0.2,
+    "sampling_steps": 3,
+    "steps": 2,
+    "batch": 2,
+    "crop": 16,
+    "guidance": 0.0,
+    "spacing": "uniform",
+    "sampler": "ddim",
+    "consistency": "none",
+}
+
+
+def guided(**settings: Any) -> Guided:
+    return Guided(**TINY | {"prior": Linear()} | settings)
+
+
+def projected(acquisition: Acquisition = Acquisition(slices=4, count=4), size: tuple[int, int] = (32, 36)):  # noqa: B008
+    """Projections of noisy waves on the engine's scale."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.meshgrid(np.arange(acquisition.depth), np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    volume = 0.5 + 0.4 * np.sin(z / 3 + x / 5) * np.cos(y / 4) + 0.05 * rng.standard_normal(z.shape)
+    shown = np.asarray(acquisition.shown)
+    images = acquisition.project(volume.astype(np.float32))
+    assert len(images) == len(shown)
+    return ProjectionStack(images, acquisition)
+
+
+@pytest.fixture(scope="module")
+def stack() -> ProjectionStack:
+    """Four uniform projections of four slices."""
+    return projected()
+
+
+def collected(events: Generator[Event, None, Any]) -> tuple[list[Event], Any]:
+    """All events, and what the generator returned."""
+    seen: list[Event] = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def reconstructed(method: Guided, stack: ProjectionStack, **context: Any) -> np.ndarray:
+    shared = Context(**context)
+    return exhaust(method.predict(stack, exhaust(method.fit(stack, shared)), shared)).data
+
+
+def steps_of(events: list[Event]) -> list[int]:
+    return [event.done for event in events if isinstance(event, Step)]
+
+
+def largest_residual(data: np.ndarray, stack: ProjectionStack) -> float:
+    return float(np.abs(stack.acquisition.residual(data.astype(float), stack.data)).max())
+
+
+# -- the four variants, end to end ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+@pytest.mark.parametrize("consistency", ["none", "final", "every_step"])
+def test_every_prior_and_consistency(prior, consistency, stack):
+    data = reconstructed(guided(prior=prior, consistency=consistency), stack)
+    assert data.shape == stack.volume_shape
+    assert data.dtype == np.float32
+    assert np.isfinite(data).all()
+    if consistency == "none":
+        assert largest_residual(data, stack) > 1e-2  # two steps of training do not get there by themselves
+    else:
+        assert largest_residual(data, stack) < 1e-5
+
+
+ACQUISITIONS = {
+    "overlap": Acquisition(slices=4, stride=3, count=4),
+    "gaps": Acquisition(slices=4, stride=6, count=4),
+    "point": Acquisition(slices=4, profile="point", count=4),
+    "measured": Acquisition(slices=3, profile="measured", weights=(1.0, 3.0, 0.5), count=4),
+    "hidden": Acquisition(slices=4, count=5, hidden=(0, 2)),
+}
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+@pytest.mark.parametrize("consistency", ["final", "every_step"])
+def test_every_acquisition(acquisition, consistency):
+    stack = projected(acquisition, (37, 45))
+    data = reconstructed(guided(consistency=consistency), stack, memory_bytes=1)
+    assert data.shape == (acquisition.depth, 37, 45)
+    if acquisition.decoupled:
+        assert largest_residual(data, stack) < 1e-5
+    else:  # to within the noise
+        assert np.sqrt(np.mean(acquisition.residual(data, stack.data) ** 2)) < 0.06
+
+
+def test_every_step_is_consistent_while_it_samples(stack):
+    method = guided(consistency="every_step")
+    events = list(method.predict(stack, exhaust(method.fit(stack, Context())), Context(preview_seconds=0)))
+    early = next(event for event in events[2:] if isinstance(event, Preview))
+    assert not early.final
+    assert len(early.data) == stack.acquisition.depth
+    assert largest_residual(early.data, stack) < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{"sampler": "ddpm"}, {"guidance": 1.8}, {"sampling_steps": 4}, {"gamma": 0.1}])
+def test_what_a_setting_changes(changes, stack):
+    base = {"sampler": "ddim", "sampling_steps": 3, "gamma": 0.5}
+    assert np.abs(reconstructed(guided(**base | changes), stack) - reconstructed(guided(**base), stack)).max() > 1e-4
+
+
+@pytest.mark.parametrize("parameterisation", ["preconditioned", "x0"])
+def test_training_lowers_the_loss(parameterisation, stack):
+    settings = {"steps": 30, "batch": 4, "learning_rate": 1e-2, "schedule": "constant", "prior": Conservative()}
+    method = guided(parameterisation=parameterisation, **settings)
+    losses = [event.loss for event in method.fit(stack, Context()) if isinstance(event, Step)]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("settings", [{"parameterisation": "epsilon"}, {"parameterisation": "v"}, {"attention": True}])
+def test_every_network_runs(settings, stack):
+    data = reconstructed(guided(**settings, consistency="final"), stack)
+    assert np.isfinite(data).all()
+    assert np.abs(data - reconstructed(guided(consistency="final"), stack)).max() > 1e-3
+
+
+def test_a_loss_that_is_no_number_ends_the_run(stack):
+    huge = ProjectionStack(stack.data * np.float32(1e30), stack.acquisition)
+    with pytest.raises(RunFailed, match="training diverged"):
+        exhaust(guided(parameterisation="x0").fit(huge, Context()))
+
+
+@pytest.mark.parametrize(("epochs", "batch", "steps"), [(None, 2, 2), (3, 2, 6), (3, 5, 3)])
+def test_epochs_are_passes_over_the_projections(epochs, batch, steps, stack):
+    stage, *rest = [e for e in guided(epochs=epochs, batch=batch).fit(stack, Context()) if not isinstance(e, Preview)]
+    assert stage == Stage(stage.name, steps)
+    assert steps_of(rest) == list(range(1, steps + 1))
+
+
+# -- what it is trained on ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "centre"),
+    [
+        (Acquisition(slices=4), (1, 2)),  # between two slices
+        (Acquisition(slices=5), (2, 2)),
+        (Acquisition(slices=4, profile="point"), (0, 0)),
+        (Acquisition(slices=4, stride=3), (1, 2)),
+    ],
+)
+def test_pairs(acquisition, centre):
+    stack = projected(acquisition.bound(4))
+    prior = np.random.default_rng(1).random(stack.volume_shape).astype(np.float32)
+    means, slices, none = (
+        guided(pairing=p)._pairs(stack, v) for p, v in [("mean", prior), ("slice", prior), ("mean", None)]
+    )
+    for pairs in (means, slices, none):  # on the diffusion's scale
+        assert pairs.shape == (4, 2, 32, 36)
+        np.testing.assert_allclose(pairs[:, 0], 2 * stack.data - 1, atol=1e-6)
+    np.testing.assert_allclose(means[:, 1], 2 * stack.acquisition.project(prior) - 1, atol=1e-5)
+    for k, start in enumerate(stack.acquisition.starts):
+        expected = (prior[start + centre[0]] + prior[start + centre[1]]) / 2
+        np.testing.assert_allclose(slices[k, 1], 2 * expected - 1, atol=1e-6)
+    assert torch.equal(none[:, 0], none[:, 1])
+
+
+def test_pairing_matters(stack):
+    one, other = (reconstructed(guided(pairing=pairing, prior=Cubic()), stack) for pairing in ("mean", "slice"))
+    assert np.abs(one - other).max() > 1e-6
+
+
+@pytest.mark.parametrize(("side", "expected"), [(16, (16, 16)), (64, (20, 25))])
+def test_crops_are_pieces_of_the_images(side, expected):
+    k, y, x = np.meshgrid(np.arange(3), np.arange(20), np.arange(25), indexing="ij")
+    codes = torch.from_numpy(10_000 * k + 100 * y + x)
+    crops, chosen = _crops(torch.stack([codes, -codes], 1), 40, side, torch.Generator().manual_seed(0))
+    assert crops.shape == (40, 2, *expected)
+    assert torch.equal(crops[:, 0], -crops[:, 1])  # image and prior are cut and flipped alike
+    assert torch.equal(crops[:, 0].flatten(1) // 10_000, chosen[:, None].expand(-1, expected[0] * expected[1]))
+    down, right = crops[:, 0].diff(dim=1), crops[:, 0].diff(dim=2)
+    for steps, size in ((down, 100), (right, 1)):
+        assert set(steps.unique().tolist()) == {-size, size}  # both ways round
+        assert torch.equal(steps.flatten(1).min(1).values, steps.flatten(1).max(1).values)
+    corners = {int(crop.min()) % 10_000 for crop in crops[:, 0]}
+    assert len(corners) > 20 if side == 16 else corners == {0}
+
+
+# -- what must not change the result --------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("consistency", ["none", "every_step"])
+def test_the_batch_size_changes_rounding_only(sampler, consistency, stack):
+    method = guided(sampler=sampler, consistency=consistency, guidance=0.5)
+    weights = exhaust(method.fit(stack, Context()))
+    results, lengths = [], []
+    for memory in (1, 2 * 4 * method._slice_bytes(stack), 2**30):  # one slice, two blocks, all
+        context = Context(memory_bytes=memory)
+        events, volume = collected(method.predict(stack, weights, context))
+        results.append(volume.data)
+        lengths.append(len(steps_of(events)))
+    assert lengths == [12, 6, 3]  # three steps for each of four, two, one batches
+    np.testing.assert_allclose(results[1], results[0], atol=1e-5)
+    np.testing.assert_allclose(results[2], results[0], atol=1e-5)
+
+
+def test_overlap_in_batches_changes_rounding_only():
+    stack = projected(ACQUISITIONS["overlap"])
+    for consistency in ("none", "every_step"):
+        method = guided(consistency=consistency)
+        weights = exhaust(method.fit(stack, Context()))
+        small, large = (exhaust(method.estimate(stack, weights, Context(memory_bytes=memory))) for memory in (1, 2**30))
+        np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_seed_fixes_the_result(sampler, stack):
+    method = guided(sampler=sampler, prior=INR)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = reconstructed(method, stack)
+    assert torch.equal(torch.random.get_rng_state(), before)  # and other programs' random numbers are left alone
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(reconstructed(method, stack), one)
+    assert np.abs(reconstructed(method, stack, seed=1) - one).max() > 1e-3
+
+
+def test_previews_do_not_change_the_result(stack):
+    method = guided(prior=INR, sampler="ddpm")
+    np.testing.assert_array_equal(
+        reconstructed(method, stack, preview_seconds=0), reconstructed(method, stack, preview_seconds=1e9)
+    )
+
+
+def test_saved_weights_give_the_same_volume_without_training(stack, tmp_path: Path):
+    method = guided(prior=INR, consistency="every_step")
+    context = Context()
+    weights = exhaust(method.fit(stack, context))
+    volume = exhaust(method.predict(stack, weights, context))
+    path = save_trained(tmp_path / "w.safetensors", method, weights, stack.acquisition)
+    loaded, found, _ = load_trained(path)
+    events, again = collected(loaded.predict(stack, found, Context()))
+    np.testing.assert_array_equal(again.data, volume.data)
+    assert all(event.loss is None for event in events if isinstance(event, Step))  # nothing is trained
+    resampled = load_trained(path, {"sampling_steps": 5, "sampler": "ddpm"})[0]
+    events, other = collected(resampled.predict(stack, found, Context()))
+    assert steps_of(events)[-5:] == [1, 2, 3, 4, 5]
+    assert np.abs(other.data - volume.data).max() > 1e-4
+
+
+# -- the prior ------------------------------------------------------------------------------
+
+
+def test_the_prior_is_computed_once_and_stays_as_it_is(stack):
+    method, context = guided(prior=INR), Context()
+    events, weights = collected(method.fit(stack, context))
+    rendered = [event for event in events if isinstance(event, Stage) and event.name == "Computing the volume"]
+    assert len(rendered) == 1
+    [prior] = context.volumes.values()
+    before = prior.copy()
+    events, _ = collected(method.predict(stack, weights, context))
+    assert [event.name for event in events if isinstance(event, Stage)] == ["Denoising the slices"]
+    np.testing.assert_array_equal(prior, before)
+    alone = {name.removeprefix("prior."): tensor for name, tensor in weights.items() if name.startswith("prior.")}
+    np.testing.assert_array_equal(exhaust(INR.predict(stack, alone, Context())).data, prior)
+
+
+def test_the_prior_is_not_trained_further(stack):
+    alone = exhaust(INR.fit(stack, Context()))
+    weights = exhaust(guided(prior=INR, steps=3).fit(stack, Context()))
+    assert {name for name in weights if name.startswith("prior.")} == {f"prior.{name}" for name in alone}
+    assert all(torch.equal(weights[f"prior.{name}"], tensor) for name, tensor in alone.items())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_gamma_decides_whether_the_prior_is_seen(gamma, stack):
+    """γ = 0 is naive diffusion, and γ = 1 needs no noise."""
+    method = guided(gamma=gamma, parameterisation="x0", sampling_steps=1)
+    with_prior = reconstructed(method, stack)
+    if gamma == 0:
+        np.testing.assert_array_equal(
+            with_prior, reconstructed(guided(prior=None, parameterisation="x0", sampling_steps=1), stack)
+        )
+    else:
+        weights = exhaust(method.fit(stack, Context()))
+        np.testing.assert_array_equal(exhaust(method.predict(stack, weights, Context(seed=9))).data, with_prior)
+
+
+# -- previews and stops ---------------------------------------------------------------------
+
+
+def test_slices_replace_the_prior_one_by_one(stack):
+    method, context = guided(prior=INR), Context(memory_bytes=1)
+    weights = exhaust(method.fit(stack, context))
+    events, volume = collected(method.predict(stack, weights, context))
+    done = [event for event in events if isinstance(event, Preview) and event.final]
+    assert [event.start for event in done] == list(range(stack.acquisition.depth))
+    np.testing.assert_array_equal(np.concatenate([event.data for event in done]), volume.data)
+    [stage] = [event for event in events if isinstance(event, Stage)]
+    assert steps_of(events) == list(range(1, stage.steps + 1))
+
+
+def test_training_shows_the_prior_first(stack):
+    method, context = guided(prior=INR), Context()
+    events, _ = collected(method.fit(stack, context))
+    names = [event.name for event in events if isinstance(event, Stage)]
+    assert names == ["Training the neural representation", "Computing the volume", "Training the diffusion model"]
+    whole = [event for event in events if isinstance(event, Preview) and len(event.data) == stack.acquisition.depth]
+    assert len(whole) == 1
+    np.testing.assert_array_equal(whole[0].data, next(iter(context.volumes.values())))
+    later = events[[event is whole[0] for event in events].index(True) :]
+    assert [event.name for event in later if isinstance(event, Stage)] == names[2:]
+    assert not any(event.final for event in events if isinstance(event, Preview))
+
+
+class Stop:
+    """A cancel flag, set when an event is seen; keeps what came after."""
+
+    def __init__(self, when: Callable[[Event], bool], **context: Any) -> None:
+        self.when = when
+        self.flag = False
+        self.after: list[Event] = []
+        self.context = Context(cancelled=lambda: self.flag, **context)
+
+    def run(self, events: Generator[Event, None, Any]) -> Any:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            if self.flag:
+                self.after.append(event)
+            self.flag = self.flag or self.when(event)
+
+
+def is_step(stage_losses: bool, done: int) -> Callable[[Event], bool]:
+    """Whether an event is this step, of a training (which has losses) or not."""
+    return lambda event: isinstance(event, Step) and event.done == done and (event.loss is not None) == stage_losses
+
+
+def test_a_stop_in_training_the_prior(stack):
+    stop = Stop(is_step(True, 3))
+    method = guided(prior=INR.model_copy(update={"steps": 1000}))
+    weights: Weights = stop.run(method.fit(stack, stop.context))
+    assert stop.after == []
+    assert stop.context.stopped
+    assert stop.context.volumes == {}
+    assert {name.partition(".")[0] for name in weights} == {"prior"}
+
+
+def test_a_stop_in_computing_the_prior(stack):
+    stop = Stop(is_step(False, 5))
+    stop.run(guided(prior=INR).fit(stack, stop.context))
+    assert stop.after == []  # above all no volume with slices that were not reached
+    assert stop.context.volumes == {}
+
+
+def test_a_stop_in_training_the_diffusion_model(stack):
+    stop = Stop(is_step(True, 3))
+    method = guided(steps=1000)
+    weights = stop.run(method.fit(stack, stop.context))
+    assert stop.after == []
+    assert np.isfinite(exhaust(method.predict(stack, weights, Context())).data).all()  # they can be used
+
+
+@pytest.mark.parametrize("prior", [None, Linear()], ids=["none", "linear"])
+def test_a_stop_in_sampling_keeps_the_prior_where_no_slice_was_reached(prior, stack):
+    method = guided(prior=prior)
+    weights = exhaust(method.fit(stack, Context()))
+    whole = exhaust(method.predict(stack, weights, Context(memory_bytes=1))).data
+    stop = Stop(is_step(False, 5), memory_bytes=1)  # the second of four blocks
+    data = stop.run(method.predict(stack, weights, stop.context)).data
+    assert stop.after == []
+    np.testing.assert_array_equal(data[:4], whole[:4])
+    np.testing.assert_array_equal(data[4:], exhaust(Linear().predict(stack, {}, Context())).data[4:])
+
+
+def test_a_stop_in_computing_the_prior_from_saved_weights(stack):
+    method = guided(prior=INR)
+    weights = exhaust(method.fit(stack, Context()))
+    stop = Stop(is_step(False, 2))
+    stop.run(method.predict(stack, weights, stop.context))
+    assert stop.after == []
