@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, enforce, finite, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,8 +90,7 @@ class Inr(Method):
             if context.should_stop():
                 break
             if context.preview_due() and step + 1 < steps:
-                yield from self._render(net, stack, context)
-                context.preview_done()
+                yield from self._preview(net, stack, context)
         return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
     def estimate(
@@ -100,7 +99,12 @@ class Inr(Method):
         net = self.network(stack, context)
         net.load_state_dict(weights)
         yield Stage("Computing the volume", stack.acquisition.depth)
-        return (yield from self._render(net, stack, context, steps=True))
+        data = np.zeros(stack.volume_shape, np.float32)
+        for z, image in self._slices(net, stack, context):
+            data[z] = image
+            yield Preview(z, data[z : z + 1].copy())
+            yield Step(z + 1)
+        return data
 
     def network(self, stack: ProjectionStack, context: Context) -> InrNet:
         """The untrained network; the seed fixes its frequencies and first weights."""
@@ -127,24 +131,29 @@ class Inr(Method):
             3 * self.width * self.layers
         ) + 16 * self.rays * self.features, "lower rays, width or layers"
 
-    def _render(
-        self, net: InrNet, stack: ProjectionStack, context: Context, steps: bool = False
-    ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Compute the volume slice by slice, each shown as it is ready; slices not reached when cancelled stay 0."""
+    def _preview(self, net: InrNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
+        """The volume as the network knows it by now, consistent if the spec asks for it: half-trained it is noisy."""
+        images = [image for _, image in self._slices(net, stack, context)]
+        if len(images) == stack.acquisition.depth:
+            data = np.stack(images)
+            if self.consistency != "none":
+                enforce(stack, data)
+            yield Preview(0, data)
+        context.preview_done()
+
+    def _slices(
+        self, net: InrNet, stack: ProjectionStack, context: Context
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Slices (y, x) with their z, from the top down, until the run is stopped."""
         mix, offset = self._neighbours(stack.acquisition.slices)
-        data = np.zeros(stack.volume_shape, np.float32)
+        depth = stack.acquisition.depth
         planes: deque[NDArray[np.float32]] = deque(maxlen=len(mix))
-        for i in range(len(data) + len(mix) - 1):
-            planes.append(_plane(net, float(np.clip(i + 0.5 + offset, 0.5, len(data) - 0.5)), stack.shape, context))
-            z = i + 1 - len(mix)
-            if z >= 0:
-                data[z] = np.tensordot(mix, np.stack(planes), 1)
-                yield Preview(z, data[z : z + 1].copy())
-                if steps:
-                    yield Step(z + 1)
+        for i in range(depth + len(mix) - 1):
             if context.should_stop():
-                break
-        return data
+                return
+            planes.append(_plane(net, float(np.clip(i + 0.5 + offset, 0.5, depth - 0.5)), stack.shape, context))
+            if len(planes) == len(mix):
+                yield i + 1 - len(mix), np.tensordot(mix, np.stack(planes), 1)
 
     def _neighbours(self, n: int) -> tuple[NDArray[np.float32], float]:
         """Weights of neighbouring-based inference (Eq. 3) and the offset of the first neighbour in slices."""
