@@ -86,7 +86,7 @@ def measure(case: Case, save: Path | None = None) -> dict[str, Any]:
             break
         if isinstance(event, Stage):
             stages.append((event.name, time.monotonic()))
-    ends = [start for _, start in stages[1:]] + [time.monotonic()]
+    ends = [*(start for _, start in stages[1:]), *([time.monotonic()] if stages else [])]
     data = result.volume.data
     if save is not None:
         np.save(save, data)
