@@ -43,26 +43,32 @@ def run_case(case: Case, save: Path) -> dict[str, Any]:
     return measured
 
 
-def run_table(name: str, cases: list[Case], fresh: bool) -> None:
-    """Measure what is missing of a table; results are kept case by case, so a broken-off run resumes."""
+def run_table(name: str, cases: list[Case], volumes: list[str], methods: list[str], fresh: bool) -> None:
+    """Measure what is missing of a table; results are kept case by case, so a broken-off run resumes.
+
+    ``volumes`` and ``methods`` restrict what is measured, if not empty. Results of earlier settings are dropped.
+    """
     store = RESULTS / f"{name}.json"
-    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() and not fresh else {}
+    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     keys = {case.key(): case for case in cases}
-    volumes = Path(tempfile.gettempdir()) / "napari-microdiffusion-benchmarks"
-    volumes.mkdir(exist_ok=True)
+    arrays = Path(tempfile.gettempdir()) / "napari-microdiffusion-benchmarks"
+    arrays.mkdir(exist_ok=True)
     for key, case in keys.items():
-        if key in known:
+        if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
+            continue
+        if key in known and not fresh:
             continue
         print(f"{name}: {case.volume} {case.method} ...", end=" ", flush=True)
-        known[key] = {"case": case.model_dump(), **run_case(case, volumes / f"{key}.npy")}
+        known[key] = {"case": case.model_dump(), **run_case(case, arrays / f"{key}.npy")}
         row = known[key]
         print(
             f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s", flush=True
         )
         store.write_text(json.dumps(known, indent=1) + "\n")
-    rows = {key: known[key] for key in keys}
+    rows = {key: known[key] for key in keys if key in known}
+    store.write_text(json.dumps(rows, indent=1) + "\n")
     write_table(RESULTS / name, list(rows.values()))
-    write_panels(RESULTS / name, rows, volumes)
+    write_panels(RESULTS / name, rows, arrays)
 
 
 def main() -> None:
@@ -81,10 +87,8 @@ def main() -> None:
         if name != given.table and (given.table or table.get("slow")):
             continue
         table = {key: value for key, value in table.items() if key != "slow"}
-        for key, only in (("volumes", given.volumes), ("methods", given.methods)):
-            if only:
-                table[key] = only.split(",")
-        run_table(name, cases_of(table), given.fresh)
+        volumes, methods = (only.split(",") if only else [] for only in (given.volumes, given.methods))
+        run_table(name, cases_of(table), volumes, methods, given.fresh)
 
 
 if __name__ == "__main__":

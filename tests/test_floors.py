@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 
@@ -22,24 +21,41 @@ def imported_by(statement: str) -> set[str]:
     return set(json.loads(finished.stdout.splitlines()[-1]))
 
 
-ENGINE = ["metrics", "phantoms", "inr", "unet", "diffusion", "checkpoint", "io", "methods", "run"]
+ENGINE = [
+    "metrics",
+    "phantoms",
+    "inr",
+    "unet",
+    "denoiser",
+    "diffusion",
+    "checkpoint",
+    "io",
+    "methods",
+    "run",
+    "trained",
+]
 
 
 def test_the_engine_needs_neither_napari_nor_qt():
-    there = [name for name in ENGINE if find_spec(f"napari_microdiffusion.{name}")]
-    assert {"metrics", "methods", "run"} <= set(there)
-    found = imported_by("\n".join(f"import napari_microdiffusion.{name}" for name in there) + "\nimport torch")
+    found = imported_by("\n".join(f"import napari_microdiffusion.{name}" for name in ENGINE))
     assert "torch" in found
     assert found.isdisjoint(GUI)
 
 
 @pytest.mark.parametrize("module", ["", ".presets", ".cli", ".io"])
 def test_light_modules_do_not_load_torch(module):
-    if module and find_spec(f"napari_microdiffusion{module}") is None:
-        pytest.skip(f"there is no {module} yet")
     found = imported_by(f"import napari_microdiffusion{module}")
     assert "napari_microdiffusion" in found
     assert found.isdisjoint({"torch", "diffusers", "matplotlib", "dask", *GUI})
+
+
+def test_an_interpolation_runs_without_torch():
+    found = imported_by(
+        "from napari_microdiffusion import Acquisition, phantom, reconstruct\n"
+        "from napari_microdiffusion.presets import spec\n"
+        "reconstruct(phantom('nuclei', (18, 32, 32)).simulate(Acquisition())[0], spec('conservative'))"
+    )
+    assert "torch" not in found
 
 
 def test_the_thread_policy_is_set_before_torch_unless_the_user_has():

@@ -64,9 +64,15 @@ def test_job_holds_what_was_chosen(tmp_path: Path) -> None:
     assert Setup(method="linear").title == "Linear interpolation"
 
 
-def test_interpolation_needs_no_torch() -> None:
-    job = Setup(method="conservative").job()
-    assert (job.device, job.precision) == ("cpu", "float32")
+def test_a_job_is_what_is_chosen() -> None:
+    job = Setup(method="conservative", device="cpu", seed=3).job(Path("stack.tif"), channel=1)
+    assert (job.method.kind, job.device, job.seed, job.projections, job.channel) == (
+        "conservative",
+        "cpu",
+        3,
+        Path("stack.tif"),
+        1,
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 16, 97, 200])

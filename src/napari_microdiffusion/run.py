@@ -96,7 +96,7 @@ def run(
         If memory runs out or training diverges half way.
     """
     began = time.monotonic()
-    device = resolve_device(job.device)
+    device = _device_of(job)
     context = Context(
         device=device,
         seed=job.seed,
@@ -109,14 +109,15 @@ def run(
     canvas = np.empty(stack.volume_shape, np.float32)
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     try:
-        context.dtype = resolve_precision(job.precision, context.device)
+        if job.method.learned:
+            context.dtype = resolve_precision(job.precision, device)
         if weights is None:
             weights = yield from _shown(job.method.fit(working, context), canvas, intensity)
         if not context.should_stop():
             volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
         if not context.stopped:
             canvas = intensity.restore(volume.data)
-    except RuntimeError as error:  # torch's OutOfMemoryError among them
+    except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError, numpy's a MemoryError
         raise RunFailed(_explanation(error, job.method, stack)) from error
     finally:
         release_memory(context.device)
@@ -152,7 +153,7 @@ def exhaust(events: Generator[Event, None, Returned]) -> Returned:
 def check(job: Job, stack: ProjectionStack) -> None:
     """Refuse, before any work, what cannot succeed; errors as for `run`."""
     stack.check()
-    device = resolve_device(job.device)
+    device = _device_of(job)
     batch, remedy = job.method.memory_bytes(stack)
     volumes = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
     if device == "cuda":
@@ -163,6 +164,11 @@ def check(job: Job, stack: ProjectionStack) -> None:
     crop = "crop the images or take fewer projections"
     free = psutil.virtual_memory().available
     _check_memory(job.method, volumes + batch, free, "memory", remedy if batch > volumes else crop)
+
+
+def _device_of(job: Job) -> str:
+    """The torch device of a job; an interpolation needs none, and torch takes seconds to load."""
+    return "cpu" if job.device == "auto" and not job.method.learned else resolve_device(job.device)
 
 
 def _batch_bytes(device: str) -> int:
@@ -216,7 +222,8 @@ def resolve_precision(wanted: str, device: str) -> str:
     if device == "cuda":
         native = torch.cuda.get_device_capability() >= (8, 0)
     elif device == "cpu":
-        native = any(torch.cpu.get_capabilities().get(flag, False) for flag in ("amx_bf16", "avx512_bf16"))
+        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+        native = any(capabilities.get(flag, False) for flag in ("amx_bf16", "avx512_bf16"))
     else:
         native = False
     return "bfloat16" if native else "float32"
@@ -246,8 +253,9 @@ def _shown(
         yield event
 
 
-def _explanation(error: RuntimeError, method: Method, stack: ProjectionStack) -> str:
-    if "out of memory" in str(error).lower() or "can't allocate" in str(error).lower():
+def _explanation(error: RuntimeError | MemoryError, method: Method, stack: ProjectionStack) -> str:
+    words = ("out of memory", "can't allocate")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in words):
         remedy = method.memory_bytes(stack)[1]
         return f"memory ran out during {name_of(method)} on {stack.name}: {remedy}, or crop the stack"
     return f"{name_of(method)} broke off on {stack.name}: {error}"

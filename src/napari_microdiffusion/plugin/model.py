@@ -99,9 +99,8 @@ class Setup(BaseModel):
         """The job of this setup; it can be replayed from the file ``projections``, its channel and time point."""
         from ..run import Job
 
-        method = self.spec()
-        job = Job(
-            method=method,
+        return Job(
+            method=self.spec(),
             acquisition=self.acquisition,
             projections=projections,
             channel=channel,
@@ -109,10 +108,6 @@ class Setup(BaseModel):
             seed=self.seed,
             device=self.device,
         )
-        if method.learned:
-            return job
-        # an interpolation has no use for torch, which takes seconds to load
-        return job.model_copy(update={"device": "cpu", "precision": "float32"})
 
     @property
     def title(self) -> str:
