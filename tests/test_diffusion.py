@@ -172,6 +172,15 @@ def test_one_estimate_a_step_and_the_last_is_the_result(spacing):
     torch.testing.assert_close(estimates[-1], result)
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize(("timesteps", "beta_end"), [(1000, 0.5), (100, 0.99), (10_000, 0.02)])
+def test_schedules_that_drown_the_image_still_end_in_numbers(timesteps, beta_end, noisy):
+    schedule = Schedule(timesteps, 1e-4, beta_end)  # ᾱ falls below the smallest float32
+    levels, noise = schedule.spaced(30, "uniform"), (lambda i: normal(i).float()) if noisy else None
+    result = exhaust(sample(denoiser, normal(0).float(), schedule, levels, noise))
+    assert result.isfinite().all()
+
+
 # -- a Gaussian, whose denoiser is known ----------------------------------------------------
 
 MEAN, SPREAD, COUNT = 0.8, 0.3, 40_000

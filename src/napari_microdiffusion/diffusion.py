@@ -29,7 +29,7 @@ class Schedule:
 
     def __init__(self, timesteps: int, beta_start: float, beta_end: float, device: str = "cpu") -> None:
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
-        self.alpha_bar = torch.cumprod(1 - betas, 0).float().to(device)
+        self.alpha_bar = torch.cumprod(1 - betas, 0).clamp(min=1e-20).float().to(device)  # 0 would divide by 0
         self.timesteps = timesteps
 
     def levels(self, t: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

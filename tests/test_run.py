@@ -1,0 +1,410 @@
+"""A job from projections to volume: intensities, stops, errors, provenance, replay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from pydantic import ValidationError
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import (
+    DeviceUnavailable,
+    EngineError,
+    Event,
+    InvalidInput,
+    Preview,
+    RunFailed,
+    Stage,
+    Step,
+    TooLarge,
+)
+from napari_microdiffusion.methods import Conservative, Cubic, Guided, Inr, Linear, Method
+from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, resolve_device, resolve_precision, run
+from napari_microdiffusion.volume import ProjectionStack
+
+INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
+DIFFUSION = Guided(
+    prior=INR,
+    channels=8,
+    multipliers=(1, 2),
+    timesteps=20,
+    beta_end=0.2,
+    sampling_steps=2,
+    spacing="uniform",
+    steps=3,
+    batch=2,
+    crop=16,
+    guidance=0.0,
+    consistency="none",
+)
+METHODS: dict[str, Method] = {"linear": Linear(), "inr": INR, "microdiffusion": DIFFUSION}
+
+
+@pytest.fixture(scope="module")
+def camera() -> ProjectionStack:
+    """What a camera gives: uint16 on an offset of 1000; four projections of four slices."""
+    z, y, x = np.meshgrid(np.arange(4), np.arange(32), np.arange(36), indexing="ij")
+    images = 1000 + 800 * (1 + np.sin(z + x / 5) * np.cos(y / 4)) + 20 * np.random.default_rng(0).random(z.shape)
+    return ProjectionStack(images.astype(np.uint16), Acquisition(slices=4), (4.0, 0.5, 0.5), "mine")
+
+
+def job(method: Method, stack: ProjectionStack, **changes: Any) -> Job:
+    return Job(
+        **{"method": method, "acquisition": stack.acquisition, "device": "cpu", "precision": "float32"} | changes
+    )
+
+
+def collected(events: Generator[Event, None, Result]) -> tuple[list[Event], Result]:
+    seen: list[Event] = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def painted(events: list[Event], shape: tuple[int, ...]) -> np.ndarray:
+    """The volume that somebody has before them who draws every preview."""
+    canvas = np.full(shape, np.nan, np.float32)
+    for event in events:
+        if isinstance(event, Preview):
+            canvas[event.start : event.start + len(event.data)] = event.data
+    return canvas
+
+
+# -- intensities ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_first_event_is_a_whole_picture(method, camera):
+    first = next(run(job(method, camera), camera))
+    assert isinstance(first, Preview)
+    assert first.start == 0
+    smoothest = camera.acquisition.smoothest()
+    expected = (smoothest @ camera.data.astype(float).reshape(4, -1)).reshape(camera.volume_shape)
+    np.testing.assert_allclose(first.data, expected, atol=0.01)  # of 1000 to 2600
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_everything_is_on_the_inputs_scale(method, camera):
+    events, result = collected(run(job(method, camera), camera, preview_seconds=0))
+    volume = result.volume
+    assert volume.data.dtype == np.float32
+    assert volume.shape == (16, 32, 36)
+    assert volume.scale_um == (1.0, 0.5, 0.5)
+    assert volume.source_dtype == "uint16"
+    for data in [volume.data, *(event.data for event in events if isinstance(event, Preview))]:
+        assert 0 < data.mean() < 4000
+        assert abs(data.mean() - camera.data.mean()) < 1500
+    np.testing.assert_array_equal(painted(events, volume.shape), volume.data)
+    assert not result.partial
+
+
+@pytest.mark.parametrize("method", [Linear(), Cubic(), Conservative()], ids=lambda method: method.kind)
+@pytest.mark.parametrize("consistency", ["none", "final"])
+def test_interpolation_knows_no_scale(method, consistency, camera):
+    method = method.model_copy(update={"consistency": consistency})
+    images = camera.data.astype(np.float64)
+    plain, scaled = (
+        reconstruct(ProjectionStack(data, camera.acquisition), method).data for data in (images, 0.01 * images - 70)
+    )
+    np.testing.assert_allclose(scaled, 0.01 * plain - 70, atol=1e-4)
+
+
+def test_learned_methods_know_no_scale(camera):
+    """A power of two changes no digit, so not even rounding differs."""
+    images = camera.data.astype(np.float32)
+    for method in (INR, DIFFUSION):
+        plain, scaled = (
+            reconstruct(ProjectionStack(data, camera.acquisition), method).data for data in (images, 4 * images)
+        )
+        np.testing.assert_array_equal(scaled, 4 * plain)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_consistency_is_exact_on_the_inputs_scale(method, camera):
+    consistent = exhaust(run(job(method.model_copy(update={"consistency": "final"}), camera), camera))
+    residual = camera.acquisition.residual(consistent.volume.data.astype(float), camera.data)
+    assert np.abs(residual).max() < 1e-3  # float32's rounding of 2600 is 1e-4
+    assert consistent.residual.maximum == pytest.approx(np.abs(residual).max(), rel=1e-3)
+    loose = exhaust(run(job(method, camera), camera))
+    assert loose.residual.maximum > 1
+
+
+def test_reconstruct_is_run_in_one_call(camera):
+    once = reconstruct(camera, DIFFUSION, seed=3, device="cpu")
+    result = exhaust(run(job(DIFFUSION, camera, seed=3, precision="auto"), camera))
+    np.testing.assert_array_equal(once.data, result.volume.data)
+    assert once.name == result.volume.name == "mine microdiffusion"
+    assert once.scale_um == result.volume.scale_um
+
+
+@pytest.mark.parametrize("method", [INR, DIFFUSION], ids=["inr", "microdiffusion"])
+def test_with_weights_nothing_is_trained(method, camera):
+    result = exhaust(run(job(method, camera), camera))
+    events, again = collected(run(job(method, camera), camera, weights=result.weights))
+    stages = [event.name for event in events if isinstance(event, Stage)]
+    assert stages
+    assert not [name for name in stages if name.startswith("Training")]
+    np.testing.assert_array_equal(again.volume.data, result.volume.data)
+    assert again.weights is result.weights
+
+
+# -- stops ----------------------------------------------------------------------------------
+
+STAGES = [
+    "Training the neural representation",
+    "Computing the volume",
+    "Training the diffusion model",
+    "Denoising the slices",
+]
+
+
+def test_stages_of_the_whole(camera):
+    events, _ = collected(run(job(DIFFUSION, camera), camera))
+    assert [event.name for event in events if isinstance(event, Stage)] == STAGES
+
+
+def stopped(method: Method, stack: ProjectionStack, stage: str, step: int) -> tuple[list[Event], list[Event], Result]:
+    """Run, with a stop at this step of a stage: events up to it, events after it, and the result."""
+    seen: list[Event] = []
+    later: list[Event] = []
+    now, flag = "", False
+    events = run(job(method, stack), stack, cancelled=lambda: flag)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return seen, later, end.value
+        (later if flag else seen).append(event)
+        now = event.name if isinstance(event, Stage) else now
+        flag = flag or (now == stage and isinstance(event, Step) and event.done == step)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stop_keeps_what_was_shown(stage, camera):
+    seen, later, result = stopped(DIFFUSION, camera, stage, 2)
+    assert later == []
+    assert result.partial
+    assert result.volume.provenance is not None
+    assert result.volume.provenance["complete"] is False
+    np.testing.assert_array_equal(result.volume.data, painted(seen, camera.volume_shape))
+    assert result.residual.maximum == pytest.approx(
+        np.abs(camera.acquisition.residual(result.volume.data.astype(float), camera.data)).max()
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stopped_volume_is_consistent_too(stage, camera):
+    method = DIFFUSION.model_copy(update={"consistency": "every_step"})
+    _, _, result = stopped(method, camera, stage, 1)
+    assert result.partial
+    assert np.abs(camera.acquisition.residual(result.volume.data.astype(float), camera.data)).max() < 1e-3
+
+
+def test_a_stop_in_training_an_inr_alone(camera):
+    seen, later, result = stopped(INR.model_copy(update={"steps": 1000}), camera, STAGES[0], 2)
+    assert later == []
+    assert result.partial
+    np.testing.assert_array_equal(result.volume.data, painted(seen, camera.volume_shape))
+    assert result.weights  # as far as they are trained
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_stop_from_the_beginning_leaves_the_first_picture(method, camera):
+    events, result = collected(run(job(method, camera), camera, cancelled=lambda: True))
+    assert result.partial
+    assert len([event for event in events if isinstance(event, Step)]) <= 1
+    np.testing.assert_array_equal(result.volume.data, painted(events[:1], camera.volume_shape))
+
+
+def test_an_abandoned_run_can_be_closed(camera):
+    events = run(job(DIFFUSION, camera), camera)
+    for _ in range(3):
+        next(events)
+    events.close()
+    with pytest.raises(StopIteration):
+        next(events)
+
+
+# -- bad input: before any event ------------------------------------------------------------
+
+
+def refused(method: Method, stack: ProjectionStack, error: type[EngineError], match: str, **changes: Any) -> None:
+    with pytest.raises(error, match=match):
+        next(run(job(method, stack, **changes), stack))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones((2, 40, 40)).cumsum(0), "mine has 2 projection.*at least 3"),
+        (np.ones((4, 31, 40)).cumsum(0), "mine is 31 x 40 pixels; at least 32"),
+        (np.ones((4, 40, 40)), "mine is constant"),
+        (np.where(np.arange(40) == 3, np.nan, np.ones((4, 40, 40)).cumsum(0)), "mine holds 160 NaN or infinite"),
+        (np.where(np.arange(40) == 3, np.inf, np.ones((4, 40, 40)).cumsum(0)), "mine holds 160 NaN or infinite"),
+    ],
+)
+def test_stacks_that_no_method_can_use(data, message):
+    refused(Linear(), ProjectionStack(data, Acquisition(slices=4), name="mine"), InvalidInput, message)
+
+
+def test_a_device_that_is_not_there(camera):
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    missing = next(name for name, found in there.items() if not found)
+    refused(Linear(), camera, DeviceUnavailable, f"no {missing} device .* available: .*cpu", device=missing)
+    assert resolve_device("cpu") == "cpu"
+    assert there.get(resolve_device("auto"), True)
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        (Linear(), "linear needs 0.0 GB of memory .* are free: crop the images"),
+        (INR.model_copy(update={"rays": 10**6}), "inr needs .* free: lower rays, width or layers"),
+        (DIFFUSION.model_copy(update={"batch": 1024, "crop": 1024}), "microdiffusion needs .*: lower batch, crop"),
+    ],
+)
+def test_too_large_for_the_memory(method, remedy, camera, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100_000))
+    refused(method, camera, TooLarge, remedy)
+
+
+def test_needs_are_told_in_gigabytes(camera, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 10**9))
+    method = DIFFUSION.model_copy(update={"batch": 1024, "crop": 256})
+    needed = (method.memory_bytes(camera)[0] + 6 * 16 * 32 * 36 * 4) / 1e9
+    refused(method, camera, TooLarge, f"needs {needed:.1f} GB of memory .* and 3.0 GB are free")
+
+
+# -- errors on the way ----------------------------------------------------------------------
+
+
+def exceed(kind: str) -> None:
+    if kind == "torch":
+        torch.empty(2**50, dtype=torch.uint8)  # more than any address space holds: torch's own error
+    elif kind == "numpy":
+        np.empty(2**50, np.uint8)
+    else:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "cuda"])
+@pytest.mark.parametrize("part", ["fit", "estimate"])
+def test_running_out_of_memory_says_what_to_lower(kind, part, camera, monkeypatch):
+    def greedy(*_: Any):
+        yield Stage("Using all the memory", 1)
+        exceed(kind)
+
+    monkeypatch.setattr(Inr, part, greedy)
+    with pytest.raises(RunFailed, match="memory ran out during inr on mine: lower rays, width or layers"):
+        exhaust(run(job(INR, camera), camera))
+
+
+def test_other_failures_name_method_and_data(camera):
+    weights = exhaust(run(job(INR, camera), camera)).weights
+    wider = INR.model_copy(update={"width": 16})
+    with pytest.raises(RunFailed, match=r"inr broke off on mine: (?s:.*)size mismatch"):
+        exhaust(run(job(wider, camera), camera, weights=weights))
+
+
+# -- provenance and replay ------------------------------------------------------------------
+
+
+def test_provenance_says_how_it_was_made(camera):
+    result = exhaust(run(job(DIFFUSION, camera, seed=7, precision="auto"), camera))
+    found = result.volume.provenance
+    assert found is not None
+    assert found["software"] == "napari-microdiffusion"
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"].keys() >= {"napari-microdiffusion", "numpy", "scipy"}
+    assert found["method"] == "microdiffusion"
+    assert found["seed"] == found["job"]["seed"] == 7
+    assert found["device"] == "cpu"
+    assert found["precision"] == resolve_precision("auto", "cpu")
+    assert found["input"] == "mine"
+    assert found["input_sha256"] == hashlib.sha256(camera.data.tobytes()).hexdigest()
+    assert found["complete"] is True
+    assert found["seconds"] > 0
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_job_in_the_provenance_gives_the_same_bits(method, camera):
+    hidden = camera.without([1])
+    first = exhaust(run(Job(method=method, seed=11, device="cpu"), hidden)).volume
+    assert first.provenance is not None
+    again = Job.model_validate_json(json.dumps(first.provenance["job"]))
+    assert again.acquisition == hidden.acquisition  # the stack's own, bound to its projections
+    replayed = exhaust(run(again, hidden)).volume
+    np.testing.assert_array_equal(replayed.data, first.data)
+    assert {**replayed.provenance, "seconds": 0} == {**first.provenance, "seconds": 0}
+
+
+def test_the_hash_is_of_the_pixels_however_they_lie_in_memory(camera):
+    strided = ProjectionStack(np.asfortranarray(camera.data), camera.acquisition)
+    result = exhaust(run(job(Linear(), strided), strided))
+    assert (result.volume.provenance or {})["input_sha256"] == hashlib.sha256(camera.data.tobytes()).hexdigest()
+
+
+def test_the_seed_is_the_only_chance(camera):
+    one, same, other = (reconstruct(camera, DIFFUSION, seed=seed, device="cpu").data for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1
+
+
+def test_jobs_are_frozen_and_travel_as_json(camera, tmp_path):
+    whole = job(
+        DIFFUSION, camera, projections=tmp_path / "p.tif", weights=tmp_path / "w", channel=1, time=2, seed=2**62
+    )
+    assert Job.model_validate_json(whole.model_dump_json()) == whole
+    with pytest.raises(ValidationError, match="frozen"):
+        whole.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 2**63}, {"device": "tpu"}, {"precision": "half"}, {"channel": -1}, {"nonsense": 1}]
+)
+def test_jobs_know_their_fields(wrong, camera):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        job(Linear(), camera, **wrong)
+
+
+# -- precision ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, "float32"),
+        ({"avx2": True, "amx_bf16": False, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+    ],
+)
+def test_bfloat16_only_where_the_processor_has_it(capabilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("float32", "cpu") == "float32"
+    assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+    assert resolve_precision("auto", "mps") == "float32"
+
+
+def test_older_torch_does_not_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", "cpu") == "float32"
+
+
+def test_bfloat16_runs_where_it_is_asked_for(camera):
+    exact, mixed = (exhaust(run(job(INR, camera, precision=p), camera)).volume for p in ("float32", "bfloat16"))
+    assert (mixed.provenance or {})["precision"] == "bfloat16"
+    assert mixed.data.dtype == np.float32
+    assert 0 < np.abs(mixed.data - exact.data).max() < 200
