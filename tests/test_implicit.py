@@ -115,6 +115,16 @@ def test_epochs_are_passes_over_all_measured_pixels(epochs, rays, steps):
     assert [event.done for event in rest] == list(range(1, steps + 1))
 
 
+@pytest.mark.parametrize("stride", [4, 6])
+def test_features_and_bandwidths_mean_what_they_say(stride):
+    """Bandwidths are in cycles per ten projections and per 64 pixels; half of the features are cosines."""
+    stack = projected(Acquisition(slices=4, stride=stride))
+    net = Inr(features=4096, bandwidth_z=3.0, bandwidth_xy=8.0).network(stack, Context())
+    assert net.first.frequencies.shape == (2048, 3)
+    spread = net.first.frequencies.std(0) * torch.tensor([10 * stride, 64, 64])
+    torch.testing.assert_close(spread, torch.tensor([3.0, 8.0, 8.0]), rtol=5 / 4096**0.5, atol=0)
+
+
 def test_coherence_draws_adjacent_slices_together():
     stack = projected()
     settings = TINY | {"steps": 30, "bandwidth_z": 20.0, "consistency": "none"}

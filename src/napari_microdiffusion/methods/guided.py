@@ -75,7 +75,7 @@ class Guided(Method):
     )
     p_uncond: float = setting(0.1, "share of training images that are shown without their condition", ge=0, le=1)
     channels: int = setting(16, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
-    multipliers: tuple[int, ...] = setting(
+    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = setting(
         (1, 2, 4), "channels at each resolution, as multiples", min_length=1, max_length=5
     )
     attention: bool = setting(False, "self-attention at the lowest resolution")
