@@ -160,7 +160,8 @@ def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
 
 def _chosen(path: Path, channel: int | None, time: int | None) -> Volume:
     found = io.inspect(path)
-    return io.read_volume(path, channel if found.channels > 1 else None, time if found.times > 1 else None)
+    chosen = channel if found.channels > 1 else None, time if found.times > 1 else None
+    return io.original_intensities(io.read_volume(path, *chosen))
 
 
 def _compare_inputs(prepared: Prepared, result: Result) -> None:
