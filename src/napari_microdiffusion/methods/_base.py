@@ -128,7 +128,7 @@ class Method(BaseModel):
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         """The least memory a run takes beside the volume itself, in bytes, and which setting lowers it."""
-        return 0, "crop the stack"
+        return 0, "take fewer projections"
 
 
 def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:

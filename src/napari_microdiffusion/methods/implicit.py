@@ -126,10 +126,11 @@ class Inr(Method):
         return self.steps if self.epochs is None else math.ceil(self.epochs * stack.data.size / self.rays)
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
-        points = max(self.rays, len(stack.data)) * stack.acquisition.slices
-        return 4 * points * (
-            3 * self.width * self.layers
-        ) + 16 * self.rays * self.features, "lower rays, width or layers"
+        planes = len(stack.data) * stack.acquisition.slices
+        points = max(self.rays * stack.acquisition.slices, planes)
+        turned = 8 * planes * self.features * self.width  # the first layer's weights, for each slice its own
+        own = 12 * points * self.width * self.layers + 16 * self.rays * self.features + turned
+        return own, "lower features, width or rays" if turned > own / 2 else "lower rays, width or layers"
 
     def _preview(self, net: InrNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume as the network knows it by now, consistent if the spec asks for it: half-trained it is noisy."""
