@@ -79,7 +79,7 @@ class BeamForm(QWidget):
             slices=self.slices.value(),
             stride=self.stride.value() or None,
             profile=self._shown,
-            fwhm=(self.fwhm.value() or None) if self._shown == "gaussian" else None,
+            fwhm=max(0.1, self.fwhm.value()) if self._shown == "gaussian" and self.fwhm.value() else None,
             weights=self._weights if self._shown == "measured" else None,
         )
 
@@ -145,7 +145,9 @@ class VoxelSize(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         self._lines = [QLineEdit() for _ in "zyx"]
         numbers = QDoubleValidator(1e-6, 1e6, 9)
-        numbers.setLocale(QLocale.c())
+        plain = QLocale.c()
+        plain.setNumberOptions(QLocale.NumberOption.RejectGroupSeparator)  # 1,000 would pass, and float() refuse it
+        numbers.setLocale(plain)
         for line, axis in zip(self._lines, "zyx", strict=True):
             line.setValidator(numbers)
             line.setMinimumWidth(40)

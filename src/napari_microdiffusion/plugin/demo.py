@@ -94,10 +94,10 @@ class Demo:
         dock = self._viewer.window.add_plugin_dock_widget("napari-microdiffusion", "Reconstruct volume")
         self.widget: ReconstructWidget = dock[1]
         self._add_layers()
-        setup = self.widget.value().replace(**self._setup)
         if self._acquisition is not None:
-            setup = setup.replace(acquisition=self._acquisition.replace(count=None, hidden=()))
-        self.widget.setValue(setup)
+            self.widget.data.beam.set_value(self._acquisition.replace(count=None, hidden=()))
+            self.widget.data.beam.changed.emit()  # the volume's voxel size follows from the stride
+        self.widget.setValue(self.widget.value().replace(**self._setup))
         self.widget.finished.connect(self._end)
         from qtpy.QtCore import QTimer
 
