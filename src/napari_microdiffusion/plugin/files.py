@@ -51,16 +51,17 @@ class Files:
             return
         text, agreed = QInputDialog.getItem(self._parent, "Save volume", "Numbers", list(TYPES), 0, False)
         if agreed:
-            self.write(layer, with_suffix(Path(name), ".ome.zarr" if "Zarr" in chosen else ".ome.tif"), TYPES[text])
+            path = with_suffix(Path(name), ".ome.zarr" if "Zarr" in chosen else ".ome.tif")
+            self.write(layer, path, TYPES[text], overwrite=path == Path(name))  # the dialog knew no other name
 
-    def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
-        """Save a result's layer, replacing what is at ``path``."""
+    def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
+        """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
         volume = as_volume(layer)
 
         def write() -> str:
             from ..io import write_volume
 
-            written = write_volume(volume, path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
+            written = write_volume(volume, path, dtype=dtype, overwrite=overwrite)  # type: ignore[arg-type]
             return f"Saved {written.path}" + (f" ({written.mapping})" if written.mapping else "")
 
         in_background(write, show_info)
@@ -69,21 +70,25 @@ class Files:
         """Ask for a name and save the job."""
         name, _ = QFileDialog.getSaveFileName(self._parent, "Save job", f"{tidy(setup.title)}.job.json", "Job (*.json)")
         if name:
-            self.write_job(setup, source, with_suffix(Path(name), ".json"))
+            path = with_suffix(Path(name), ".json")
+            self.write_job(setup, source, path, overwrite=path == Path(name))
 
-    def write_job(self, setup: Setup, source: Image, path: Path) -> None:
+    def write_job(self, setup: Setup, source: Image, path: Path, overwrite: bool = True) -> None:
         """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
+        from ..io.target import check_output, replacing
         from .session import loader, replayable
 
         where, load = replayable(source, setup), loader(setup, source, None)
 
         def write() -> str:
+            check_output(path, 0, overwrite, (".json",))
             if where[0] is not None:
                 job, beside = setup.job(*where), ""
             else:
                 projections = _write_beside(load()[0], path)
                 job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
-            path.write_text(job.model_dump_json(indent=2), "utf-8")
+            with replacing(path, overwrite) as temporary:
+                temporary.write_text(job.model_dump_json(indent=2), "utf-8")
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
 
         in_background(write, show_info)
@@ -137,4 +142,4 @@ def _write_beside(stack: ProjectionStack, job: Path) -> Path:
     from ..io import write_projections
 
     name = job.name.removesuffix(".json").removesuffix(".job") + ".projections.ome.tif"
-    return write_projections(stack, job.with_name(name), overwrite=True).path
+    return write_projections(stack, job.with_name(name), overwrite=job.exists()).path
