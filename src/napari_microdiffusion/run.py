@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -117,8 +118,11 @@ def run(
             volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
         if not context.stopped:
             canvas = intensity.restore(volume.data)
-    except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError, numpy's a MemoryError
-        raise RunFailed(_explanation(error, job.method, stack)) from error
+    except Exception as error:
+        clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
+        if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
+            raise RunFailed(_explanation(error, job.method, stack)) from error
+        raise
     finally:
         release_memory(context.device)
     if job.method.consistency != "none":

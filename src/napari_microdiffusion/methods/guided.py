@@ -129,7 +129,7 @@ class Guided(Method):
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Algorithm 2, in batches of slices that share no projection with the rest."""
+        """Algorithm 2, in batches of slices; consistency at every step never ties one batch to another."""
         import torch
 
         prior = yield from self._prior_volume(stack, weights, context)
@@ -209,8 +209,8 @@ class Guided(Method):
         elif self.pairing == "mean":
             guide = stack.acquisition.project(prior)
         else:
-            above = np.floor(stack.acquisition.projection_centres - 0.5).astype(int)
-            below = np.ceil(stack.acquisition.projection_centres - 0.5).astype(int)
+            at = np.round(stack.acquisition.projection_centres - 0.5, 6)  # a rounding error is not a slice
+            above, below = np.floor(at).astype(int), np.ceil(at).astype(int)
             guide = (prior[above] + prior[below]) / 2
         return torch.from_numpy(np.stack([measured, guide], 1)) * 2 - 1
 
