@@ -27,8 +27,8 @@ from .volume import Intensity, ProjectionStack, Volume
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Returned = TypeVar("Returned")
 
-CPU_BATCH_BYTES = 2**29
-"""Memory for one batch of slices in the networks on a CPU, where more gains no speed."""
+CPU_BATCH_BYTES = 2**27
+"""Memory for one batch of slices in the networks on a CPU: more gains no speed there, and Stop would wait for it."""
 
 WORKING_VOLUMES = 6
 """Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""

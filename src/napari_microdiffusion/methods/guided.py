@@ -235,11 +235,13 @@ class Guided(Method):
             conditions = torch.cat([denoiser.condition(images[part], depths[part]).float() for part in parts])
 
         def estimate(noisy: Tensor, t: int) -> Tensor:
-            levels = torch.full((len(noisy),), t, device=noisy.device)
-            with torch.no_grad(), autocast(context):
-                clean = torch.cat(
-                    [denoiser.estimate(noisy[p], guide[p], levels[p], conditions[p], self.guidance) for p in parts]
-                )
+            clean = torch.empty_like(noisy)
+            for p in parts:
+                if context.should_stop():
+                    return noisy  # the caller asks too, and drops it
+                level = torch.full((len(p),), t, device=noisy.device)
+                with torch.no_grad(), autocast(context):
+                    clean[p] = denoiser.estimate(noisy[p], guide[p], level, conditions[p], self.guidance)
             if self.consistency == "every_step" and rows.any():
                 clean = clean + along_z(backward, measured - along_z(forward, clean))
             return clean
