@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from napari_microdiffusion import diffusion
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.diffusion import slice_noise
 from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Weights
 from napari_microdiffusion.methods.guided import _crops
@@ -236,6 +238,20 @@ def test_overlap_in_batches_changes_rounding_only():
         weights = exhaust(method.fit(stack, Context()))
         small, large = (exhaust(method.estimate(stack, weights, Context(memory_bytes=memory))) for memory in (1, 2**30))
         np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sampler", "draws"), [("ddim", 1), ("ddpm", 3)])
+def test_noise_is_fresh_at_every_step(sampler, draws, stack, monkeypatch):
+    method, asked = guided(sampler=sampler), []
+    weights = exhaust(method.fit(stack, Context()))
+
+    def noise(seed: int, z: range, step: int, shape: tuple[int, int]) -> torch.Tensor:
+        asked.append((seed, step, *z))
+        return slice_noise(seed, z, step, shape)
+
+    monkeypatch.setattr(diffusion, "slice_noise", noise)
+    exhaust(method.predict(stack, weights, Context(seed=4, memory_bytes=1)))
+    assert asked == [(4, step, *range(z, z + 4)) for z in (0, 4, 8, 12) for step in range(draws)]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
