@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .events import InvalidInput
 from .methods import AnyMethod, Conservative, Cubic, Guided, Inr, Linear, Method
+from .methods._base import in_words, limits
 
 PresetName = Literal["preview", "standard", "paper"]
 PRESETS: tuple[str, ...] = get_args(PresetName)
@@ -96,13 +97,18 @@ def validated(values: dict[str, Any]) -> Method:
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error in one line: each setting, its value, what it must be."""
-    kinds = {"linear", "cubic", "conservative", "inr", "guided"}
+    """A validation error in one line: each setting, its value, what it must be, its range."""
+    kinds: dict[object, type[Method]] = {cls.model_fields["kind"].default: cls for cls, _ in METHODS.values()}
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"] if part not in kinds)
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{path} = {item['input']!r}: {message}" if path else message)
+        owner = next((kinds[part] for part in reversed(item["loc"]) if part in kinds), None)
+        info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
+        bounds = in_words(limits(info)) if info else ""
+        lines.append(
+            (f"{path} = {item['input']!r}: {message}" if path else message) + (f" ({bounds})" if bounds else "")
+        )
     return "; ".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from .methods import Method
+from .methods._base import in_words, limits
 from .presets import PRESETS, sources, spec
 
 
@@ -52,16 +53,7 @@ class Setting:
         """What it may be, in words: ``0 to 1``, ``above 0, at most 100``, ``ddim or ddpm``."""
         if self.choices:
             return " or ".join(str(choice) for choice in self.choices)
-        words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
-        words |= {
-            "multiple_of": "a multiple of {}",
-            "min_length": "{} entries or more",
-            "max_length": "{} at most",
-        }
-        if "ge" in self.limits and "le" in self.limits:
-            words = {"ge": "{}", "le": "to {}", **{k: v for k, v in words.items() if k not in ("ge", "le")}}
-        parts = [text.format(self.limits[key]) for key, text in words.items() if key in self.limits]
-        return ", ".join(parts).replace(", to ", " to ") or {"boolean": "true or false"}.get(self.type, "")
+        return in_words(self.limits) or {"boolean": "true or false"}.get(self.type, "")
 
 
 def settings_of(name: str) -> tuple[Setting, ...]:
@@ -95,7 +87,7 @@ def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
                 path=above + key,
                 type=kind,
                 choices=choices,
-                limits=_limits(info),
+                limits=limits(info),
                 optional=optional,
                 description=info.description or "",
                 sampling=not above and _is_sampling(info),
@@ -115,11 +107,6 @@ def _type(annotation: Any) -> tuple[str, tuple[Any, ...], bool]:
         return "choice", arguments, False
     names = {bool: "boolean", int: "integer", float: "number", tuple: "list", list: "list"}
     return names.get(get_origin(annotation) or annotation, "text"), (), False
-
-
-def _limits(info: FieldInfo) -> dict[str, float]:
-    keys = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
-    return {key: getattr(limit, key) for limit in info.metadata for key in keys if hasattr(limit, key)}
 
 
 def _is_sampling(info: FieldInfo) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from ..acquisition import along_z, noise_variance
 from ..events import Event, RunFailed
@@ -39,6 +40,23 @@ def setting(default: Any, description: str, *, sampling: bool = False, **limits:
     return Field(
         default, description=description, json_schema_extra={"stage": "sampling" if sampling else "training"}, **limits
     )
+
+
+def limits(info: FieldInfo) -> dict[str, float]:
+    """The bounds of a setting, by pydantic's names, as far as there are any."""
+    keys = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
+    return {key: getattr(limit, key) for limit in info.metadata for key in keys if hasattr(limit, key)}
+
+
+def in_words(bounds: dict[str, float]) -> str:
+    """Bounds as people say them: ``0 to 1``, ``above 0, at most 100``."""
+    words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    words |= {"multiple_of": "a multiple of {}", "min_length": "{} entries or more", "max_length": "{} at most"}
+    if {"ge", "le"} <= bounds.keys():
+        words = words | {"ge": "{}", "le": "to {}"}
+        words = {key: words[key] for key in ("ge", "le", *words)}
+    parts = [text.format(bounds[key]) for key, text in words.items() if key in bounds]
+    return ", ".join(parts).replace(", to ", " to ")
 
 
 @dataclass
