@@ -17,6 +17,7 @@ from napari_microdiffusion.events import Event, Preview, Stage, Step
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.layers import KEY, facts
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -179,6 +180,7 @@ def test_stop_keeps_what_is_done(opened: Open, qtbot: Any, method: Callable[[Any
     method(Slow(consistency="none"))
     widget.run()
     qtbot.waitUntil(lambda: widget.run_box._bar.value() > 5, timeout=20_000)
+    assert as_volume(viewer.layers[-1]).provenance == {"complete": False}
     asked = time.monotonic()
     with qtbot.waitSignal(widget.finished, timeout=5000):
         widget.run_box.stop_button.click()
@@ -224,6 +226,7 @@ def test_out_of_memory_is_one_readable_notice(
     assert "emory ran out" in notices[0]
     assert "crop" in notices[0]
     assert viewer.layers[-1].name.endswith("(failed)")
+    assert as_volume(viewer.layers[-1]).provenance == {"complete": False}
 
 
 def test_a_run_after_an_error_works(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ..volume import ProjectionStack
 
+UNFINISHED = {"provenance": {"complete": False}}
+"""What is known of a result until its run has ended: who saves it meanwhile saves that with it."""
+
 
 class LiveLayer(QObject):
     """A result's layer while it grows.
@@ -44,7 +47,7 @@ class LiveLayer(QObject):
             name=self._name,
             contrast_limits=tuple(reference.contrast_limits),
             colormap=reference.colormap,
-            metadata={KEY: {"role": "result"}},
+            metadata={KEY: {"role": "result", **UNFINISHED}},
             **where,
         )
         link_contrast(self.layer, reference)

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..volume import ProjectionStack, Volume
 from .layers import facts, in_memory, pixels, place_source, projections_layer
-from .live import LiveLayer, show_middle
+from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Session(QObject):
 
     def _fail(self, error: Exception) -> None:
         self.deleteLater()
-        self._live.finish({}, " (failed)")
+        self._live.finish(UNFINISHED, " (failed)")
         self.failed.emit(_sentence(str(error)))
 
 
