@@ -19,8 +19,9 @@ ACQUISITION = Acquisition(slices=6, profile="gaussian", fwhm=4.0, count=5, hidde
 
 
 def test_save_then_load(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION, input_sha256="ab12")
     found = load_weights(path)
+    assert found.input_sha256 == "ab12"
     assert found.spec == {"kind": "inr"}
     assert found.acquisition == ACQUISITION
     assert found.weights.keys() == WEIGHTS.keys()

@@ -183,6 +183,32 @@ class TestReconstruct:
         assert "trains nothing" in refused(*order, "--method", "linear", "--save-weights", "v.safetensors")
         assert "no weights file" in refused(*order, "--weights", "absent.safetensors")
 
+    def test_weights_on_another_specimen(self) -> None:
+        images = io.read_projections("p.ome.tif").data
+        np.save("other.npy", images[:, ::-1])
+        order = ("reconstruct", "other.npy", "--weights", "w.safetensors", "-o")
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        assert "is the specimen itself" in refused(*order, "x.ome.tif")
+        assert not Path("x.ome.tif").exists()
+        assert "leave --save-weights out" in refused(*order, "x.ome.tif", "--save-weights", "again.safetensors")
+        tiny = ("steps=1", "channels=8", "multipliers=[1]", "timesteps=4", "sampling_steps=1", "crop=16", "batch=1")
+        changes = [part for value in tiny for part in ("--set", value)]
+        done(
+            "reconstruct",
+            "p.ome.tif",
+            "-o",
+            "d.tif",
+            "--method",
+            "cubic_diffusion",
+            *changes,
+            "--save-weights",
+            "w.safetensors",
+            "--overwrite",
+        )
+        result = invoke(*order, "y.ome.tif")
+        assert result.exit_code == 0, result.stderr
+        assert "note: the weights were trained on other projections" in result.stderr
+
     def test_integer_export_says_its_mapping(self) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "cubic", "--dtype", "uint8", "--overwrite")
         assert "intensities kept" in done(*order)

@@ -278,12 +278,13 @@ def test_saved_weights_give_the_same_volume_without_training(stack, tmp_path: Pa
     context = Context()
     weights = exhaust(method.fit(stack, context))
     volume = exhaust(method.predict(stack, weights, context))
-    path = save_trained(tmp_path / "w.safetensors", method, weights, stack.acquisition)
-    loaded, found, _ = load_trained(path)
-    events, again = collected(loaded.predict(stack, found, Context()))
+    path = save_trained(tmp_path / "w.safetensors", method, weights, stack)
+    trained = load_trained(path)
+    found = trained.weights
+    events, again = collected(trained.method.predict(stack, found, Context()))
     np.testing.assert_array_equal(again.data, volume.data)
     assert all(event.loss is None for event in events if isinstance(event, Step))  # nothing is trained
-    resampled = load_trained(path, {"sampling_steps": 5, "sampler": "ddpm"})[0]
+    resampled = load_trained(path, {"sampling_steps": 5, "sampler": "ddpm"}).method
     events, other = collected(resampled.predict(stack, found, Context()))
     assert steps_of(events)[-5:] == [1, 2, 3, 4, 5]
     assert np.abs(other.data - volume.data).max() > 1e-4

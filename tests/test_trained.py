@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.checkpoint import save_weights
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.methods import Guided, Inr
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.volume import ProjectionStack
 
 WEIGHTS = {"a": torch.ones(2, 3)}
-ACQUISITION = Acquisition(slices=6, count=5)
+STACK = ProjectionStack(np.random.default_rng(0).random((5, 32, 32)), Acquisition(slices=6), name="mine")
 
 
 def test_round_trip(tmp_path: Path) -> None:
     method = spec("microdiffusion", "paper", {"prior.width": 64})
-    path = save_trained(tmp_path / "w.safetensors", method, WEIGHTS, ACQUISITION)
-    back, weights, acquisition = load_trained(path)
+    path = save_trained(tmp_path / "w.safetensors", method, WEIGHTS, STACK)
+    trained = load_trained(path)
+    back = trained.method
     assert back == method
     assert isinstance(back, Guided)
     assert isinstance(back.prior, Inr)
-    assert weights.keys() == WEIGHTS.keys()
-    assert acquisition == ACQUISITION
+    assert trained.weights.keys() == WEIGHTS.keys()
+    assert trained.acquisition == STACK.acquisition
+    assert trained.input_sha256 == STACK.sha256
 
 
 def test_sampling_settings_may_change(tmp_path: Path) -> None:
-    path = save_trained(tmp_path / "w.safetensors", spec("microdiffusion"), WEIGHTS, ACQUISITION)
+    path = save_trained(tmp_path / "w.safetensors", spec("microdiffusion"), WEIGHTS, STACK)
     changes = {"sampling_steps": 3, "guidance": 1.5, "consistency": "none"}
-    method = load_trained(path, changes)[0]
+    method = load_trained(path, changes).method
     assert method == spec("microdiffusion", overrides=changes)
-    assert load_trained(path, method=method)[0] == method
+    assert load_trained(path, method=method).method == method
 
 
 @pytest.mark.parametrize(
@@ -47,12 +52,36 @@ def test_sampling_settings_may_change(tmp_path: Path) -> None:
     ],
 )
 def test_others_may_not(tmp_path: Path, changes: dict[str, object]) -> None:
-    path = save_trained(tmp_path / "w.safetensors", spec("microdiffusion"), WEIGHTS, ACQUISITION)
+    path = save_trained(tmp_path / "w.safetensors", spec("microdiffusion"), WEIGHTS, STACK)
     with pytest.raises(InvalidInput, match=r"cannot be changed .* change .*sampling_steps.*, or train again"):
         load_trained(path, changes)
 
 
 def test_unknown_settings(tmp_path: Path) -> None:
-    path = save_trained(tmp_path / "w.safetensors", spec("inr"), WEIGHTS, ACQUISITION)
+    path = save_trained(tmp_path / "w.safetensors", spec("inr"), WEIGHTS, STACK)
     with pytest.raises(InvalidInput, match="has no setting 'nonsense'"):
         load_trained(path, {"nonsense": 1})
+
+
+OTHER = ProjectionStack(STACK.data + 1, STACK.acquisition, name="other")
+
+
+@pytest.mark.parametrize("name", ["inr", "microdiffusion"])
+def test_a_neural_representation_serves_its_own_stack_alone(tmp_path: Path, name: str) -> None:
+    trained = load_trained(save_trained(tmp_path / "w.safetensors", spec(name), WEIGHTS, STACK))
+    assert trained.check_input(STACK) is None
+    with pytest.raises(InvalidInput, match=r"other projections than other.* is the specimen itself, so train again"):
+        trained.check_input(OTHER)
+
+
+def test_other_networks_may_serve_another_stack(tmp_path: Path) -> None:
+    trained = load_trained(save_trained(tmp_path / "w.safetensors", spec("cubic_diffusion"), WEIGHTS, STACK))
+    assert trained.check_input(STACK) is None
+    assert "trained on other projections" in (trained.check_input(OTHER) or "")
+    gaps = ProjectionStack(STACK.data, Acquisition(slices=6, stride=8))
+    assert "with 6 slices, stride 6" in (trained.check_input(gaps) or "")
+
+
+def test_files_from_before_the_hash(tmp_path: Path) -> None:
+    path = save_weights(tmp_path / "w.safetensors", spec("inr").model_dump(mode="json"), WEIGHTS, STACK.acquisition)
+    assert "do not say which projections" in (load_trained(path).check_input(STACK) or "")

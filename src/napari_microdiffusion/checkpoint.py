@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
-"""Raised when the layout of the file changes; files of another version are refused."""
+"""Raised when the layout of the file changes; files of another version are refused. Entries may be added without."""
 
 SUFFIXES = (".safetensors",)
 _KEY = "napari_microdiffusion"
@@ -40,12 +40,15 @@ class Checkpoint:
         Of the projections that the weights were trained on.
     software
         Version of this package that wrote the file.
+    input_sha256
+        SHA-256 of the projections' pixels that they were trained on; None in files of before it was recorded.
     """
 
     spec: dict[str, Any]
     weights: dict[str, torch.Tensor] = field(repr=False)
     acquisition: Acquisition
     software: str
+    input_sha256: str | None = None
 
 
 def save_weights(
@@ -54,6 +57,7 @@ def save_weights(
     weights: Mapping[str, torch.Tensor],
     acquisition: Acquisition,
     overwrite: bool = False,
+    input_sha256: str | None = None,
 ) -> Path:
     """Write weights with their spec, all or nothing.
 
@@ -63,6 +67,8 @@ def save_weights(
         Ends in .safetensors.
     spec
         The method's spec as plain, JSON-ready values.
+    acquisition, input_sha256
+        Of the projections that the weights were trained on.
 
     Raises
     ------
@@ -80,6 +86,7 @@ def save_weights(
         "software": version("napari-microdiffusion"),
         "spec": dict(spec),
         "acquisition": acquisition.model_dump(mode="json"),
+        "input_sha256": input_sha256,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -112,7 +119,8 @@ def load_weights(path: str | Path) -> Checkpoint:
         raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
     try:
         acquisition = Acquisition.model_validate(record["acquisition"])
-        return Checkpoint(dict(record["spec"]), weights, acquisition, str(record["software"]))
+        sha = record.get("input_sha256")
+        return Checkpoint(dict(record["spec"]), weights, acquisition, str(record["software"]), sha and str(sha))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -275,7 +274,7 @@ def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: flo
         "device": context.device,
         "precision": context.dtype,
         "input": stack.name,
-        "input_sha256": hashlib.sha256(np.ascontiguousarray(stack.data).data).hexdigest(),
+        "input_sha256": stack.sha256,
         "complete": not context.stopped,
         "seconds": round(seconds, 3),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
@@ -119,6 +120,11 @@ class ProjectionStack:
         if self.scale_um is None:
             return None
         return self.scale_um[0] / self.acquisition.step, *self.scale_um[1:]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the pixels, (k, y, x) in C order, however they lie in memory."""
+        return sha256(np.ascontiguousarray(self.data).data).hexdigest()
 
     def without(self, indices: Iterable[int]) -> ProjectionStack:
         """The stack with some projections (indices among those in use) hidden; the volume keeps its depth."""

@@ -84,7 +84,7 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
         saved = None
         if options.save_weights is not None and not result.partial:
             saved = save_trained(
-                options.save_weights, prepared.job.method, result.weights, prepared.stack.acquisition, options.overwrite
+                options.save_weights, prepared.job.method, result.weights, prepared.stack, options.overwrite
             )
     _compare_inputs(prepared, result)
     values = _summary(prepared, result, exported, saved)

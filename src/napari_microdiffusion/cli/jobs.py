@@ -16,7 +16,7 @@ from ..events import InvalidInput
 from ..methods import Method, Weights
 from ..presets import METHODS, explain, name_of, parse_value, spec
 from ..run import Job, check
-from ..trained import load_trained
+from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
 
 NAMED_PROFILES = ("uniform", "gaussian", "point")
@@ -103,6 +103,8 @@ def prepare(options: Options) -> Prepared:
     if options.save_weights is not None:
         if not job.method.learned:
             raise InvalidInput(f"{name_of(job.method)} trains nothing: leave --save-weights out")
+        if draft.trained is not None:
+            raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
@@ -111,7 +113,9 @@ def prepare(options: Options) -> Prepared:
     io.check_output(output, voxels * {"uint8": 1, "uint16": 2}.get(options.dtype or "", 4), options.overwrite)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
-    return Prepared(job, stack, draft.weights, output, draft.input_sha256, draft.notices)
+    notice = None if draft.trained is None else draft.trained.check_input(stack)
+    weights = None if draft.trained is None else draft.trained.weights
+    return Prepared(job, stack, weights, output, draft.input_sha256, [notice] if notice else [])
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,8 @@ class _Draft:
 
     job: Job
     acquisition: Acquisition | None
-    weights: Weights | None = None
+    trained: Trained | None = None
     input_sha256: str | None = None
-    notices: list[str] = field(default_factory=list)
 
 
 def _ordered(options: Options) -> _Draft:
@@ -130,13 +133,10 @@ def _ordered(options: Options) -> _Draft:
     if options.projections is None or options.output is None:
         raise InvalidInput("give the projection stack and -o, where to write the volume; or --job")
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
-    method, weights = _method(options)
-    notices = []
-    if weights is not None:
-        trained = weights[1].replace(count=None, hidden=())
-        acquisition = acquisition or io.written_acquisition(options.projections) or trained
-        if acquisition.replace(count=None, hidden=()) != trained:
-            notices.append(f"the weights were trained on projections with {trained.description}")
+    method, trained = _method(options)
+    if trained is not None:
+        before = trained.acquisition.replace(count=None, hidden=())
+        acquisition = acquisition or io.written_acquisition(options.projections) or before
     job = _job(
         method=method,
         projections=options.projections.resolve(),
@@ -146,11 +146,11 @@ def _ordered(options: Options) -> _Draft:
         seed=options.seed or 0,
         device=options.device or "auto",
     )
-    return _Draft(job, acquisition, weights and weights[0], notices=notices)
+    return _Draft(job, acquisition, trained)
 
 
-def _method(options: Options) -> tuple[Method, tuple[Weights, Acquisition] | None]:
-    """The method asked for, and its weights with their acquisition where they are given."""
+def _method(options: Options) -> tuple[Method, Trained | None]:
+    """The method asked for, with its weights where they are given."""
     overrides = _overrides(options.set_ or [])
     if options.weights is None:
         if options.method is None:
@@ -158,10 +158,11 @@ def _method(options: Options) -> tuple[Method, tuple[Weights, Acquisition] | Non
         return spec(options.method, options.preset or "preview", overrides), None
     if options.preset is not None:
         raise InvalidInput("--weights bring their own settings: leave --preset out, and --set what concerns sampling")
-    method, weights, acquisition = load_trained(options.weights, overrides)
-    if options.method not in (None, name_of(method)):
-        raise InvalidInput(f"{options.weights.name} holds weights of {name_of(method)}, not of {options.method}")
-    return method, (weights, acquisition)
+    trained = load_trained(options.weights, overrides)
+    name = name_of(trained.method)
+    if options.method not in (None, name):
+        raise InvalidInput(f"{options.weights.name} holds weights of {name}, not of {options.method}")
+    return trained.method, trained
 
 
 def _replayed(options: Options, path: Path) -> _Draft:
@@ -177,13 +178,13 @@ def _replayed(options: Options, path: Path) -> _Draft:
         raise InvalidInput(f"the job in {path.name} names no file of projections: give it as an argument")
     if options.projections is None:
         source = path.parent / source  # stays as it is where it is absolute
-    weights = None
+    trained = None
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if job.weights is not None:
         changes["weights"] = (path.parent / job.weights).resolve()
-        weights = load_trained(changes["weights"], method=job.method)[1]
+        trained = load_trained(changes["weights"], method=job.method)
     acquisition = job.acquisition if "acquisition" in values else None
-    return _Draft(_job(**{**job.model_dump(), **changes}), acquisition, weights, sha)
+    return _Draft(_job(**{**job.model_dump(), **changes}), acquisition, trained, sha)
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
