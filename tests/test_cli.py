@@ -96,6 +96,11 @@ class TestSimulate:
             (("truth.ome.tif", "-o", "p.ome.tif", "--slices", "6"), "exists already"),
             (("truth.ome.tif", "-o", "q.tif", "--slices", "6", "--truth-out", "q.tif"), "same file"),
             (("truth.ome.tif", "-o", "q.tif", "--slices", "6", "--truth-out", "t.ome.tif"), "exists already"),
+            (("truth.ome.tif", "-o", "./truth.ome.tif", "--slices", "6", "--overwrite"), "the input itself"),
+            (
+                ("truth.ome.tif", "-o", "q.tif", "--slices", "6", "--truth-out", "truth.ome.tif", "--overwrite"),
+                "the input itself",
+            ),
             (("absent.tif", "-o", "q.tif", "--slices", "6"), "no file"),
         ],
     )
@@ -233,6 +238,7 @@ class TestReconstruct:
             (("p.ome.tif", "-o", "v.png", "--method", "linear"), ".ome.zarr"),
             (("p.ome.tif", "-o", "absent/v.tif", "--method", "linear"), "no folder"),
             (("p.ome.tif", "-o", "t.ome.tif", "--method", "linear"), "--overwrite"),
+            (("p.ome.tif", "-o", "p.ome.tif", "--method", "linear", "--overwrite"), "the input itself"),
             (("truth.ome.tif", "-o", "v.tif", "--method", "linear"), "--slices"),
             (("absent.tif", "-o", "v.tif", "--method", "linear"), "no file"),
         ],

@@ -445,6 +445,15 @@ class TestBadPlaces:
         with pytest.raises(InvalidInput, match=r"needs 11\.0 MB and .* has 5\.0 MB left"):
             io.check_output(tmp_path / "b.tif", 10_000_000)
 
+    def test_an_output_is_not_its_own_input(self, tmp_path: Path) -> None:
+        (tmp_path / "a.zarr").mkdir()
+        (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
+        for source in ("a.zarr", "link.zarr", "b/../a.zarr", "a.zarr/0"):
+            with pytest.raises(InvalidInput, match="is the input itself"):
+                io.check_distinct(tmp_path / "a.zarr", tmp_path / source)
+        io.check_distinct(tmp_path / "a.zarr", tmp_path / "a.tif")
+        io.check_distinct(tmp_path / "a.tif", tmp_path / "absent.tif")
+
     def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.access", lambda *_: False)
         with pytest.raises(InvalidInput, match="may not be written to"):

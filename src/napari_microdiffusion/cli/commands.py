@@ -47,6 +47,7 @@ def simulated(
         raise InvalidInput("-o and --truth-out are the same file")
     for path in (output, truth_out):
         if path is not None:
+            io.check_distinct(path, truth)
             io.check_output(path, 0, overwrite)
     volume = io.read_volume(truth, channel, time)
     stack, covered = volume.simulate(acquisition)

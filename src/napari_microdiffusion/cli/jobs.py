@@ -109,6 +109,7 @@ def prepare(options: Options) -> Prepared:
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
+    io.check_distinct(output, job.projections)
     voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
     io.check_output(output, voxels * {"uint8": 1, "uint16": 2}.get(options.dtype or "", 4), options.overwrite)
     job = job.model_copy(update={"acquisition": stack.acquisition})

@@ -18,7 +18,7 @@ from . import numpy_file, ome_zarr, tiff
 from .export import Exported, ExportType, original_intensities, storable, to_type
 from .profile import read_profile
 from .source import Description, Source, open_source
-from .target import SUFFIXES, check_output, replacing, stem, suffix
+from .target import SUFFIXES, check_distinct, check_output, replacing, stem, suffix
 
 EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
 READERS = {
@@ -36,6 +36,7 @@ __all__ = [
     "Description",
     "ExportType",
     "Exported",
+    "check_distinct",
     "check_output",
     "inspect",
     "original_intensities",

@@ -71,6 +71,20 @@ def check_output(
     return path
 
 
+def check_distinct(output: str | Path, source: str | Path) -> None:
+    """Refuse an output that would replace its own input.
+
+    Raises
+    ------
+    InvalidInput
+        If both are the same file or folder, links resolved, or the input lies in the output.
+    """
+    target, given = Path(output).resolve(), Path(source).resolve()
+    same = target.exists() and given.exists() and target.samefile(given)
+    if same or target == given or target in given.parents:
+        raise InvalidInput(f"{Path(output).name} is the input itself and would be replaced: choose another name")
+
+
 @contextmanager
 def replacing(path: Path, overwrite: bool = False) -> Generator[Path]:
     """A temporary path beside ``path`` to write to; it takes the place of ``path`` if the body succeeds.
