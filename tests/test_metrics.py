@@ -153,6 +153,22 @@ def test_a_constant_truth_is_refused(truth):
         evaluate(truth, Volume(np.ones(truth.shape)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_truth_that_is_not_finite_is_refused(truth, value):
+    spoilt = truth.data.copy()
+    spoilt[3, 4, 5] = value
+    with pytest.raises(InvalidInput, match="the truth holds NaN or infinite"):
+        RunningScores(spoilt)
+
+
+@pytest.mark.parametrize(("y", "x"), [(6, 7), (7, 6)])
+def test_images_below_the_window_of_ssim_are_refused(truth, y, x):
+    small = Volume(truth.data[:, :y, :x])
+    with pytest.raises(InvalidInput, match=f"images of {y} x {x} pixels cannot be scored: SSIM needs 7 x 7"):
+        evaluate(small, small)
+    assert evaluate(Volume(truth.data[:, :7, :7]), Volume(truth.data[:, :7, :7]))["ssim"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("spoilt", ["volume", "truth", "projections"])
 def test_values_that_are_no_numbers_are_refused(truth, stack, spoilt):
     def spoil(data: np.ndarray) -> np.ndarray:

@@ -21,6 +21,9 @@ from .volume import ProjectionStack, Volume
 
 FLOOR = 1e-12  # of the squared error: a perfect slice scores 120 dB, not infinity
 
+SSIM_WINDOW = 7
+"""Pixels along each side of the window that SSIM compares at a time."""
+
 
 class RunningScores:
     """Scores of a volume whose slices arrive one by one.
@@ -36,11 +39,18 @@ class RunningScores:
     Raises
     ------
     InvalidInput
-        If the truth is constant.
+        If the truth is constant, holds NaN or infinite values, or its images are too small for SSIM's window.
     """
 
     def __init__(self, truth: NDArray[Any], acquisition: Acquisition | None = None) -> None:
         self._low, high = float(truth.min()), float(truth.max())
+        if not np.isfinite([self._low, high]).all():
+            raise InvalidInput("the truth holds NaN or infinite values: no score can be given against it")
+        if min(truth.shape[1:]) < SSIM_WINDOW:
+            raise InvalidInput(
+                f"images of {truth.shape[1]} x {truth.shape[2]} pixels cannot be scored: "
+                f"SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW} at least"
+            )
         if high <= self._low:
             raise InvalidInput("the truth is constant: no score can be given against it")
         self._gain = high - self._low
@@ -58,7 +68,7 @@ class RunningScores:
             truth = self._map(self._truth[z])
             estimate = np.clip(self._map(image), 0, 1)
             self._psnr[z] = -10 * np.log10(max(float(((truth - estimate) ** 2).mean()), FLOOR))
-            self._ssim[z] = structural_similarity(truth, estimate, data_range=1.0)
+            self._ssim[z] = structural_similarity(truth, estimate, data_range=1.0, win_size=SSIM_WINDOW)
             a, b = _otsu(truth), _otsu(estimate)
             self._both[z], self._either[z] = (a & b).sum(), a.sum() + b.sum()
 
