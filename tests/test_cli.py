@@ -443,3 +443,4 @@ class TestProcess:
         assert volume.provenance is not None
         assert volume.provenance["complete"] is False
         assert not (folder / "w.safetensors").exists()
+        assert "the weights were not saved to w.safetensors: the run was stopped" in err

@@ -87,6 +87,8 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
             saved = save_trained(
                 options.save_weights, prepared.job.method, result.weights, prepared.stack, options.overwrite
             )
+    if options.save_weights is not None and saved is None:
+        note(f"note: the weights were not saved to {options.save_weights}: the run was stopped before its end")
     _compare_inputs(prepared, result)
     values = _summary(prepared, result, exported, saved)
     return _lines(prepared, result, exported, saved), values, INTERRUPTED if result.partial else 0
