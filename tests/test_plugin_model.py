@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.plugin.follow import Recorder, spread
 from napari_microdiffusion.plugin.model import Setup, Source, friendly, method_order, plan
 from napari_microdiffusion.presets import METHODS
@@ -94,6 +95,17 @@ def test_recorder_scores_and_times(truth: Volume, stack: ProjectionStack) -> Non
     assert set(progress.scores) >= {"psnr", "ssim", "dice", "residual"}
     np.testing.assert_array_equal(canvas[2:4], truth.data[2:4])
     assert not recorder.progress().losses
+
+
+def test_too_little_memory_is_said_before_the_first_picture(
+    stack: ProjectionStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_microdiffusion.plugin.worker import drive
+
+    job = Setup(method="inr", device="cpu", overrides={"rays": 4096, "width": 512, "layers": 12}).job()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**8))
+    with pytest.raises(TooLarge, match="lower rays"):
+        next(drive(lambda: (stack, None), job, lambda: False))
 
 
 def test_errors_of_a_run_are_for_users() -> None:

@@ -269,6 +269,19 @@ def test_bad_pixels_are_one_notice(opened: Open, qtbot: Any, notices: list[str],
     assert len(viewer.layers) == 1
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_refused_device_leaves_nothing_behind(
+    opened: Open, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("napari_microdiffusion.plugin.worker.device_is_known", lambda _: at_once)
+    viewer, widget = opened(device="cuda", source="vessels truth", simulate=True)
+    finish(qtbot, widget)
+    assert [layer.name for layer in viewer.layers] == ["vessels truth", "vessels projections"]
+    assert len(notices) == 1
+    assert "no cuda device" in notices[0]
+
+
 def test_simulate_from_a_volume(opened: Open, qtbot: Any) -> None:
     truth = sample("vessels", TINY)[0][0]
     data = np.concatenate([truth, truth[:2]])

@@ -72,6 +72,12 @@ class LiveLayer(QObject):
         self.layer.name += suffix
         self.layer.refresh()
 
+    def discard(self) -> None:
+        """Stop drawing and take the layer away: there will be no result."""
+        self._timer.stop()
+        if self.layer is not None and not self.gone:
+            self._viewer.layers.remove(self.layer)
+
     def _draw(self) -> None:
         if self._stale and self.layer is not None and not self.gone:
             self._stale = False

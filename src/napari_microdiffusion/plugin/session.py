@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
 from .layers import facts, in_memory, pixels, place_source, projections_layer
 from .live import UNFINISHED, LiveLayer, show_middle
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from .follow import Progress
     from .worker import Load, Message, Outcome
+
+REFUSALS = (InvalidInput, TooLarge, DeviceUnavailable)
+"""Errors of a run that come before any work."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Session(QObject):
 
         self._viewer, self._setup, self._source = viewer, setup, source
         self._truth = source if setup.simulate else truth
+        self._added: Image | None = None
         rate = preferences().preview_rate
         self._live = LiveLayer(viewer, f"{setup.title} · {source.name}", self, rate)
         job = setup.job(*replayable(source, setup))
@@ -105,7 +110,9 @@ class Session(QObject):
             self._shown = self._source
             return
         place_source(self._source, scale, 1)
+        before = len(self._viewer.layers)
         self._shown = _simulated(self._viewer, stack, self._source)
+        self._added = self._shown if len(self._viewer.layers) > before else None
 
     def _progress(self, progress: Progress) -> None:
         if progress.painted:
@@ -136,8 +143,17 @@ class Session(QObject):
 
     def _fail(self, error: Exception) -> None:
         self.deleteLater()
-        self._live.finish(UNFINISHED, " (failed)")
+        if isinstance(error, REFUSALS):
+            self._withdraw()
+        else:
+            self._live.finish(UNFINISHED, " (failed)")
         self.failed.emit(_sentence(str(error)))
+
+    def _withdraw(self) -> None:
+        """Nothing was done: leave nothing behind, but the projections where those of an earlier run were replaced."""
+        self._live.discard()
+        if self._added is not None and self._added in self._viewer.layers:
+            self._viewer.layers.remove(self._added)
 
 
 def loader(setup: Setup, source: Image, truth: Image | None) -> Load:

@@ -7,6 +7,7 @@ They are written into one array, which the layer shows as it is, and messages co
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from superqt.utils import GeneratorWorker
 
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
 from ..methods import Conservative
-from ..run import Job, Result, run
+from ..run import Job, Result, check, run
 from ..volume import ProjectionStack, Volume
 from .follow import Progress, Recorder
 from .preload import load_torch
@@ -110,12 +111,17 @@ def _driven(
     load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float, wait: Callable[[], object]
 ) -> Messages:
     stack, truth = load()
+    at_once = device_is_known(job)
+    if at_once:
+        check(job, stack)
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
-    if job.method.learned:
+    if job.method.learned or not at_once:
         wait()
         load_torch()
+    if not at_once:
+        check(job, stack)
     recorder = Recorder(canvas, stack, truth)
     events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
@@ -128,8 +134,13 @@ def _driven(
     return Outcome(result, recorder.closing_scores(result))
 
 
+def device_is_known(job: Job) -> bool:
+    """Whether the device can be checked without loading torch, which the first picture would wait for."""
+    return "torch" in sys.modules or job.device == "cpu" or (job.device == "auto" and not job.method.learned)
+
+
 def _first_picture(job: Job, stack: ProjectionStack) -> NDArray[np.float32]:
-    """The conservative interpolation, before torch is loaded: choosing the device would take seconds."""
+    """The conservative interpolation; on the CPU, as looking for another device may load torch, for seconds."""
     first = run(job.model_copy(update={"device": "cpu", "method": Conservative()}), stack)
     try:
         for event in first:
