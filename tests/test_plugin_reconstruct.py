@@ -269,6 +269,44 @@ def test_bad_pixels_are_one_notice(opened: Open, qtbot: Any, notices: list[str],
     assert len(viewer.layers) == 1
 
 
+@pytest.mark.parametrize("simulate", [False, True])
+def test_a_scale_without_units_is_kept(opened: Open, qtbot: Any, simulate: bool) -> None:
+    (truth, _, _), (data, _, _) = sample("vessels", TINY)
+    step = 1 if simulate else 6
+    where = {"name": "mine", "scale": (3 * step, 0.5, 0.5), "translate": (7, 1, 2)}
+    viewer, widget = opened(layers=[(truth if simulate else data, where, "image")], simulate=simulate)
+    assert widget.value().scale_um is None
+    finish(qtbot, widget)
+    [result] = widget.results()
+    np.testing.assert_allclose(viewer.layers["mine"].scale, (3 * step, 0.5, 0.5))
+    np.testing.assert_allclose(result.scale, (3, 0.5, 0.5))
+    assert result.units == viewer.layers["mine"].units
+    np.testing.assert_allclose(result.translate, (7 if simulate else 7 - 2.5 * 3, 1, 2))
+    if simulate:
+        np.testing.assert_allclose(viewer.layers["mine projections"].scale, (18, 0.5, 0.5))
+        np.testing.assert_allclose(viewer.layers["mine projections"].translate, (7 + 2.5 * 3, 1, 2))
+
+
+def test_without_any_scale_voxels_are_cubes(opened: Open, qtbot: Any) -> None:
+    data = sample("vessels", TINY)[1][0]
+    viewer, widget = opened(layers=[(data, {"name": "mine"}, "image")])
+    for slices in (6, 4):
+        widget.setValue(widget.value().replace(acquisition={"slices": slices}))
+        finish(qtbot, widget)
+        np.testing.assert_allclose(viewer.layers["mine"].scale, (slices, 1, 1))
+        np.testing.assert_allclose(widget.results()[-1].scale, (1, 1, 1))
+
+
+def test_nanometres_become_micrometres(opened: Open, qtbot: Any) -> None:
+    data = sample("vessels", TINY)[1][0]
+    where = {"name": "mine", "scale": (6000, 500, 500), "units": "nm", "translate": (7000, 1000, 2000)}
+    viewer, widget = opened(layers=[(data, where, "image")])
+    finish(qtbot, widget)
+    np.testing.assert_allclose(viewer.layers["mine"].scale, (6, 0.5, 0.5))
+    np.testing.assert_allclose(viewer.layers["mine"].translate, (7, 1, 2))
+    np.testing.assert_allclose(widget.results()[-1].translate, (4.5, 1, 2))
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_refused_device_leaves_nothing_behind(
     opened: Open, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch, at_once: bool

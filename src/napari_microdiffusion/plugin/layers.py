@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 KEY = "napari_microdiffusion"
 """Where a layer's metadata holds what this plugin knows of it: role, acquisition, truth, provenance, scores."""
 
+CUBES = "slices_as_cubes"
+"""Where it holds how many slices apart the images of a layer without scale are shown."""
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
+Units = tuple[str, ...]
 
 
 # -- engine to layers ------------------------------------------------------------------------
@@ -58,6 +62,8 @@ def projections_layer(stack: ProjectionStack, **facts: Any) -> LayerTuple:
     """A layer of projections, each centred where its beam was."""
     acquisition = stack.acquisition
     known = {"role": "projections", "acquisition": acquisition.model_dump(mode="json"), **facts}
+    if stack.volume_scale_um is None:
+        known[CUBES] = acquisition.step
     where = placed(stack.volume_scale_um, float(acquisition.projection_centres[0]), acquisition.step)
     return stack.data, {"name": stack.name, "metadata": {KEY: known}, **where}, "image"
 
@@ -143,19 +149,50 @@ def _micrometres(step: float, unit: Any) -> float | None:
     return float((step * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else None
 
 
-def top_um(layer: Image, scale_um: Triple | None, first: float) -> Triple:
+def grid(layer: Image, scale_um: Triple | None, step: int) -> tuple[Triple, Units]:
+    """Voxel size of a volume and its units: in µm where stated, else as the layer of its projections is shown.
+
+    Parameters
+    ----------
+    layer
+        Of images that are ``step`` slices apart.
+    """
+    if scale_um is not None:
+        return scale_um, ("µm",) * 3
+    z, y, x = (float(size) for size in layer.scale[-3:])
+    return (z / step, y, x), tuple(str(unit) for unit in layer.units[-3:])
+
+
+def top(layer: Image, dz: float, first: float) -> Triple:
     """Translation (z, y, x) of a volume's layer, from a layer whose first image is centred at ``first`` slices."""
     z, y, x = (float(t) for t in layer.translate[-3:])
-    return z + (0.5 - first) * (scale_um or (1.0,))[0], y, x
+    return z + (0.5 - first) * dz, y, x
 
 
 def place_source(layer: Image, scale_um: Triple | None, step: int) -> None:
-    """Give a source layer the scale that was stated in the widget, so that results lie where they belong."""
+    """Give a source layer the scale that was stated in the widget, so that results lie where they belong.
+
+    Without one it keeps its own; where it has none either, voxels of the volume count as cubes.
+    """
+    if scale_um is None:
+        if unscaled(layer):
+            layer.scale = (*layer.scale[:-3], float(step), 1.0, 1.0)
+            layer.metadata = {**layer.metadata, KEY: {**facts(layer), CUBES: step}}
+        return
     wanted = placed(scale_um, 0.0, step)
+    if tuple(str(unit) for unit in layer.units[-3:]) != ("micrometer",) * 3:
+        factors = [_micrometres(1.0, unit) or 1.0 for unit in layer.units[-3:]]
+        moved = [float(t) * factor for t, factor in zip(layer.translate[-3:], factors, strict=True)]
+        layer.units = (*layer.units[:-3], *wanted["units"])
+        layer.translate = (*layer.translate[:-3], *moved)
     if not np.allclose(layer.scale[-3:], wanted["scale"]):
         layer.scale = (*layer.scale[:-3], *wanted["scale"])
-    if tuple(str(unit) for unit in layer.units[-3:]) != ("micrometer" if scale_um else "pixel",) * 3:
-        layer.units = (*layer.units[:-3], *wanted["units"])
+
+
+def unscaled(layer: Image) -> bool:
+    """Whether a layer's scale says nothing: it is napari's default, or what we made of that."""
+    made = (facts(layer).get(CUBES, 1), 1, 1)
+    return spacing_um(layer) is None and any(np.allclose(layer.scale[-3:], scale) for scale in ((1, 1, 1), made))
 
 
 def link_contrast(layer: Image, reference: Image) -> None:

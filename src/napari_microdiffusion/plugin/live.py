@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
-from .layers import KEY, link_contrast, placed, top_um
+from .layers import KEY, grid, link_contrast, top
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -40,15 +40,17 @@ class LiveLayer(QObject):
         """Add the layer, where its slices were measured, with the contrast of the truth or else of the projections."""
         first = float(stack.acquisition.projection_centres[0])
         reference = truth if truth is not None else source
-        where = placed(stack.volume_scale_um, 0.5)
-        where["translate"] = top_um(source, stack.volume_scale_um, first)
+        scale, units = grid(source, stack.volume_scale_um, stack.acquisition.step)
         self.layer = self._viewer.add_image(
             canvas,
             name=self._name,
             contrast_limits=tuple(reference.contrast_limits),
             colormap=reference.colormap,
             metadata={KEY: {"role": "result", **UNFINISHED}},
-            **where,
+            scale=scale,
+            translate=top(source, scale[0], first),
+            units=units,
+            axis_labels=("z", "y", "x"),
         )
         link_contrast(self.layer, reference)
         self._timer.start()

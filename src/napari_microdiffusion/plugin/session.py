@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
-from .layers import facts, in_memory, pixels, place_source, projections_layer
+from .layers import facts, grid, in_memory, pixels, place_source, projections_layer
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
 
@@ -187,20 +187,21 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
     from napari.layers import Image
 
     data, attributes, _ = projections_layer(stack, truth=volume.name, simulated=True)
-    z, y, x = attributes["translate"]
-    top = volume.translate[-3:]
-    attributes["translate"] = (z - attributes_half(stack) + top[0], y + top[1], x + top[2])
+    acquisition = stack.acquisition
+    (dz, dy, dx), units = grid(volume, stack.volume_scale_um, 1)
+    z, y, x = (float(t) for t in volume.translate[-3:])
+    first = float(acquisition.projection_centres[0])
+    attributes |= {
+        "scale": (dz * acquisition.step, dy, dx),
+        "translate": (z + (first - 0.5) * dz, y, x),
+        "units": units,
+    }
     attributes["contrast_limits"] = tuple(volume.contrast_limits)
     attributes["colormap"] = volume.colormap
     for layer in [x for x in viewer.layers if isinstance(x, Image)]:
         if layer.name == stack.name and facts(layer).get("simulated"):
             viewer.layers.remove(layer)
     return viewer.add_image(data, **attributes)
-
-
-def attributes_half(stack: ProjectionStack) -> float:
-    """Half a slice, in the layer's unit: where the first slice of a volume layer of ours is centred."""
-    return 0.5 * (stack.volume_scale_um or (1.0,))[0]
 
 
 def _setter(event: Any) -> Callable[..., None]:
