@@ -11,6 +11,7 @@ import pytest
 from npe2 import PluginManager, PluginManifest
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
 from napari_microdiffusion.plugin.contributions import get_reader, read_layers, sample, write_image
 from napari_microdiffusion.plugin.layers import KEY
@@ -93,6 +94,35 @@ def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:
 def test_reader_leaves_other_things_alone(tmp_path: Path) -> None:
     assert get_reader(["a.tif", "b.tif"]) is None
     assert get_reader(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "ours"),
+    [
+        ((40, 41), "YX", False),
+        ((5, 40, 41), "ZYX", True),
+        ((5, 40, 41), "TYX", False),
+        ((3, 40, 41), "CYX", False),
+        ((40, 41, 3), "YXS", False),
+        ((5, 40, 41, 3), "ZYXS", False),
+        ((2, 5, 40, 41), "TZYX", True),
+    ],
+)
+def test_ordinary_images_are_left_to_napari(tmp_path: Path, shape: tuple[int, ...], axes: str, ours: bool) -> None:
+    import tifffile
+
+    path = tmp_path / "image.ome.tif"
+    colour = {"photometric": "rgb"} if axes.endswith("S") else {"photometric": "minisblack"}
+    tifffile.imwrite(path, np.zeros(shape, np.uint8), metadata={"axes": axes}, **colour)
+    assert (get_reader(str(path)) is not None) == ours
+
+
+def test_damaged_files_say_so(tmp_path: Path) -> None:
+    (tmp_path / "cut.tif").write_bytes(b"II*\0")
+    reader = get_reader(str(tmp_path / "cut.tif"))
+    assert reader is not None
+    with pytest.raises(InvalidInput, match="damaged"):
+        reader(str(tmp_path / "cut.tif"))
 
 
 def test_opening_the_widget_loads_no_torch() -> None:

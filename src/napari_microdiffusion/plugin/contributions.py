@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquisition import Acquisition
+from ..events import InvalidInput
 from ..volume import ProjectionStack, Volume
 from .layers import KEY, LayerTuple, known_units_um, projections_layer, volume_layer
 
@@ -53,13 +54,22 @@ def neurons() -> list[LayerTuple]:
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerTuple]] | None:
-    """napari's reader hook: the function that reads this path, None for lists of files and folders that are no Zarr."""
+    """napari's reader hook: the function that reads this path, None for what napari reads as well as we.
+
+    That is lists of files, folders that are no Zarr, single and colour images, and images with further axes.
+    """
+    from ..io import inspect
+
     if not isinstance(path, str | Path):
         return None
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).exists() for name in ("zarr.json", ".zgroup")):
         return None
-    return read_layers
+    try:
+        axes = set(inspect(path).axes)
+    except InvalidInput:
+        return read_layers  # which says what is wrong with the file
+    return read_layers if "S" not in axes and len(axes - {"C", "T"}) == 3 else None
 
 
 def read_layers(path: str | Path) -> list[LayerTuple]:
