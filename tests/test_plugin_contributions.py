@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from npe2 import PluginManager, PluginManifest
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput
+from napari_microdiffusion.events import InvalidInput, TooLarge
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
 from napari_microdiffusion.plugin.contributions import get_reader, read_layers, sample, write_image
 from napari_microdiffusion.plugin.layers import KEY
@@ -89,6 +90,16 @@ def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(layers[1][0], data[:, :, 1])
     assert layers[1][1]["axis_labels"] == ("t", "z", "y", "x")
     assert len(layers[1][1]["scale"]) == 4
+
+
+def test_time_series_too_large_for_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    path = tmp_path / "long.ome.tif"
+    tifffile.imwrite(path, np.zeros((20, 5, 64, 64), np.uint16), metadata={"axes": "TZYX"})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10 * 5 * 64 * 64 * 2))
+    with pytest.raises(TooLarge, match="20 time point"):
+        read_layers(path)
 
 
 def test_reader_leaves_other_things_alone(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from ..acquisition import Acquisition
-from ..events import InvalidInput
+from ..events import InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
 from .layers import KEY, LayerTuple, known_units_um, projections_layer, volume_layer
 
@@ -83,7 +84,20 @@ def read_layers(path: str | Path) -> list[LayerTuple]:
     from ..io import inspect
 
     found = inspect(path)
+    _check_memory(found)
     return [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
+
+
+def _check_memory(found: Description) -> None:
+    """All channels and time points come into memory at once, and one is copied while it is stacked."""
+    needed = 2 * int(np.prod(found.shape, dtype=object)) * np.dtype(found.dtype).itemsize
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise TooLarge(
+            f"{found.name} needs {needed / 1e9:.1f} GB of memory to be opened with all its {found.times} time point(s) "
+            f"and {found.channels} channel(s), and {free / 1e9:.1f} GB are free: crop it, save fewer time points, or "
+            "reconstruct one time point after the other on the command line (--time)"
+        )
 
 
 def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
