@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from scipy.linalg import null_space
 
-from napari_microdiffusion.acquisition import Acquisition, noise_variance
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput
+from napari_microdiffusion.numerics import noise_variance, smoothest_change
 
 PROFILES: dict[str, dict[str, Any]] = {
     "uniform": {"profile": "uniform"},
@@ -210,6 +211,38 @@ def test_indices_count_among_the_projections_in_use():
 def test_hiding_what_is_not_there_or_everything_is_refused(indices):
     with pytest.raises(InvalidInput, match="from 0 to 5"):
         Acquisition(slices=2, count=6).without(indices)
+
+
+# -- solved once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_the_smoothest_change_minimises_first_differences(acquisition, ridge):
+    """The KKT system with D written out."""
+    difference = np.diff(np.eye(acquisition.depth), axis=0)
+    a = acquisition.matrix
+    system = np.block([[difference.T @ difference, a.T], [a, -ridge * np.eye(5)]])
+    expected = np.linalg.solve(system, np.eye(len(system))[:, acquisition.depth :])[: acquisition.depth]
+    np.testing.assert_allclose(smoothest_change(a, ridge), expected, atol=1e-9)
+
+
+def test_acquisitions_are_equal_by_their_fields(acquisition):
+    again = Acquisition.model_validate_json(acquisition.model_dump_json())
+    assert acquisition.matrix is not again.matrix  # both hold arrays by now
+    assert acquisition == again
+    assert hash(acquisition) == hash(again)
+    assert acquisition != acquisition.replace(count=6)
+    assert acquisition != "acquisition"
+
+
+def test_changes_are_solved_once_for_equal_acquisitions_and_cannot_be_spoilt(acquisition):
+    again = acquisition.replace()
+    for solve in (Acquisition.smoothest, Acquisition.correction):
+        assert solve(again, 0.25) is solve(acquisition, 0.25)
+        assert solve(acquisition, 0.5) is not solve(acquisition, 0.25)
+        assert solve(acquisition.without((2,)), 0.25).shape == (acquisition.depth, 4)
+        with pytest.raises(ValueError, match="read-only"):
+            solve(acquisition, 0.25)[0, 0] = 1
 
 
 # -- the ridge ------------------------------------------------------------------------------

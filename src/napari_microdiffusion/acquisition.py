@@ -8,19 +8,16 @@ consistency and residuals, for every pixel alike.
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .events import InvalidInput
+from .numerics import Array, along_z, least_change, noise_variance, smoothest_change
 
-if TYPE_CHECKING:
-    import torch
-
-Array = TypeVar("Array", "NDArray[Any]", "torch.Tensor")
 Profile = Literal["uniform", "gaussian", "point", "measured"]
 
 MINIMUM_PROJECTIONS = 3
@@ -75,6 +72,17 @@ class Acquisition(BaseModel):
         ):
             raise ValueError("hidden must be distinct indices of the acquired projections, and leave some of them")
         return self
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields agree; pydantic's own also compares the arrays kept beside them."""
+        return isinstance(other, Acquisition) and self._fields == other._fields
+
+    def __hash__(self) -> int:
+        return hash(self._fields)
+
+    @property
+    def _fields(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in Acquisition.model_fields)
 
     # -- geometry ---------------------------------------------------------------------------
 
@@ -244,20 +252,15 @@ class Acquisition(BaseModel):
         return consistent
 
     def correction(self, ridge: float = 0.0) -> NDArray[np.float64]:
-        """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), solved once in float64 for all pixels."""
-        gram = self.matrix @ self.matrix.T + ridge * np.eye(len(self.matrix))
-        return np.asarray(np.linalg.solve(gram, self.matrix), np.float64).T
+        """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), solved once in float64 for all pixels; read only."""
+        return _change(self, float(ridge), False)
 
     def smoothest(self, ridge: float = 0.0) -> NDArray[np.float64]:
         """The Z x K matrix of argmin ‖Dx‖² subject to Ax = y, D the first difference along z.
 
-        With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system in float64.
+        With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge. Solved once in float64 for all pixels; read only.
         """
-        k, z = self.matrix.shape
-        difference = np.diff(np.eye(z), axis=0)
-        system = np.block([[difference.T @ difference, self.matrix.T], [self.matrix, -ridge * np.eye(k)]])
-        right = np.concatenate([np.zeros((z, k)), np.eye(k)])
-        return np.asarray(np.linalg.solve(system, right)[:z], np.float64)
+        return _change(self, float(ridge), True)
 
     @property
     def _count(self) -> int:
@@ -266,23 +269,9 @@ class Acquisition(BaseModel):
         return self.count
 
 
-def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
-    """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor.
-
-    In the array's own floating-point dtype; numpy integers become float32.
-    """
-    flat = array.reshape(len(array), -1)
-    shape = (len(matrix), *array.shape[1:])
-    if isinstance(array, np.ndarray):
-        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
-        applied: Array = (matrix.astype(dtype) @ flat.astype(dtype, copy=False)).reshape(shape)
-    else:
-        applied = (array.new_tensor(matrix) @ flat).reshape(shape)
-    return applied
-
-
-def noise_variance(images: NDArray[Any]) -> float:
-    """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
-    second = images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:]
-    both = second[:, :-2] - 2.0 * second[:, 1:-1] + second[:, 2:]
-    return float((np.median(np.abs(both)) / 0.6745) ** 2 / 36.0)
+@lru_cache(maxsize=8)
+def _change(acquisition: Acquisition, ridge: float, smooth: bool) -> NDArray[np.float64]:
+    """Solved once for an acquisition and its ridge; shared, so read only."""
+    change = (smoothest_change if smooth else least_change)(acquisition.matrix, ridge)
+    change.setflags(write=False)
+    return change

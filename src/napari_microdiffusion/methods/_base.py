@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ..acquisition import along_z, noise_variance
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
+from ..numerics import along_z, noise_variance
 from ..volume import ProjectionStack, Volume
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..acquisition import along_z
 from ..events import Event, Preview, Stage, Step
+from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
 from .implicit import Inr

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from ..acquisition import along_z
 from ..events import Event, Preview
+from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights
 

@@ -1,0 +1,57 @@
+"""Numerical parts of the operator: matrices along z, the changes they make to a volume, the noise of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", "NDArray[Any]", "torch.Tensor")
+
+
+def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
+    """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor.
+
+    In the array's own floating-point dtype; numpy integers become float32.
+    """
+    flat = array.reshape(len(array), -1)
+    shape = (len(matrix), *array.shape[1:])
+    if isinstance(array, np.ndarray):
+        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
+        applied: Array = (matrix.astype(dtype) @ flat.astype(dtype, copy=False)).reshape(shape)
+    else:
+        applied = (array.new_tensor(matrix) @ flat).reshape(shape)
+    return applied
+
+
+def least_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), of A (K, Z)."""
+    gram = matrix @ matrix.T + ridge * np.eye(len(matrix))
+    return np.asarray(np.linalg.solve(gram, matrix), np.float64).T
+
+
+def smoothest_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """The Z x K matrix of argmin ‖Dx‖² subject to Ax = y for A (K, Z), D the first difference along z.
+
+    With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system.
+    """
+    k, z = matrix.shape
+    diagonal = np.full(z, 2.0)  # of DᵀD, which is tridiagonal
+    diagonal[0] -= 1
+    diagonal[-1] -= 1
+    beside = np.diag(np.ones(z - 1), 1)
+    bending = np.diag(diagonal) - beside - beside.T
+    system = np.block([[bending, matrix.T], [matrix, -ridge * np.eye(k)]])
+    right = np.concatenate([np.zeros((z, k)), np.eye(k)])
+    return np.asarray(np.linalg.solve(system, right)[:z], np.float64)
+
+
+def noise_variance(images: NDArray[Any]) -> float:
+    """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
+    second = images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:]
+    both = second[:, :-2] - 2.0 * second[:, 1:-1] + second[:, 2:]
+    return float((np.median(np.abs(both)) / 0.6745) ** 2 / 36.0)
