@@ -11,7 +11,7 @@ from conftest import REAL
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Preview
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Linear, Method
-from napari_microdiffusion.methods._base import enforce
+from napari_microdiffusion.methods._base import make_consistent
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack, Volume
@@ -97,7 +97,7 @@ def test_overlapping_projections_stay_within_their_noise(method, stride):
     assert psnr(cropped.data, data) > 28
     assert noisy.acquisition.residual(data, noisy.data).std() < 0.03
     again = data.copy()
-    enforce(noisy, again)
+    make_consistent(noisy, again)
     assert psnr(cropped.data, again) > psnr(cropped.data, data) - 0.2
 
 

@@ -57,34 +57,34 @@ def test_methods_without_training_have_no_weights(stack):
 
 @pytest.mark.parametrize("stride", [6, 9])
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
-def test_enforce_makes_a_volume_reproject(stride, dtype):
+def test_a_volume_made_consistent_reprojects(stride, dtype):
     acquisition = Acquisition(slices=6, stride=stride, count=5)
     rng = np.random.default_rng(0)
     stack = ProjectionStack((1000 * rng.random((5, 7, 8))).astype(dtype), acquisition)
     data = (1000 * rng.random(stack.volume_shape)).astype(np.float32)
-    _base.enforce(stack, data)
+    _base.make_consistent(stack, data)
     np.testing.assert_allclose(acquisition.project(data.astype(float)), stack.data, atol=1e-3)
 
 
-def test_enforce_keeps_what_projections_cannot_see():
+def test_consistency_keeps_what_projections_cannot_see():
     acquisition = Acquisition(slices=4, count=4)
     rng = np.random.default_rng(1)
     volume = rng.random((16, 5, 6)).astype(np.float32)
     stack = ProjectionStack(acquisition.project(volume), acquisition)
     data = volume.copy()
-    _base.enforce(stack, data)
+    _base.make_consistent(stack, data)
     np.testing.assert_allclose(data, volume, atol=1e-6)  # detail within each block is left as it is
 
 
-def test_enforce_stops_at_the_noise_where_projections_overlap(truth):
+def test_consistency_stops_at_the_noise_where_projections_overlap(truth):
     stack, cropped = truth.simulate(Acquisition(slices=6, stride=2))
     rng = np.random.default_rng(2)
     noisy = ProjectionStack(stack.data + 0.03 * rng.standard_normal(stack.shape).astype(np.float32), stack.acquisition)
     data = cropped.data.copy()
-    _base.enforce(noisy, data)  # the truth explains the projections as well as their noise allows
+    _base.make_consistent(noisy, data)  # the truth explains the projections as well as their noise allows
     np.testing.assert_array_equal(data, cropped.data)
     data = np.zeros_like(data)
-    _base.enforce(noisy, data)  # nothing does not
+    _base.make_consistent(noisy, data)  # nothing does not
     assert np.sqrt(np.mean((data - cropped.data) ** 2)) < 0.5 * np.sqrt(np.mean(cropped.data**2))
 
 

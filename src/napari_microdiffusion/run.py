@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .acquisition import Acquisition
 from .events import DeviceUnavailable, Event, Preview, RunFailed, TooLarge
 from .methods import AnyMethod, Conservative, Context, Method, Weights
-from .methods._base import enforce
+from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
 from .volume import Intensity, ProjectionStack, Volume
@@ -125,7 +125,7 @@ def run(
     finally:
         release_memory(context.device)
     if job.method.consistency != "none":
-        enforce(stack, canvas)  # once more on the input's scale: restoring rounds to float32
+        make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
     seconds = time.monotonic() - began
     result = Volume(
         canvas,

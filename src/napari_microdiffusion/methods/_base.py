@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
-from ..numerics import along_z, noise_variance
+from ..numerics import noise_variance
 from ..volume import ProjectionStack, Volume
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Method(BaseModel):
         """The volume, (Z, y, x) float32, with the spec's consistency enforced."""
         data = yield from self.estimate(stack, weights, context)
         if self.consistency != "none":
-            enforce(stack, data)
+            make_consistent(stack, data)
         return Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
 
     def estimate(
@@ -149,7 +149,7 @@ class Method(BaseModel):
         return 0, "take fewer projections"
 
 
-def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
+def make_consistent(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     """Make a volume (Z, y, x) reproject to the stack by the smoothest change along z; in place, in float64, row by row.
 
     So the measured part of every result is the conservative interpolation's, and a method adds what projections
@@ -160,10 +160,9 @@ def enforce(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     ridge = acquisition.ridge(stack.data)
     if ridge and residual_stats(data, stack).rms ** 2 <= noise_variance(stack.data):
         return
-    change = acquisition.smoothest(ridge)
     for row in range(data.shape[1]):
         volume, measured = data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64)
-        data[:, row] = volume + along_z(change, acquisition.residual(volume, measured))
+        data[:, row] = acquisition.enforce(volume, measured, ridge, smooth=True)
 
 
 def autocast(context: Context) -> torch.autocast:

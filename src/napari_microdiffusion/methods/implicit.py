@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, enforce, finite, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, make_consistent, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ class Inr(Method):
         if len(images) == stack.acquisition.depth:
             data = np.stack(images)
             if self.consistency != "none":
-                enforce(stack, data)
+                make_consistent(stack, data)
             yield Preview(0, data)
         context.preview_done()
 
