@@ -79,7 +79,7 @@ class BeamForm(QWidget):
             slices=self.slices.value(),
             stride=self.stride.value() or None,
             profile=self._shown,
-            fwhm=max(0.1, self.fwhm.value()) if self._shown == "gaussian" and self.fwhm.value() else None,
+            fwhm=self._width() if self._shown == "gaussian" else None,
             weights=self._weights if self._shown == "measured" else None,
         )
 
@@ -90,7 +90,14 @@ class BeamForm(QWidget):
             self.slices.setValue(acquisition.slices)
             self.stride.setValue(acquisition.stride or 0)
             self.fwhm.setValue(acquisition.fwhm or 0)
+            self._fwhm = self.fwhm.value(), acquisition.fwhm
         self._show()
+
+    def _width(self) -> float | None:
+        """The FWHM as it was set, until it is edited: what is shown is rounded."""
+        shown, exact = self._fwhm
+        width = self.fwhm.value()
+        return exact if width == shown else max(0.1, width) if width else None
 
     def take_profile(self, path: Path) -> None:
         """Measured weights from a file; their number is that of the slices.
