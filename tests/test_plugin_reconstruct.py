@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Preview, Stage, Step
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.plugin.contributions import sample
-from napari_microdiffusion.plugin.files import as_volume
+from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.layers import KEY, facts
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -365,6 +366,66 @@ def test_save_and_replay(opened: Open, qtbot: Any, tmp_path: Path) -> None:
     job = Job.model_validate(json.loads(job_path.read_text()))
     assert job.projections is not None
     assert job.projections.exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "zarr", "name"),
+    [
+        ("a", False, "a.ome.tif"),
+        ("a", True, "a.ome.zarr"),
+        ("a_1.5", True, "a_1.5.ome.zarr"),
+        ("a.tif", False, "a.tif"),
+        ("a.ome.tif", True, "a.ome.zarr"),
+        ("a.zarr", False, "a.zarr"),
+    ],
+)
+def test_suffix_of_a_saved_volume(typed: str, zarr: bool, name: str) -> None:
+    assert volume_path(Path(typed), zarr) == Path(name)
+
+
+def test_saving_asks_before_it_replaces(
+    opened: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qtpy.QtWidgets import QMessageBox
+
+    from napari_microdiffusion.plugin import files
+
+    _, widget = opened()
+    finish(qtbot, widget)
+    offered, asked, answers = [], [], [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+
+    def name(*given: str) -> tuple[str, str]:
+        offered.append(given[2])
+        return str(tmp_path / "v"), "OME-Zarr (*.ome.zarr)"
+
+    def question(*given: str) -> Any:
+        asked.append(given[2])
+        return answers.pop(0)
+
+    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", name)
+    monkeypatch.setattr(files.QInputDialog, "getItem", lambda *_: (next(iter(files.TYPES)), True))
+    monkeypatch.setattr(files.QMessageBox, "question", question)
+    path = tmp_path / "v.ome.zarr"
+    widget._save()
+    qtbot.waitUntil(path.exists, timeout=10_000)
+    assert not asked
+    assert "." not in offered[0]
+    before = path.stat().st_ino
+    widget._save()
+    assert "v.ome.zarr already exists" in asked[0]
+    widget._save()
+    qtbot.waitUntil(lambda: path.exists() and path.stat().st_ino != before, timeout=10_000)
+    read_volume(path)
+
+
+def test_beam_width_is_not_rounded_until_it_is_edited(opened: Open) -> None:
+    beam = Acquisition(slices=6, profile="gaussian", fwhm=3.14159)
+    _, widget = opened(acquisition=beam)
+    assert widget.value().acquisition == beam
+    widget.data.beam.fwhm.setValue(2.5)
+    assert widget.value().acquisition.fwhm == 2.5
+    widget.data.beam.fwhm.setValue(0)
+    assert widget.value().acquisition.fwhm is None
 
 
 def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: ProjectionStack, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtWidgets import QFileDialog, QInputDialog, QWidget
+from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
 from superqt.utils import FunctionWorker
 
 from ..events import EngineError
@@ -45,14 +45,14 @@ class Files:
         in_background(read, lambda found: self._add(found, then))
 
     def save(self, layer: Image) -> None:
-        """Ask for a name and a type, and save a volume; the dialog asks before replacing a file."""
-        name, chosen = QFileDialog.getSaveFileName(self._parent, "Save volume", f"{tidy(layer.name)}.ome.tif", FORMATS)
-        if not name:
+        """Ask for a name, a format and a type, and save a volume."""
+        name, chosen = QFileDialog.getSaveFileName(self._parent, "Save volume", tidy(layer.name), FORMATS)
+        path = self._completed(name, volume_path(Path(name), zarr="Zarr" in chosen))
+        if path is None:
             return
         text, agreed = QInputDialog.getItem(self._parent, "Save volume", "Numbers", list(TYPES), 0, False)
         if agreed:
-            path = with_suffix(Path(name), ".ome.zarr" if "Zarr" in chosen else ".ome.tif")
-            self.write(layer, path, TYPES[text], overwrite=path == Path(name))  # the dialog knew no other name
+            self.write(layer, path, TYPES[text])
 
     def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
@@ -69,9 +69,9 @@ class Files:
     def save_job(self, setup: Setup, source: Image) -> None:
         """Ask for a name and save the job."""
         name, _ = QFileDialog.getSaveFileName(self._parent, "Save job", f"{tidy(setup.title)}.job.json", "Job (*.json)")
-        if name:
-            path = with_suffix(Path(name), ".json")
-            self.write_job(setup, source, path, overwrite=path == Path(name))
+        path = self._completed(name, Path(name if name.lower().endswith(".json") else f"{name}.json"))
+        if path is not None:
+            self.write_job(setup, source, path)
 
     def write_job(self, setup: Setup, source: Image, path: Path, overwrite: bool = True) -> None:
         """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
@@ -92,6 +92,16 @@ class Files:
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
 
         in_background(write, show_info)
+
+    def _completed(self, name: str, path: Path) -> Path | None:
+        """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""
+        if not name:
+            return None
+        if path == Path(name) or not path.exists():
+            return path
+        question = f"{path.name} already exists.\nDo you want to replace it?"
+        answer = QMessageBox.question(self._parent, "Save", question)
+        return path if answer == QMessageBox.StandardButton.Yes else None
 
     def _add(self, found: list[LayerTuple], then: Callable[[str], None]) -> None:
         from napari.layers import Layer
@@ -132,10 +142,13 @@ def tidy(name: str) -> str:
     return "_".join(kept.split()) or "volume"
 
 
-def with_suffix(path: Path, suffix: str) -> Path:
-    """The path with a suffix that says the format, unless it has one."""
-    known = (".tif", ".tiff", ".zarr", ".json")
-    return path if path.suffix.lower() in known else path.with_name(path.name + suffix)
+def volume_path(path: Path, zarr: bool) -> Path:
+    """The path with a suffix that says the format: as typed, or else the one that was chosen in the dialog."""
+    typed = path.suffix.lower()
+    if typed == ".zarr" or (typed in (".tif", ".tiff") and not zarr):
+        return path
+    name = path.name[: -len(path.suffix)].removesuffix(".ome") if typed in (".tif", ".tiff") else path.name
+    return path.with_name(name + (".ome.zarr" if zarr else ".ome.tif"))
 
 
 def _write_beside(stack: ProjectionStack, job: Path) -> Path:
