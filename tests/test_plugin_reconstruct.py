@@ -428,6 +428,17 @@ def test_beam_width_is_not_rounded_until_it_is_edited(opened: Open) -> None:
     assert widget.value().acquisition.fwhm is None
 
 
+def test_simulate_is_ticked_for_volumes_only(opened: Open) -> None:
+    truth, projections = sample("vessels", TINY)
+    plain = (projections[0], {"name": "plain"}, "image")
+    _, widget = opened(layers=[truth, projections, plain])
+    for name, ticked in [("vessels truth", True), ("plain", False), ("vessels truth", True)]:
+        widget.data.choose(name)
+        assert widget.value().simulate == ticked
+    widget.data.choose("vessels projections")
+    assert not widget.value().simulate
+
+
 def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: ProjectionStack, tmp_path: Path) -> None:
     from napari_microdiffusion.io import write_projections
 

@@ -111,7 +111,8 @@ def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
         stack = ProjectionStack(first.data, found.acquisition, found.scale_um, first.name, first.source_dtype)
         _, attributes, kind = projections_layer(stack, **facts)
     else:
-        _, attributes, kind = volume_layer(first, **facts)
+        role = "volume" if first.provenance else "unknown"  # a plain file may hold either
+        _, attributes, kind = volume_layer(first, role, **facts)
     if index is not None:
         attributes["name"] += f" channel {channel}"
     if len(times) == 1:

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QGroupBox,
-    QHBoxLayout,
     QLabel,
     QPushButton,
     QSizePolicy,
-    QWidget,
 )
 
 from .beam import BeamForm, VoxelSize
+from .choices import combo_box, offer, side_by_side
 from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
 from .model import Setup
 
@@ -43,7 +41,7 @@ class DataBox(QGroupBox):
         self._viewer = viewer
         self._busy = False
         self._held: tuple[Callable[[], Image | None], ...] = (_reference(None), _reference(None))
-        self._source, self._truth = _combo(), _combo()
+        self._source, self._truth = combo_box(), combo_box()
         self._source.setToolTip("The layer with your projections, one image per beam position")
         self._truth.setToolTip("A fully sampled volume of the same sample, if you have one: it is only used for scores")
         self._simulate = QCheckBox("This is a full volume: simulate projections from it")
@@ -51,7 +49,7 @@ class DataBox(QGroupBox):
             "Tick this if the layer is an ordinary z-stack. Projections are computed from it as a microscope would "
             "take them, and the stack serves as ground truth."
         )
-        self._channel, self._time = _combo(), _combo()
+        self._channel, self._time = combo_box(), combo_box()
         self.beam, self.voxel = BeamForm(), VoxelSize()
         self._form = self._laid_out()
         self._connect()
@@ -97,8 +95,8 @@ class DataBox(QGroupBox):
         """Offer the viewer's image layers, keeping the choice where it is there, be it renamed."""
         with _Quiet(self):
             names = [layer.name for layer in self._images()]
-            _offer(self._source, [(name, name) for name in names], self._name_now(self._held[0]))
-            _offer(self._truth, [("none", ""), *((name, name) for name in names)], self._name_now(self._held[1]))
+            offer(self._source, [(name, name) for name in names], self._name_now(self._held[0]))
+            offer(self._truth, [("none", ""), *((name, name) for name in names)], self._name_now(self._held[1]))
             if self.source() is not self._held[0]():
                 self._take_over()
             self._hold()
@@ -136,9 +134,7 @@ class DataBox(QGroupBox):
         known = known_acquisition(layer)
         if known is not None:
             self.beam.set_value(known)
-            self._simulate.setChecked(False)
-        elif facts(layer).get("role") == "truth":
-            self._simulate.setChecked(True)
+        self._simulate.setChecked(known is None and facts(layer).get("role") in ("truth", "volume"))
         self._truth.setCurrentIndex(max(0, self._truth.findData(facts(layer).get("truth", ""))))
         self.voxel.forget()
         self._fill_voxel()
@@ -148,7 +144,7 @@ class DataBox(QGroupBox):
         layer = self.source()
         axes = extra_axes(layer) if layer is not None else {}
         for combo, name in ((self._channel, "channel"), (self._time, "time")):
-            _offer(combo, [(str(i), i) for i in range(axes.get(name, 0))], combo.currentData())
+            offer(combo, [(str(i), i) for i in range(axes.get(name, 0))], combo.currentData())
             self._form.setRowVisible(combo, axes.get(name, 0) > 1)
 
     def _fill_voxel(self) -> None:
@@ -169,7 +165,7 @@ class DataBox(QGroupBox):
         button = QPushButton("Open…")
         button.setToolTip("Open a TIFF, OME-TIFF or npy file; drop OME-Zarr folders on the window instead")
         button.clicked.connect(self._ask)
-        form.addRow("Image", _side_by_side(self._source, button))
+        form.addRow("Image", side_by_side(self._source, button))
         form.addRow("Channel", self._channel)
         form.addRow("Time point", self._time)
         form.addRow(self._simulate)
@@ -232,26 +228,3 @@ class _Quiet:
 
 def _reference(layer: Image | None) -> Callable[[], Image | None]:
     return weakref.ref(layer) if layer is not None else lambda: None
-
-
-def _combo() -> QComboBox:
-    combo = QComboBox()
-    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    combo.setMinimumContentsLength(8)
-    return combo
-
-
-def _offer(combo: QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
-    combo.clear()
-    for text, data in items:
-        combo.addItem(text, data)
-    combo.setCurrentIndex(max(0, combo.findData(chosen)) if items else -1)
-
-
-def _side_by_side(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for i, widget in enumerate(widgets):
-        layout.addWidget(widget, 1 if i == 0 else 0)
-    return row

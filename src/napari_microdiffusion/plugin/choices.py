@@ -1,0 +1,33 @@
+"""Small parts of the form: combo boxes and rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
+
+
+def combo_box() -> QComboBox:
+    """A combo box that long layer names do not widen."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    return box
+
+
+def offer(box: QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
+    """Offer texts, each with its data, and choose one by its data, else the first."""
+    box.clear()
+    for text, data in items:
+        box.addItem(text, data)
+    box.setCurrentIndex(max(0, box.findData(chosen)) if items else -1)
+
+
+def side_by_side(*widgets: QWidget) -> QWidget:
+    """Widgets in a row, the first as wide as there is room."""
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if i == 0 else 0)
+    return row
