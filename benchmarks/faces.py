@@ -19,7 +19,7 @@ from typing import Any
 from .case import SHARED
 
 SHORT = ["prior.steps=40", "steps=20", "sampling_steps=3"]
-KEYS = ("psnr", "psnr_volume", "ssim", "dice")
+KEYS = ("psnr", "psnr_volume", "ssim", "dice", "reprojection_max_error")
 
 
 def command(*arguments: str) -> dict[str, Any]:

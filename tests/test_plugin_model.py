@@ -92,7 +92,7 @@ def test_recorder_scores_and_times(truth: Volume, stack: ProjectionStack) -> Non
     assert progress.seconds_left is not None
     assert progress.painted
     assert progress.scores is not None
-    assert set(progress.scores) >= {"psnr", "ssim", "dice", "residual"}
+    assert set(progress.scores) >= {"psnr", "ssim", "dice", "reprojection_max_error"}
     np.testing.assert_array_equal(canvas[2:4], truth.data[2:4])
     assert not recorder.progress().losses
 

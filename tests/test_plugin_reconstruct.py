@@ -17,6 +17,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Preview, Stage, Step
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Weights
+from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.layers import KEY, facts
@@ -139,8 +140,12 @@ def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
     assert list(layer.contrast_limits) == list(truth.contrast_limits)
     scores = facts(layer)["scores"]
     assert scores["psnr"] > 25
-    assert scores["residual"] < 1e-5
+    assert scores["reprojection_max_error"] < 1e-5
     assert "dB" in widget.result._values["psnr"].text()
+    assert widget.result._values["reprojection_max_error"].text() == "0.00%"
+    volume, projections = as_volume(truth), viewer.layers["vessels projections"]
+    stack = ProjectionStack(projections.data, Acquisition(slices=6))
+    assert scores == pytest.approx(evaluate(as_volume(layer), volume, stack), rel=1e-9)
     assert facts(layer)["provenance"]["complete"]
     qtbot.wait(50)
     picture = viewer.screenshot(canvas_only=False, flash=False)
@@ -454,7 +459,7 @@ def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: Projec
 def test_truth_is_only_scored(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(truth="")
     finish(qtbot, widget)
-    assert set(facts(viewer.layers[-1])["scores"]) == {"residual", "residual_max"}
+    assert set(facts(viewer.layers[-1])["scores"]) == {"reprojection_max_error"}
     assert widget.result._note.text().startswith("No ground truth")
 
 

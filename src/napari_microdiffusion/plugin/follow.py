@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Notice, Preview, Stage, Step
-from ..metrics import RunningScores, residual_stats
+from ..metrics import Residual, RunningScores, residual_stats
 from ..run import Result
 from ..volume import ProjectionStack, Volume
 
@@ -49,8 +49,8 @@ class Recorder:
 
     def __init__(self, canvas: NDArray[np.float32], stack: ProjectionStack, truth: Volume | None) -> None:
         self._canvas, self._stack, self._truth = canvas, stack, truth
-        low, high = float(stack.data.min()), float(stack.data.max())
-        self._range = max(high - low, 1e-30)
+        reference = truth.data if truth is not None else stack.data
+        self._range = max(float(reference.max()) - float(reference.min()), 1e-30)  # as `metrics.evaluate`
         self._running = RunningScores(truth.data, stack.acquisition) if truth is not None else None
         self._residual: dict[str, float] = {}
         self._residual_at = 0.0
@@ -108,10 +108,7 @@ class Recorder:
             self._running.update(0, result.volume.data)
         elif result.partial:
             self._score(0, self._canvas)
-        self._residual = {
-            "residual": result.residual.rms / self._range,
-            "residual_max": result.residual.maximum / self._range,
-        }
+        self._residual = self._relative(result.residual)
         return self._scores
 
     @property
@@ -127,9 +124,11 @@ class Recorder:
                 if time.monotonic() > until:
                     break
         if time.monotonic() - self._residual_at > RESIDUAL_SECONDS:
-            residual = residual_stats(self._canvas, self._stack)
-            self._residual = {"residual": residual.rms / self._range, "residual_max": residual.maximum / self._range}
+            self._residual = self._relative(residual_stats(self._canvas, self._stack))
             self._residual_at = time.monotonic()
+
+    def _relative(self, residual: Residual) -> dict[str, float]:
+        return {"reprojection_max_error": residual.maximum / self._range}
 
     def _seconds_left(self) -> float | None:
         if not self._done or not self._stage.steps:

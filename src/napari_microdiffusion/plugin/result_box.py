@@ -27,11 +27,11 @@ SCORES = {
     ),
     "ssim": ("SSIM", "{:.3f}", "How alike the structures look to the ground truth's: 1 is identical"),
     "dice": ("DICE", "{:.3f}", "How well bright structures overlap with the ground truth's: 1 is perfect"),
-    "residual": (
+    "reprojection_max_error": (
         "Residual",
         "{:.2%}",
-        "How far the volume, seen through the same beam, is from the measured projections, in percent of their range: "
-        "0 % agrees exactly",
+        "Largest difference between the volume, seen through the same beam, and the measured projections, in percent "
+        "of the ground truth's intensity range (of the projections', where there is no truth): 0 % agrees exactly",
     ),
 }
 NO_TRUTH = "No ground truth: the residual only says that the volume agrees with what was measured."
