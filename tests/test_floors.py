@@ -31,6 +31,7 @@ ENGINE = [
     "checkpoint",
     "io",
     "methods",
+    "hardware",
     "run",
     "trained",
 ]

@@ -26,8 +26,9 @@ from napari_microdiffusion.events import (
     Step,
     TooLarge,
 )
+from napari_microdiffusion.hardware import repeatable, resolve_device, resolve_precision
 from napari_microdiffusion.methods import Conservative, Cubic, Guided, Inr, Linear, Method
-from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, resolve_device, resolve_precision, run
+from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.volume import ProjectionStack
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
@@ -309,6 +310,20 @@ def test_running_out_of_memory_says_what_to_lower(kind, part, camera, monkeypatc
         exhaust(run(job(INR, camera), camera))
 
 
+@pytest.mark.parametrize("part", ["the first picture", "the closing step"])
+def test_running_out_of_memory_before_and_after_the_method(part, camera, monkeypatch):
+    def greedy(*_: Any):
+        raise MemoryError
+
+    if part == "the first picture":
+        monkeypatch.setattr(Conservative, "matrix", greedy)
+    else:
+        monkeypatch.setattr("napari_microdiffusion.run.make_consistent", greedy)
+    method = INR.model_copy(update={"consistency": "final"})
+    with pytest.raises(RunFailed, match="memory ran out during inr on mine: lower rays, width or layers"):
+        exhaust(run(job(method, camera), camera))
+
+
 def test_other_failures_name_method_and_data(camera):
     weights = exhaust(run(job(INR, camera), camera)).weights
     wider = INR.model_copy(update={"width": 16})
@@ -396,6 +411,15 @@ def test_bfloat16_only_where_the_processor_has_it(capabilities, expected, monkey
     assert resolve_precision("float32", "cpu") == "float32"
     assert resolve_precision("bfloat16", "cpu") == "bfloat16"
     assert resolve_precision("auto", "mps") == "float32"
+
+
+def test_cudnn_repeats_itself_during_a_run_on_cuda_only(monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    for device, during in (("cuda", (True, False)), ("cpu", (False, True))):
+        with repeatable(device):
+            assert (cudnn.deterministic, cudnn.benchmark) == during
+        assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
 
 
 def test_older_torch_does_not_tell(monkeypatch):

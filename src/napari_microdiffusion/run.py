@@ -1,4 +1,4 @@
-"""One job from projections to volume: owns the seed, the device, cancelling, memory and provenance."""
+"""One job from projections to volume: owns the seed, cancelling, errors and provenance."""
 
 from __future__ import annotations
 
@@ -11,26 +11,19 @@ from traceback import clear_frames
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import DeviceUnavailable, Event, Preview, RunFailed, TooLarge
+from .events import Event, Preview, RunFailed
+from .hardware import Device, batch_bytes, check_memory, device_of, release_memory, repeatable, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
 from .volume import Intensity, ProjectionStack, Volume
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Returned = TypeVar("Returned")
-
-CPU_BATCH_BYTES = 2**27
-"""Memory for one batch of slices in the networks on a CPU: more gains no speed there, and Stop would wait for it."""
-
-WORKING_VOLUMES = 6
-"""Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
 
 
 class Job(BaseModel):
@@ -96,36 +89,25 @@ def run(
         If memory runs out or training diverges half way.
     """
     began = time.monotonic()
-    device = _device_of(job)
+    check(job, stack)
+    device = device_of(job.method, job.device)
     context = Context(
         device=device,
         seed=job.seed,
         cancelled=cancelled,
         preview_seconds=preview_seconds,
-        memory_bytes=_batch_bytes(device),
+        memory_bytes=batch_bytes(device),
     )
-    check(job, stack)
-    working, intensity = stack.normalised()
-    canvas = np.empty(stack.volume_shape, np.float32)
-    yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     try:
-        if job.method.learned:
-            context.dtype = resolve_precision(job.precision, device)
-        if weights is None:
-            weights = yield from _shown(job.method.fit(working, context), canvas, intensity)
-        if not context.should_stop():
-            volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
-        if not context.stopped:
-            canvas = intensity.restore(volume.data)
+        with repeatable(device):
+            canvas, weights = yield from _work(job, stack, weights, context)
     except Exception as error:
         clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
         if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
             raise RunFailed(_explanation(error, job.method, stack)) from error
         raise
     finally:
-        release_memory(context.device)
-    if job.method.consistency != "none":
-        make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
+        release_memory(device)
     seconds = time.monotonic() - began
     result = Volume(
         canvas,
@@ -134,7 +116,7 @@ def run(
         stack.source_dtype,
         _provenance(job, stack, context, seconds),
     )
-    return Result(result, weights or {}, residual_stats(canvas, stack), context.stopped, seconds)
+    return Result(result, weights, residual_stats(canvas, stack), context.stopped, seconds)
 
 
 def reconstruct(stack: ProjectionStack, method: Method, *, seed: int = 0, device: Device = "auto") -> Volume:
@@ -156,88 +138,27 @@ def exhaust(events: Generator[Event, None, Returned]) -> Returned:
 def check(job: Job, stack: ProjectionStack) -> None:
     """Refuse, before any work, what cannot succeed; errors as for `run`."""
     stack.check()
-    device = _device_of(job)
-    batch, remedy = job.method.memory_bytes(stack)
-    volumes = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
-    if device == "cuda":
-        import torch
-
-        _check_memory(job.method, batch, torch.cuda.mem_get_info()[0], "GPU memory", f"{remedy}, or use the CPU")
-        batch = 0
-    crop = "crop the images or take fewer projections"
-    free = psutil.virtual_memory().available
-    _check_memory(job.method, volumes + batch, free, "memory", remedy if batch > volumes else crop)
+    check_memory(job.method, stack, device_of(job.method, job.device))
 
 
-def _device_of(job: Job) -> str:
-    """The torch device of a job; an interpolation needs none, and torch takes seconds to load."""
-    return "cpu" if job.device == "auto" and not job.method.learned else resolve_device(job.device)
-
-
-def _batch_bytes(device: str) -> int:
-    """Memory for one batch of slices: a quarter of what is free, so that the rest of the run and the viewer fit."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0]) // 4
-    return min(CPU_BATCH_BYTES, int(psutil.virtual_memory().available) // 4)
-
-
-def _check_memory(method: Method, needed: int, free: int, kind: str, remedy: str) -> None:
-    if needed > free:
-        raise TooLarge(
-            f"{name_of(method)} needs {needed / 1e9:.1f} GB of {kind} for this stack, "
-            f"and {free / 1e9:.1f} GB are free: {remedy}"
-        )
-
-
-def resolve_device(wanted: Device) -> str:
-    """The torch device to use; ``auto`` takes CUDA, then MPS, then the CPU.
-
-    Raises
-    ------
-    DeviceUnavailable
-        If the device asked for is not there; names those that are.
-    """
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if wanted == "auto":
-        return there[0]
-    if wanted not in there:
-        raise DeviceUnavailable(
-            f"there is no {wanted} device on this computer; available: {', '.join(there)} (or auto)"
-        )
-    return wanted
-
-
-def resolve_precision(wanted: str, device: str) -> str:
-    """``bfloat16`` where asked for or where the hardware multiplies it natively, else ``float32``.
-
-    On processors without AMX or AVX-512 BF16 it is emulated and 10 to 50 times slower than float32.
-    """
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    if device == "cuda":
-        native = torch.cuda.get_device_capability() >= (8, 0)
-    elif device == "cpu":
-        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-        native = any(capabilities.get(flag, False) for flag in ("amx_bf16", "avx512_bf16"))
-    else:
-        native = False
-    return "bfloat16" if native else "float32"
-
-
-def release_memory(device: str) -> None:
-    """Give the GPU memory that torch caches back to other programs."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
+def _work(
+    job: Job, stack: ProjectionStack, weights: Weights | None, context: Context
+) -> Generator[Event, None, tuple[NDArray[np.float32], Weights]]:
+    """The volume (Z, y, x) on the input's scale, as far as it has come, and the weights."""
+    working, intensity = stack.normalised()
+    canvas = np.empty(stack.volume_shape, np.float32)
+    yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
+    if job.method.learned:
+        context.dtype = resolve_precision(job.precision, context.device)
+    if weights is None:
+        weights = yield from _shown(job.method.fit(working, context), canvas, intensity)
+    if not context.should_stop():
+        volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
+        if not context.stopped:
+            canvas = intensity.restore(volume.data)
+    if job.method.consistency != "none":
+        make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
+    return canvas, weights
 
 
 def _shown(

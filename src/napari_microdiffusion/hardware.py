@@ -1,0 +1,129 @@
+"""What a run may use of the computer: device, precision, memory; and arithmetic that repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+from .events import DeviceUnavailable, TooLarge
+from .methods import Method
+from .presets import name_of
+from .volume import ProjectionStack
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+CPU_BATCH_BYTES = 2**27
+"""Memory for one batch of slices in the networks on a CPU: more gains no speed there, and Stop would wait for it."""
+
+WORKING_VOLUMES = 6
+"""Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
+
+
+def device_of(method: Method, wanted: Device) -> str:
+    """The torch device of a method; an interpolation needs none, and torch takes seconds to load."""
+    return "cpu" if wanted == "auto" and not method.learned else resolve_device(wanted)
+
+
+def resolve_device(wanted: Device) -> str:
+    """The torch device to use; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    DeviceUnavailable
+        If the device asked for is not there; names those that are.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if wanted == "auto":
+        return there[0]
+    if wanted not in there:
+        raise DeviceUnavailable(
+            f"there is no {wanted} device on this computer; available: {', '.join(there)} (or auto)"
+        )
+    return wanted
+
+
+def resolve_precision(wanted: str, device: str) -> str:
+    """``bfloat16`` where asked for or where the hardware multiplies it natively, else ``float32``.
+
+    On processors without AMX or AVX-512 BF16 it is emulated and 10 to 50 times slower than float32.
+    """
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if device == "cuda":
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    elif device == "cpu":
+        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+        native = any(capabilities.get(flag, False) for flag in ("amx_bf16", "avx512_bf16"))
+    else:
+        native = False
+    return "bfloat16" if native else "float32"
+
+
+def release_memory(device: str) -> None:
+    """Give the GPU memory that torch caches back to other programs."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def batch_bytes(device: str) -> int:
+    """Memory for one batch of slices: a quarter of what is free, so that the rest of the run and the viewer fit."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0]) // 4
+    return min(CPU_BATCH_BYTES, int(psutil.virtual_memory().available) // 4)
+
+
+def check_memory(method: Method, stack: ProjectionStack, device: str) -> None:
+    """Refuse what does not fit.
+
+    Raises
+    ------
+    TooLarge
+        Saying how much is missing, and what lowers it.
+    """
+    batch, remedy = method.memory_bytes(stack)
+    volumes = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
+    if device == "cuda":
+        import torch
+
+        _compare(method, batch, torch.cuda.mem_get_info()[0], "GPU memory", f"{remedy}, or use the CPU")
+        batch = 0
+    crop = "crop the images or take fewer projections"
+    _compare(method, volumes + batch, psutil.virtual_memory().available, "memory", remedy if batch > volumes else crop)
+
+
+def _compare(method: Method, needed: int, free: int, kind: str, remedy: str) -> None:
+    if needed > free:
+        raise TooLarge(
+            f"{name_of(method)} needs {needed / 1e9:.1f} GB of {kind} for this stack, "
+            f"and {free / 1e9:.1f} GB are free: {remedy}"
+        )
+
+
+@contextmanager
+def repeatable(device: str) -> Generator[None]:
+    """Let cuDNN take only algorithms that give the same bits each time, and none by how fast they happen to be."""
+    if device != "cuda":
+        yield
+        return
+    from torch.backends import cudnn
+
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
