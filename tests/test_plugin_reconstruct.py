@@ -197,6 +197,19 @@ def test_stop_keeps_what_is_done(opened: Open, qtbot: Any, method: Callable[[Any
     assert np.ptp(layer.data[0]) == 0  # this slice had arrived
 
 
+def test_stop_while_sampling(opened: Open, qtbot: Any) -> None:
+    short = {"steps": 2, "channels": 16, "sampling_steps": 250, "consistency": "none"}
+    viewer, widget = opened(method="naive_diffusion", overrides=short)
+    widget.run()
+    label, bar = widget.run_box._stage, widget.run_box._bar
+    qtbot.waitUntil(lambda: label.text() == "Denoising the slices" and bar.value() > 0, timeout=60_000)
+    asked = time.monotonic()
+    with qtbot.waitSignal(widget.finished, timeout=10_000):
+        widget.run_box.stop_button.click()
+    assert time.monotonic() - asked < 2
+    assert viewer.layers[-1].name.endswith("(partial)")
+
+
 def test_removing_the_layer_stops_the_run(opened: Open, qtbot: Any, method: Callable[[Any], None]) -> None:
     viewer, widget = opened()
     method(Slow(consistency="none"))
