@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import RESULTS, ROOT, SHARED, Case
-from .report import write_panels, write_table
+from .report import write_panels, write_readme, write_table
 
 
 def cases_of(table: dict[str, Any]) -> list[Case]:
@@ -69,6 +69,8 @@ def run_table(name: str, cases: list[Case], volumes: list[str], methods: list[st
     store.write_text(json.dumps(rows, indent=1) + "\n")
     write_table(RESULTS / name, list(rows.values()))
     write_panels(RESULTS / name, rows, arrays)
+    if name == "preview":
+        write_readme(ROOT / "README.md", list(rows.values()))
 
 
 def main() -> None:

@@ -46,6 +46,27 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     path.with_suffix(".md").write_text("\n".join(lines))
 
 
+def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
+    """Between the README's results marks, one row a method: PSNR on each volume, and the means of all scores."""
+    volumes = list(dict.fromkeys(row["case"]["volume"] for row in rows))
+    lines = ["| PSNR (dB) | " + " | ".join(volumes) + " | mean | mean SSIM | mean DICE | minutes |"]
+    lines.append("| --- " * (len(volumes) + 5) + "|")
+    for method in dict.fromkeys(row["case"]["method"] for row in rows):
+        own = {row["case"]["volume"]: row for row in rows if row["case"]["method"] == method}
+        if own.keys() != set(volumes):
+            continue
+        psnr, ssim, dice, seconds = (
+            [own[name][key] for name in volumes] for key in ("psnr", "ssim", "dice", "seconds")
+        )
+        time = "instant" if max(seconds) < 1 else f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f}"
+        each = " | ".join(f"{value:.2f}" for value in psnr)
+        means = f"{np.mean(psnr):.2f} | {np.mean(ssim):.3f} | {np.mean(dice):.3f}"
+        lines.append(f"| `{method}` | {each} | {means} | {time} |")
+    before, _, rest = readme.read_text().partition("<!-- results -->")
+    _, _, after = rest.partition("<!-- /results -->")
+    readme.write_text(before + "\n".join(["<!-- results -->", *lines, "<!-- /results -->"]) + after)
+
+
 def write_panels(path: Path, rows: dict[str, dict[str, Any]], volumes: Path) -> None:
     """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, for volumes still at hand."""
     by_volume: dict[str, dict[str, NDArray[np.float32]]] = {}
