@@ -124,7 +124,6 @@ def test_every_step_is_consistent_while_it_samples(stack):
     method = guided(consistency="every_step")
     events = list(method.predict(stack, exhaust(method.fit(stack, Context())), Context(preview_seconds=0)))
     early = next(event for event in events[2:] if isinstance(event, Preview))
-    assert not early.final
     assert len(early.data) == stack.acquisition.depth
     assert largest_residual(early.data, stack) < 1e-4
 
@@ -335,7 +334,7 @@ def test_slices_replace_the_prior_one_by_one(stack):
     method, context = guided(prior=INR), Context(memory_bytes=1)
     weights = exhaust(method.fit(stack, context))
     events, volume = collected(method.predict(stack, weights, context))
-    done = [event for event in events if isinstance(event, Preview) and event.final]
+    done = [event for event in events if isinstance(event, Preview)]
     assert [event.start for event in done] == list(range(stack.acquisition.depth))
     np.testing.assert_array_equal(np.concatenate([event.data for event in done]), volume.data)
     [stage] = [event for event in events if isinstance(event, Stage)]
@@ -352,7 +351,6 @@ def test_training_shows_the_prior_first(stack):
     np.testing.assert_array_equal(whole[0].data, next(iter(context.volumes.values())))
     later = events[[event is whole[0] for event in events].index(True) :]
     assert [event.name for event in later if isinstance(event, Stage)] == names[2:]
-    assert not any(event.final for event in events if isinstance(event, Preview))
 
 
 class Stop:

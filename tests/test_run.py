@@ -20,6 +20,7 @@ from napari_microdiffusion.events import (
     EngineError,
     Event,
     InvalidInput,
+    Notice,
     Preview,
     RunFailed,
     Stage,
@@ -157,6 +158,38 @@ def test_with_weights_nothing_is_trained(method, camera):
     assert not [name for name in stages if name.startswith("Training")]
     np.testing.assert_array_equal(again.volume.data, result.volume.data)
     assert again.weights is result.weights
+
+
+# -- what the user should know --------------------------------------------------------------
+
+
+def notices(acquisition: Acquisition, method: Method, hide: tuple[int, ...] = ()) -> list[str]:
+    """Of a run on projections of a random volume with a trend along z."""
+    acquisition = acquisition.bound(5)
+    volume = np.random.default_rng(0).random((acquisition.depth, 32, 32)) + np.arange(acquisition.depth)[:, None, None]
+    stack = ProjectionStack(acquisition.project(volume), acquisition).without(hide)
+    events, _ = collected(run(job(method, stack), stack))
+    return [event.message for event in events if isinstance(event, Notice)]
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "hide", "expected"),
+    [
+        (Acquisition(slices=4), (), []),
+        (Acquisition(slices=4, profile="point"), (), ["3 of 20 slices lie beyond the outermost"]),
+        (Acquisition(slices=2, stride=3), (), ["4 of 14 slices lie between the projections"]),
+        (Acquisition(slices=4), (0, 2), ["4 of 20 slices lie beyond", "4 of 20 slices lie between"]),
+        (Acquisition(slices=4, stride=2), (), ["overlap: consistency stops at their noise, and 0."]),
+    ],
+)
+def test_notices(acquisition, hide, expected):
+    found = notices(acquisition, Linear(consistency="final"), hide)
+    assert len(found) == len(expected)
+    assert all(text in message for text, message in zip(expected, found, strict=True))
+
+
+def test_without_consistency_none_is_softened():
+    assert notices(Acquisition(slices=4, stride=2), Linear(consistency="none")) == []
 
 
 # -- stops ----------------------------------------------------------------------------------

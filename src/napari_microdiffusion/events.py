@@ -32,13 +32,11 @@ class Step:
 class Preview:
     """Slices of the volume as far as they are known: ``data`` (m, y, x) belongs at z = start .. start + m.
 
-    A copy on the CPU, never a live buffer. ``final`` marks slices that will not change any more,
-    up to the consistency step that may close the run.
+    A copy on the CPU, never a live buffer.
     """
 
     start: int
     data: NDArray[Any]
-    final: bool = False
 
 
 @dataclass(frozen=True)

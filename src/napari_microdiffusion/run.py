@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import Event, Preview, RunFailed
+from .events import Event, Notice, Preview, RunFailed
 from .hardware import Device, batch_bytes, check_memory, device_of, release_memory, repeatable, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
@@ -108,6 +108,13 @@ def run(
         raise
     finally:
         release_memory(device)
+    residual = residual_stats(canvas, stack)
+    if job.method.consistency != "none" and not stack.acquisition.decoupled:
+        share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
+        yield Notice(
+            "the projections overlap: consistency stops at their noise, and "
+            f"{share:.2g} % of their range (rms) is left unexplained"
+        )
     seconds = time.monotonic() - began
     result = Volume(
         canvas,
@@ -116,7 +123,7 @@ def run(
         stack.source_dtype,
         _provenance(job, stack, context, seconds),
     )
-    return Result(result, weights, residual_stats(canvas, stack), context.stopped, seconds)
+    return Result(result, weights, residual, context.stopped, seconds)
 
 
 def reconstruct(stack: ProjectionStack, method: Method, *, seed: int = 0, device: Device = "auto") -> Volume:
@@ -148,6 +155,7 @@ def _work(
     working, intensity = stack.normalised()
     canvas = np.empty(stack.volume_shape, np.float32)
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
+    yield from _unmeasured(stack.acquisition)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
     if weights is None:
@@ -175,6 +183,19 @@ def _shown(
             event = replace(event, data=intensity.restore(event.data))
             canvas[event.start : event.start + len(event.data)] = event.data
         yield event
+
+
+def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
+    """Say which slices no projection in use has seen; those between points are what a point profile is about."""
+    seen = np.flatnonzero(acquisition.seen)
+    beyond = int(seen[0]) + acquisition.depth - 1 - int(seen[-1])
+    gaps = int(seen[-1] - seen[0]) + 1 - len(seen)
+    if beyond:
+        yield Notice(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
+    if gaps and acquisition.profile != "point":
+        yield Notice(
+            f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
+        )
 
 
 def _explanation(error: RuntimeError | MemoryError, method: Method, stack: ProjectionStack) -> str:

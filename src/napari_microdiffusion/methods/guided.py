@@ -155,7 +155,7 @@ class Guided(Method):
                     context.preview_done()
             data[batch.start : batch.stop] = _intensities(clean)
             for z in batch:
-                yield Preview(z, data[z : z + 1].copy(), final=True)
+                yield Preview(z, data[z : z + 1].copy())
         return data
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
