@@ -357,11 +357,25 @@ def test_running_out_of_memory_before_and_after_the_method(part, camera, monkeyp
         exhaust(run(job(method, camera), camera))
 
 
-def test_other_failures_name_method_and_data(camera):
-    weights = exhaust(run(job(INR, camera), camera)).weights
-    wider = INR.model_copy(update={"width": 16})
-    with pytest.raises(RunFailed, match=r"inr broke off on mine: (?s:.*)size mismatch"):
-        exhaust(run(job(wider, camera), camera, weights=weights))
+def test_other_failures_name_method_and_data(camera, monkeypatch):
+    def fails(*_: Any):
+        raise RuntimeError("the sky fell")
+        yield
+
+    monkeypatch.setattr(Inr, "estimate", fails)
+    with pytest.raises(RunFailed, match="inr broke off on mine: the sky fell"):
+        exhaust(run(job(INR, camera), camera))
+
+
+@pytest.mark.parametrize("method", [INR, DIFFUSION], ids=["inr", "microdiffusion"])
+def test_weights_that_do_not_fit_are_refused_before_any_work(method, camera):
+    weights = exhaust(run(job(method, camera), camera)).weights
+    prior = {} if method is INR else {"prior": INR.model_copy(update={"width": 16})}
+    wider = method.model_copy(update=prior or {"width": 16})
+    early = {name: weights[name] for name in sorted(weights)[:-1]}
+    for spec, given in ((wider, weights), (method, early), (method, {}), (Linear(), weights)):
+        with pytest.raises(InvalidInput, match="the weights do not fit"):
+            next(run(job(spec, camera), camera, weights=given))
 
 
 # -- provenance and replay ------------------------------------------------------------------

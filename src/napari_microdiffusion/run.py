@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import Event, Notice, Preview, RunFailed
+from .events import Event, InvalidInput, Notice, Preview, RunFailed
 from .hardware import Device, batch_bytes, check_memory, device_of, release_memory, repeatable, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
@@ -90,6 +90,8 @@ def run(
     """
     began = time.monotonic()
     check(job, stack)
+    if weights is not None:
+        _check_weights(job.method, stack, weights)
     device = device_of(job.method, job.device)
     context = Context(
         device=device,
@@ -146,6 +148,18 @@ def check(job: Job, stack: ProjectionStack) -> None:
     """Refuse, before any work, what cannot succeed; errors as for `run`."""
     stack.check()
     check_memory(job.method, stack, device_of(job.method, job.device))
+
+
+def _check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> None:
+    given, expected = (
+        {name: tuple(tensor.shape) for name, tensor in found.items()}
+        for found in (weights, method.untrained(stack, Context()))
+    )
+    if given != expected:
+        raise InvalidInput(
+            f"the weights do not fit {name_of(method)} with these settings, or their training was stopped early: "
+            "use the settings they were trained with, or train again"
+        )
 
 
 def _work(

@@ -144,6 +144,10 @@ class Method(BaseModel):
         raise TypeError(f"{type(self).__name__} lacks estimate")
         yield
 
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        """Weights as they are before training: the names and shapes of those that `predict` takes."""
+        return {}
+
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         """The least memory a run takes beside the volume itself, in bytes, and which setting lowers it."""
         return 0, "take fewer projections"

@@ -158,6 +158,11 @@ class Guided(Method):
                 yield Preview(z, data[z : z + 1].copy())
         return data
 
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        prior = {} if self.prior is None else self.prior.untrained(stack, context)
+        named = {PRIOR + name: tensor for name, tensor in prior.items()}
+        return named | {DENOISER + name: tensor for name, tensor in self._denoiser(context).state_dict().items()}
+
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         training = self.batch * self.crop**2 * self.channels * 4 * 60
         sampling = self._slice_bytes(stack)

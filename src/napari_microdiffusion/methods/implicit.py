@@ -125,6 +125,9 @@ class Inr(Method):
         """Steps of the whole training on this stack."""
         return self.steps if self.epochs is None else math.ceil(self.epochs * stack.data.size / self.rays)
 
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        return self.network(stack, context).state_dict()
+
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         planes = len(stack.data) * stack.acquisition.slices
         points = max(self.rays * stack.acquisition.slices, planes)
