@@ -15,7 +15,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.diffusion import slice_noise
 from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Weights
-from napari_microdiffusion.methods.guided import _crops
+from napari_microdiffusion.methods._crops import crops, pairs
 from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack
@@ -177,12 +177,10 @@ def test_epochs_are_passes_over_the_projections(epochs, batch, steps, stack):
 def test_pairs(acquisition, centre):
     stack = projected(acquisition.bound(4))
     prior = np.random.default_rng(1).random(stack.volume_shape).astype(np.float32)
-    means, slices, none = (
-        guided(pairing=p)._pairs(stack, v) for p, v in [("mean", prior), ("slice", prior), ("mean", None)]
-    )
-    for pairs in (means, slices, none):  # on the diffusion's scale
-        assert pairs.shape == (4, 2, 32, 36)
-        np.testing.assert_allclose(pairs[:, 0], 2 * stack.data - 1, atol=1e-6)
+    means, slices, none = (pairs(stack, v, p) for p, v in [("mean", prior), ("slice", prior), ("mean", None)])
+    for both in (means, slices, none):  # on the diffusion's scale
+        assert both.shape == (4, 2, 32, 36)
+        np.testing.assert_allclose(both[:, 0], 2 * stack.data - 1, atol=1e-6)
     np.testing.assert_allclose(means[:, 1], 2 * stack.acquisition.project(prior) - 1, atol=1e-5)
     for k, start in enumerate(stack.acquisition.starts):
         expected = (prior[start + centre[0]] + prior[start + centre[1]]) / 2
@@ -199,15 +197,15 @@ def test_pairing_matters(stack):
 def test_crops_are_pieces_of_the_images(side, expected):
     k, y, x = np.meshgrid(np.arange(3), np.arange(20), np.arange(25), indexing="ij")
     codes = torch.from_numpy(10_000 * k + 100 * y + x)
-    crops, chosen = _crops(torch.stack([codes, -codes], 1), 40, side, torch.Generator().manual_seed(0))
-    assert crops.shape == (40, 2, *expected)
-    assert torch.equal(crops[:, 0], -crops[:, 1])  # image and prior are cut and flipped alike
-    assert torch.equal(crops[:, 0].flatten(1) // 10_000, chosen[:, None].expand(-1, expected[0] * expected[1]))
-    down, right = crops[:, 0].diff(dim=1), crops[:, 0].diff(dim=2)
+    pieces, chosen = crops(torch.stack([codes, -codes], 1), 40, side, torch.Generator().manual_seed(0))
+    assert pieces.shape == (40, 2, *expected)
+    assert torch.equal(pieces[:, 0], -pieces[:, 1])  # image and prior are cut and flipped alike
+    assert torch.equal(pieces[:, 0].flatten(1) // 10_000, chosen[:, None].expand(-1, expected[0] * expected[1]))
+    down, right = pieces[:, 0].diff(dim=1), pieces[:, 0].diff(dim=2)
     for steps, size in ((down, 100), (right, 1)):
         assert set(steps.unique().tolist()) == {-size, size}  # both ways round
         assert torch.equal(steps.flatten(1).min(1).values, steps.flatten(1).max(1).values)
-    corners = {int(crop.min()) % 10_000 for crop in crops[:, 0]}
+    corners = {int(crop.min()) % 10_000 for crop in pieces[:, 0]}
     assert len(corners) > 20 if side == 16 else corners == {0}
 
 

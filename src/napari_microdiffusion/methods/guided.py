@@ -6,7 +6,7 @@ Naive diffusion has no prior, interpolation and cubic diffusion an interpolated 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -17,11 +17,11 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
+from ._crops import crops, depths, intensities, pairs
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ..denoiser import Denoiser
@@ -93,8 +93,6 @@ class Guided(Method):
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""
-        import torch
-
         weights: Weights = {}
         if self.prior is not None:
             fitted = yield from self.prior.fit(stack, context)
@@ -105,25 +103,7 @@ class Guided(Method):
         if context.should_stop():
             return weights
         denoiser = self._denoiser(context)
-        images = self._pairs(stack, prior).to(context.device)
-        denoiser.calibrate(images[:, 0])
-        z = _depths(stack.acquisition.projection_centres, stack).to(context.device)
-        generator = torch.Generator().manual_seed(context.seed)
-        steps = self.steps if self.epochs is None else math.ceil(self.epochs * len(images) / self.batch)
-        optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
-        yield Stage("Training the diffusion model", steps)
-        for step in range(steps):
-            crops, chosen = _crops(images, self.batch, self.crop, generator)
-            with autocast(context):
-                loss = denoiser.loss(crops[:, :1], crops[:, 1:], z[chosen], self.p_uncond, generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            yield Step(step + 1, finite(loss.item()))
-            if context.should_stop():
-                break
+        yield from self._train(denoiser, stack, prior, context)
         return weights | {DENOISER + name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
 
     def estimate(
@@ -151,9 +131,9 @@ class Guided(Method):
                 if context.should_stop():
                     return data
                 if context.preview_due():
-                    yield Preview(batch.start, _intensities(clean))
+                    yield Preview(batch.start, intensities(clean))
                     context.preview_done()
-            data[batch.start : batch.stop] = _intensities(clean)
+            data[batch.start : batch.stop] = intensities(clean)
             for z in batch:
                 yield Preview(z, data[z : z + 1].copy())
         return data
@@ -200,24 +180,31 @@ class Guided(Method):
             gamma = 0.0 if self.prior is None else self.gamma
             return Denoiser(unet, schedule, gamma, self.parameterisation).to(context.device)
 
-    def _pairs(self, stack: ProjectionStack, prior: NDArray[np.float32] | None) -> Tensor:
-        """Projections and what guides each, (K, 2, y, x), on the diffusion's scale.
-
-        A projection is an n-slice mean, so the prior it is paired with is one too (``mean``): paired with a single
-        slice, as in the paper, the network learns to blur the prior's slices.
-        """
+    def _train(
+        self, denoiser: Denoiser, stack: ProjectionStack, prior: NDArray[np.float32] | None, context: Context
+    ) -> Generator[Event, None, None]:
+        """Train the network in place, until the run is stopped."""
         import torch
 
-        measured = stack.data.astype(np.float32, copy=False)
-        if prior is None:
-            guide = measured
-        elif self.pairing == "mean":
-            guide = stack.acquisition.project(prior)
-        else:
-            at = np.round(stack.acquisition.projection_centres - 0.5, 6)  # a rounding error is not a slice
-            above, below = np.floor(at).astype(int), np.ceil(at).astype(int)
-            guide = (prior[above] + prior[below]) / 2
-        return torch.from_numpy(np.stack([measured, guide], 1)) * 2 - 1
+        images = pairs(stack, prior, self.pairing).to(context.device)
+        denoiser.calibrate(images[:, 0])
+        z = depths(stack.acquisition.projection_centres, stack).to(context.device)
+        generator = torch.Generator().manual_seed(context.seed)
+        steps = self.steps if self.epochs is None else math.ceil(self.epochs * len(images) / self.batch)
+        optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
+        yield Stage("Training the diffusion model", steps)
+        for step in range(steps):
+            batch, chosen = crops(images, self.batch, self.crop, generator)
+            with autocast(context):
+                loss = denoiser.loss(batch[:, :1], batch[:, 1:], z[chosen], self.p_uncond, generator)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            yield Step(step + 1, finite(loss.item()))
+            if context.should_stop():
+                return
 
     def _sample(
         self, denoiser: Denoiser, stack: ProjectionStack, context: Context, batch: range, guide: Tensor
@@ -227,17 +214,9 @@ class Guided(Method):
 
         from ..diffusion import sample, slice_noise
 
-        acquisition = stack.acquisition
-        rows = (acquisition.starts >= batch.start) & (acquisition.starts < batch.stop)
-        forward = acquisition.matrix[rows, batch.start : batch.stop]
-        backward = acquisition.correction(acquisition.ridge(stack.data))[batch.start : batch.stop, rows]
-        measured = torch.from_numpy(stack.data[rows])[:, None].to(context.device) * 2 - 1
-        closest = along_z(Linear().matrix(stack)[batch.start : batch.stop], stack.data)
-        images = torch.from_numpy(closest)[:, None].to(context.device) * 2 - 1
-        depths = _depths(stack.acquisition.slice_centres[batch.start : batch.stop], stack).to(context.device)
         parts = list(torch.arange(len(batch), device=context.device).split(self._slices_at_once(stack, context)))
-        with torch.no_grad(), autocast(context):
-            conditions = torch.cat([denoiser.condition(images[part], depths[part]).float() for part in parts])
+        conditions = self._conditions(denoiser, stack, context, batch, parts)
+        consistent = self._consistent(stack, context, batch)
 
         def estimate(noisy: Tensor, t: int) -> Tensor:
             clean = torch.empty_like(noisy)
@@ -247,9 +226,7 @@ class Guided(Method):
                 level = torch.full((len(p),), t, device=noisy.device)
                 with torch.no_grad(), autocast(context):
                     clean[p] = denoiser.estimate(noisy[p], guide[p], level, conditions[p], self.guidance)
-            if self.consistency == "every_step" and rows.any():
-                clean = clean + along_z(backward, measured - along_z(forward, clean))
-            return clean
+            return consistent(clean)
 
         def noise(step: int) -> Tensor:
             return slice_noise(context.seed, batch, step, stack.shape[1:])[:, None].to(context.device)
@@ -257,6 +234,32 @@ class Guided(Method):
         fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
         levels = denoiser.schedule.spaced(self.sampling_steps, self.spacing)
         yield from sample(estimate, noise(0), denoiser.schedule, levels, fresh)
+
+    def _conditions(
+        self, denoiser: Denoiser, stack: ProjectionStack, context: Context, batch: range, parts: list[Tensor]
+    ) -> Tensor:
+        """Conditions (m, 160) of the slices in ``batch``: their depths, and the projections interpolated there."""
+        import torch
+
+        here = slice(batch.start, batch.stop)
+        closest = along_z(Linear().matrix(stack)[here], stack.data)
+        images = torch.from_numpy(closest)[:, None].to(context.device) * 2 - 1
+        z = depths(stack.acquisition.slice_centres[here], stack).to(context.device)
+        with torch.no_grad(), autocast(context):
+            return torch.cat([denoiser.condition(images[part], z[part]).float() for part in parts])
+
+    def _consistent(self, stack: ProjectionStack, context: Context, batch: range) -> Callable[[Tensor], Tensor]:
+        """What makes estimates of the slices in ``batch`` consistent at every step; else leaves them alone."""
+        import torch
+
+        acquisition = stack.acquisition
+        rows = (acquisition.starts >= batch.start) & (acquisition.starts < batch.stop)
+        if self.consistency != "every_step" or not rows.any():
+            return lambda clean: clean
+        forward = acquisition.matrix[rows, batch.start : batch.stop]
+        backward = acquisition.correction(acquisition.ridge(stack.data))[batch.start : batch.stop, rows]
+        measured = torch.from_numpy(stack.data[rows])[:, None].to(context.device) * 2 - 1
+        return lambda clean: clean + along_z(backward, measured - along_z(forward, clean))
 
     def _batches(self, stack: ProjectionStack, context: Context) -> Generator[range, None, None]:
         """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
@@ -278,33 +281,3 @@ class Guided(Method):
         """Memory for one slice in the network: about twelve feature maps at full resolution, doubled by guidance."""
         pixels = stack.shape[1] * stack.shape[2]
         return pixels * self.channels * 4 * 12 * (2 if self.guidance else 1)
-
-
-def _depths(centres: NDArray[np.float64], stack: ProjectionStack) -> Tensor:
-    """Normalised depths, −1 .. 1 over the volume, float32, of centres in slices."""
-    import torch
-
-    return torch.from_numpy(2 * centres / stack.acquisition.depth - 1).float()
-
-
-def _intensities(images: Tensor) -> NDArray[np.float32]:
-    """(m, y, x) on the stack's scale from (m, 1, y, x) on the diffusion's."""
-    data: NDArray[np.float32] = (images[:, 0] / 2 + 0.5).float().cpu().numpy()
-    return data
-
-
-def _crops(images: Tensor, batch: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random crops (B, c, side, side), flipped at random, of images (K, c, y, x), and which images they are of (B,)."""
-    import torch
-
-    height, width = (min(side, size) for size in images.shape[2:])
-    chosen = torch.randint(len(images), (batch,), generator=generator)
-    crops = []
-    for image in images[chosen.to(images.device)]:
-        top, left, flips = (
-            int(torch.randint(n, (), generator=generator))
-            for n in (image.shape[1] - height + 1, image.shape[2] - width + 1, 4)
-        )
-        crop = image[:, top : top + height, left : left + width]
-        crops.append(crop.flip([axis for axis in (1, 2) if flips & axis]))
-    return torch.stack(crops), chosen.to(images.device)
