@@ -89,7 +89,7 @@ class LossCurve(QWidget):
         import pyqtgraph
 
         self._plot = pyqtgraph.PlotWidget(background=None)
-        self._plot.setFixedHeight(104)
+        self._plot.setFixedHeight(118)
         self._plot.setToolTip(
             "Training loss: how far the network still is from the measured projections. It should fall and level off"
         )
@@ -100,7 +100,6 @@ class LossCurve(QWidget):
         self._plot.setLabel("left", "loss")
         self._plot.setLabel("bottom", "training step")
         self._plot.getAxis("left").enableAutoSIPrefix(False)
-        self._plot.getAxis("left").setStyle(maxTickLevel=0)
         self._line = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e0", width=1.5))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -125,7 +124,17 @@ class LossCurve(QWidget):
         if len(self._points) > CURVE_POINTS:
             self._points = self._points[::2]
         self._line.setData(*map(list, zip(*self._points, strict=True)))
+        self._plot.getAxis("left").setTicks([loss_ticks([loss for _, loss in self._points])])
         self.setVisible(True)
+
+
+def loss_ticks(losses: list[float]) -> list[tuple[float, str]]:
+    """Places (log10) and texts of an axis: powers of ten where there are two, else the ends of the range."""
+    low, high = min(losses), max(losses)
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    step = max(1, (last - first) // 3)
+    shown = [10.0**power for power in range(first, last + 1, step)] if last > first else sorted({low, high})
+    return [(math.log10(value), f"{value:.2g}") for value in shown]
 
 
 def _row(*widgets: QWidget, stretch: tuple[int, ...] = ()) -> QHBoxLayout:
