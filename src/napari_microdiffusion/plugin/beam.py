@@ -159,7 +159,7 @@ class VoxelSize(QWidget):
             line.setValidator(numbers)
             line.setMinimumWidth(40)
             line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-            line.setPlaceholderText("unknown")
+            line.setPlaceholderText("?")
             line.setToolTip(f"Size of a voxel of the volume along {axis} in µm; filled in where the file states it")
             line.textEdited.connect(self._typed)
             layout.addWidget(line, 1)
