@@ -469,6 +469,38 @@ def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: Projec
     qtbot.waitUntil(lambda: len(notices) == 1, timeout=10_000)
 
 
+@pytest.mark.parametrize(
+    ("losses", "texts"),
+    [
+        ([0.031, 0.02, 0.0071], ["0.0071", "0.031"]),
+        ([5.0, 0.2, 0.004], ["0.01", "0.1", "1"]),
+        ([0.5, 0.5], ["0.5"]),
+    ],
+)
+def test_ticks_of_the_loss_curve(losses: list[float], texts: list[str]) -> None:
+    from napari_microdiffusion.plugin.run_box import loss_ticks
+
+    assert [text for _, text in loss_ticks(losses)] == texts
+
+
+def test_a_new_column_fits_the_view(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(source="vessels truth", simulate=True)
+    for method in ("conservative", "linear", "cubic"):
+        widget.setValue(widget.value().replace(method=method))
+        finish(qtbot, widget)
+    assert [layer.name.partition(" ·")[0] for layer in viewer.layers] == [
+        "vessels truth",
+        "vessels projections",
+        "vessels truth projections",
+        "Conservative interpolation",
+        "Linear interpolation",
+        "Cubic interpolation",
+    ]
+    zoom = viewer.scene.camera.zoom
+    viewer.fit_to_view()
+    assert viewer.scene.camera.zoom == zoom
+
+
 def test_truth_is_only_scored(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(truth="")
     finish(qtbot, widget)

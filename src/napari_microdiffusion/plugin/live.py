@@ -98,12 +98,18 @@ def show_middle(viewer: ViewerModel, layer: Image) -> None:
         viewer.dims.set_point(axis, top + step * (depth // 2))
 
 
-def show_side_by_side(viewer: ViewerModel, on: bool) -> None:
-    """Show layers beside one another with their names, or on top of one another; fit the view when that changes."""
+def show_side_by_side(viewer: ViewerModel, on: bool, fitted: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """Show layers beside one another with their names, or on top of one another.
+
+    Fits the view when rows and columns are not the ones it was ``fitted`` to, and returns those it is fitted to now.
+    """
     on = on and len(viewer.layers) > 1
     for layer in viewer.layers:
         layer.name_overlay.visible = on
         layer.name_overlay.font_size = 8
-    if viewer.canvas.grid.enabled != on:
-        viewer.canvas.grid.enabled = on
+    viewer.canvas.grid.enabled = on
+    rows, columns = viewer.canvas.grid.actual_shape(viewer.layers)
+    cells = int(rows), int(columns)
+    if cells != fitted:
         viewer.fit_to_view()
+    return cells

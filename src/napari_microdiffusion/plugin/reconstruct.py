@@ -46,6 +46,7 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
+        self._fitted = (1, 1)
         self.message = ""
         """How the last run ended, in words."""
         self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
@@ -188,7 +189,7 @@ class ReconstructWidget(QWidget):
             self._files.save_job(self.value(), source)
 
     def _show_side_by_side(self, on: bool) -> None:
-        show_side_by_side(self._viewer, on)
+        self._fitted = show_side_by_side(self._viewer, on, self._fitted)
 
     # -- building ----------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ def replayable(source: Image, setup: Setup) -> tuple[Path | None, int | None, in
 
 
 def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Image:
-    """The layer of simulated projections beside their volume; it replaces that of an earlier run."""
+    """The layer of simulated projections beside their volume; it takes the place of that of an earlier run."""
     from napari.layers import Image
 
     data, attributes, _ = projections_layer(stack, truth=volume.name, simulated=True)
@@ -198,10 +198,14 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
     }
     attributes["contrast_limits"] = tuple(volume.contrast_limits)
     attributes["colormap"] = volume.colormap
+    place = len(viewer.layers)
     for layer in [x for x in viewer.layers if isinstance(x, Image)]:
         if layer.name == stack.name and facts(layer).get("simulated"):
+            place = viewer.layers.index(layer)
             viewer.layers.remove(layer)
-    return viewer.add_image(data, **attributes)
+    shown = Image(data, **attributes)
+    viewer.layers.insert(place, shown)
+    return shown
 
 
 def _setter(event: Any) -> Callable[..., None]:
