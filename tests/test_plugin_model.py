@@ -108,6 +108,16 @@ def test_too_little_memory_is_said_before_the_first_picture(
         next(drive(lambda: (stack, None), job, lambda: False))
 
 
+def test_what_the_engine_wants_known_arrives(truth: Volume) -> None:
+    from napari_microdiffusion.plugin.worker import drive
+
+    gappy = truth.simulate(Acquisition(slices=4, stride=6))[0]
+    messages = drive(lambda: (gappy, None), Setup(method="conservative", device="cpu").job(), lambda: False)
+    notices = [notice for message in messages for notice in getattr(message, "notices", ())]
+    assert len(notices) == 1
+    assert "between the projections" in notices[0]
+
+
 def test_errors_of_a_run_are_for_users() -> None:
     from napari_microdiffusion.plugin.worker import drive
 
