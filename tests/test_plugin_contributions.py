@@ -151,6 +151,25 @@ def test_opening_the_widget_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=_offscreen(), timeout=120)
 
 
+def test_the_view_can_be_turned_while_torch_loads() -> None:
+    code = (
+        "import sys, types\n"
+        "from napari.components import Camera\n"
+        "from napari_microdiffusion.plugin import preload\n"
+        "half = types.ModuleType('torch')\n"
+        "preload._load_libraries = lambda: None\n"
+        "preload.import_module = lambda name: sys.modules.__setitem__(name, half)\n"
+        "preload.load_torch()\n"
+        "camera = Camera()\n"
+        "camera.angles = (10.0, 30.0, 60.0)\n"
+        "camera.set_view_direction((0, 1, 0), (1, 0, 0))\n"
+        "from scipy.spatial.transform import Rotation\n"
+        "Rotation.from_quat([0.0, 0.0, 0.0, 1.0]).as_matrix()\n"
+        "camera.up_direction, camera.view_direction\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=_offscreen(), timeout=120)
+
+
 def _offscreen() -> dict[str, str]:
     import os
 

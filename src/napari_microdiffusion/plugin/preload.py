@@ -23,7 +23,22 @@ def load_torch() -> None:
         return
     if sys.platform.startswith("linux"):
         _load_libraries()
+    _meet_scipy()
     import_module("torch")
+
+
+def _meet_scipy() -> None:
+    """Have scipy find, and remember, that the types napari's camera hands it are not torch's.
+
+    Else it asks torch while that is half imported, and turning the view, or switching to 3D, raises AttributeError.
+    """
+    import numpy as np
+    from scipy.spatial.transform import Rotation
+
+    for angles in ([0.0, 0.0, 0.0], (0.0, 0.0, 0.0), np.zeros(3), np.zeros((1, 3))):
+        turn = Rotation.from_euler("yzx", angles, degrees=True)
+        turn.as_euler("yzx", degrees=True)
+        Rotation.from_quat(Rotation.from_matrix(turn.as_matrix()).as_quat().tolist())
 
 
 def _load_libraries() -> None:
