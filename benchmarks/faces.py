@@ -25,7 +25,7 @@ KEYS = ("psnr", "psnr_volume", "ssim", "dice", "reprojection_max_error")
 def command(*arguments: str) -> dict[str, Any]:
     """Run the command line; its JSON answer."""
     done = subprocess.run(
-        [sys.executable, "-m", "napari_microdiffusion.cli", *arguments, "--json"],
+        [Path(sys.executable).with_name("napari-microdiffusion"), *arguments, "--json"],
         capture_output=True,
         text=True,
         check=False,
