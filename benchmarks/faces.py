@@ -82,7 +82,7 @@ def main() -> int:
     settings = given.settings or (SHORT if given.method == "microdiffusion" else [])
     report = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for volume in sorted((SHARED / "data").glob("*.ome.tif")):
+        for volume in sorted((SHARED / "data").glob("*.ome.tif"), key=lambda path: path.stat().st_size):
             name = volume.name[:-8]
             line = by_command(volume, Path(temporary), given.method, settings)
             window = by_widget(name, Path(temporary), given.method, settings)
