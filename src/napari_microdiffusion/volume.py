@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Self
 
@@ -14,6 +15,50 @@ from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
 
 MINIMUM_LATERAL = 32
+
+UNCERTAIN_SHARE = 0.1
+"""Of the voxels, flagged as the least certain ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How far each voxel of a volume can be trusted; three arrays (z, y, x) on the volume's intensity scale.
+
+    Parameters
+    ----------
+    std
+        Standard deviation.
+    lower, upper
+        Bounds of the 90 % interval: the true value lies below ``lower`` at one voxel of twenty, above ``upper`` at
+        another.
+
+    Raises
+    ------
+    InvalidInput
+        If the three arrays differ in shape.
+    """
+
+    std: NDArray[np.float32]
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        shapes = {self.std.shape, self.lower.shape, self.upper.shape}
+        if len(shapes) > 1:
+            raise InvalidInput(
+                f"standard deviation {self.std.shape}, lower bound {self.lower.shape} and upper bound "
+                f"{self.upper.shape} must have one shape (z, y, x)"
+            )
+
+    @cached_property
+    def flagged(self) -> NDArray[np.bool_]:
+        """The least certain voxels, (z, y, x): those whose standard deviation is above that of nine tenths of all.
+
+        With ties fewer than a tenth are flagged, and none where all are equally certain: no voxel is singled out
+        that is as certain as one that is not.
+        """
+        flagged: NDArray[np.bool_] = self.std > np.quantile(self.std, 1 - UNCERTAIN_SHARE, method="lower")
+        return flagged
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +77,8 @@ class Volume:
         dtype of the data it was made from; the input's own for a volume that was read.
     provenance
         How it was made (job, versions, seed, ...), JSON-ready; None for measured data.
+    reliability
+        How far each voxel can be trusted, where the method says so.
     """
 
     data: NDArray[Any]
@@ -39,9 +86,15 @@ class Volume:
     name: str = "volume"
     source_dtype: str = ""
     provenance: dict[str, Any] | None = field(default=None, repr=False)
+    reliability: Reliability | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_image(self.data, self.name)
+        if self.reliability is not None and self.reliability.std.shape != self.data.shape:
+            raise InvalidInput(
+                f"{self.name} is {self.data.shape} (z, y, x), but its reliability is {self.reliability.std.shape}: "
+                "give the one that was made with this volume"
+            )
         if not self.source_dtype:
             object.__setattr__(self, "source_dtype", str(self.data.dtype))
 
@@ -65,7 +118,7 @@ class Volume:
             If fewer than three projections fit into the depth.
         """
         bound = acquisition.fitted(self.shape[0])
-        truth = replace(self, data=self.data[: bound.depth])
+        truth = replace(self, data=self.data[: bound.depth], reliability=None)
         scale = None if self.scale_um is None else (self.scale_um[0] * bound.step, *self.scale_um[1:])
         images = bound.project(truth.data.astype(np.float32, copy=False))
         return ProjectionStack(images, bound, scale, f"{self.name} projections", self.source_dtype), truth
@@ -181,6 +234,11 @@ class Intensity:
         """Working intensities, any shape, on the input's scale."""
         restored: NDArray[np.float32] = working.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
         return restored
+
+    def restore_reliability(self, working: Reliability) -> Reliability:
+        """A reliability on the input's scale: bounds as intensities, the standard deviation by the gain alone."""
+        std = (working.std * np.float32(self.gain)).astype(np.float32, copy=False)
+        return Reliability(std, self.restore(working.lower), self.restore(working.upper))
 
 
 def check_image(data: NDArray[Any], name: str) -> None:
