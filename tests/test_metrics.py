@@ -7,8 +7,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.metrics import RunningScores, evaluate, residual_stats, scored_slices
-from napari_microdiffusion.volume import ProjectionStack, Volume
+from napari_microdiffusion.metrics import RunningScores, evaluate, residual_map, residual_stats, scored_slices
+from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,84 @@ def test_residual_is_in_the_projections_intensities(truth):
     residual = residual_stats(worse, stack)
     assert residual.maximum == pytest.approx(100)
     assert residual.rms == pytest.approx(100 / np.sqrt(stack.data.size))
+
+
+@pytest.mark.parametrize("acquisition", [Acquisition(slices=6), Acquisition(slices=6, stride=4, profile="gaussian")])
+def test_residual_map_is_what_the_volume_leaves_unexplained(truth, acquisition):
+    stack, cropped = truth.simulate(acquisition)
+    worse = cropped.data.copy()
+    worse[7, 3, 4] -= 0.5  # too dark: measured minus explained is positive
+    found = residual_map(worse, stack)
+    expected = np.zeros(stack.shape)
+    expected[:, 3, 4] = 0.5 * stack.acquisition.matrix[:, 7]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float32
+    assert np.abs(found).max() == pytest.approx(residual_stats(worse, stack).maximum, rel=1e-6)
+
+
+def test_residual_map_is_on_the_projections_scale():
+    volume = np.random.default_rng(0).integers(0, 60000, (12, 32, 32)).astype(np.uint16)
+    stack, _ = Volume(volume).simulate(Acquisition(slices=4))
+    np.testing.assert_allclose(residual_map(volume.astype(np.float32) - 1000, stack), 1000, rtol=1e-3)
+
+
+@pytest.mark.parametrize("function", [residual_map, residual_stats])
+def test_a_residual_needs_the_volume_that_the_projections_stand_for(truth, stack, function):
+    with pytest.raises(InvalidInput, match="check slices and stride"):
+        function(truth.data[:30], stack)
+
+
+def with_reliability(truth: Volume, error: np.ndarray, std: np.ndarray, width: np.ndarray) -> Volume:
+    """The truth plus an error, with an interval of ``width`` on either side of what came out."""
+    data = (truth.data + error).astype(np.float32)
+    found = Reliability(std.astype(np.float32), (data - width).astype(np.float32), (data + width).astype(np.float32))
+    return Volume(data, reliability=found)
+
+
+@pytest.mark.parametrize(
+    ("width", "coverage"),
+    [(np.full(36, 0.3), 1.0), (np.full(36, 0.1), 0.0), (np.repeat([0.3, 0.1], [27, 9]), 0.75)],
+)
+def test_coverage_is_the_share_of_voxels_within_their_interval(truth, width, coverage):
+    per_slice = np.broadcast_to(width[:, None, None], truth.shape)
+    volume = with_reliability(truth, np.full(truth.shape, 0.2), np.ones(truth.shape), per_slice)
+    scores = evaluate(volume, truth)
+    assert scores["coverage_90"] == pytest.approx(coverage)
+    assert "flagged_error_ratio" not in scores  # equally certain everywhere: none is flagged
+
+
+def test_coverage_of_gaussian_errors_is_what_the_interval_says(truth):
+    rng = np.random.default_rng(3)
+    std = np.linspace(0.01, 0.3, truth.data.size).reshape(truth.shape)
+    volume = with_reliability(truth, std * rng.standard_normal(truth.shape), std, 1.6449 * std)
+    assert evaluate(volume, truth)["coverage_90"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_flagged_error_ratio_compares_mean_squares(truth):
+    std = np.arange(truth.data.size).reshape(truth.shape)
+    flagged = std >= round(0.9 * truth.data.size)
+    volume = with_reliability(truth, np.where(flagged, 0.3, -0.1), std, np.ones(truth.shape))
+    assert evaluate(volume, truth)["flagged_error_ratio"] == pytest.approx(9, rel=1e-3)
+    perfect = with_reliability(truth, np.zeros(truth.shape), std, np.ones(truth.shape))
+    assert evaluate(perfect, truth)["flagged_error_ratio"] == pytest.approx(1)
+
+
+def test_reliability_is_scored_between_the_points_of_a_point_profile(truth):
+    stack, cropped = truth.simulate(Acquisition(slices=6, profile="point"))
+    scored = scored_slices(36, stack.acquisition)
+    width = np.broadcast_to(np.where(scored, 0.3, 0.1)[:, None, None], truth.shape)
+    std = np.random.default_rng(0).random(truth.shape)
+    error = np.where(scored, 0.2, 100)[:, None, None] * np.ones(truth.shape)
+    volume = with_reliability(cropped, error, std, width)
+    assert evaluate(volume, cropped, stack)["coverage_90"] == pytest.approx(1)
+    assert evaluate(volume, cropped, stack)["flagged_error_ratio"] == pytest.approx(1, rel=1e-3)
+    assert evaluate(volume, cropped)["coverage_90"] == pytest.approx(scored.mean())
+
+
+def test_without_a_truth_or_a_reliability_there_is_no_coverage(truth, estimate, stack):
+    assert "coverage_90" not in evaluate(estimate, truth, stack)
+    volume = with_reliability(truth, np.zeros(truth.shape), np.ones(truth.shape), np.ones(truth.shape))
+    assert evaluate(volume, None, stack).keys() == {"reprojection_max_error"}
 
 
 @pytest.mark.parametrize(

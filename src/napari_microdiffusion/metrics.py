@@ -7,6 +7,7 @@ to [0, 1], and the estimate is clipped to that range.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,9 @@ def evaluate(
     Returns
     -------
     dict
-        With a truth: psnr, psnr_volume (dB), ssim, dice. With projections: reprojection_max_error,
-        max |A x − y| as a fraction of the truth's intensity range (of the projections' without truth).
+        With a truth: psnr, psnr_volume (dB), ssim, dice, and for a volume with a reliability those of
+        `reliability_scores`. With projections: reprojection_max_error, max |A x − y| as a fraction of the truth's
+        intensity range (of the projections' without truth).
 
     Raises
     ------
@@ -115,14 +117,43 @@ def evaluate(
                 f"shapes differ: the truth is {truth.shape} (z, y, x), the volume {volume.shape}; "
                 "crop the truth to what the projections cover (simulate --truth-out saves it)"
             )
-        running = RunningScores(truth.data, projections.acquisition if projections else None)
+        acquisition = projections.acquisition if projections else None
+        running = RunningScores(truth.data, acquisition)
         running.update(0, volume.data)
-        scores |= running.summary()
+        scores |= running.summary() | reliability_scores(volume, truth, acquisition)
     if projections is not None:
         low, high = (truth or projections).data.min(), (truth or projections).data.max()
         scores["reprojection_max_error"] = residual_stats(volume.data, projections).maximum / max(
             float(high) - float(low), 1e-30
         )
+    return scores
+
+
+def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition | None = None) -> dict[str, float]:
+    """How well a volume knows where it is wrong, over `scored_slices`; empty for a volume that says nothing of it.
+
+    Returns
+    -------
+    dict
+        coverage_90, the share of voxels whose true value lies in the 90 % interval, bounds included: 0.9 is right,
+        less means too sure. flagged_error_ratio, the mean squared error of the flagged voxels over that of the
+        others: 1 means that the flags say nothing; left out where none or all of the voxels scored are flagged.
+    """
+    found = volume.reliability
+    if found is None:
+        return {}
+    inside, squares, counts = 0, np.zeros(2), np.zeros(2)  # of the others, of the flagged
+    for z in np.flatnonzero(scored_slices(len(truth.data), acquisition)):
+        true = truth.data[z].astype(np.float64)
+        inside += int(((found.lower[z] <= true) & (true <= found.upper[z])).sum())
+        error, flagged = (volume.data[z] - true) ** 2, found.flagged[z]
+        squares += error[~flagged].sum(), error[flagged].sum()
+        counts += (~flagged).sum(), flagged.sum()
+    scores = {"coverage_90": float(inside / counts.sum())}
+    if counts.all():
+        others, least_certain = squares / counts
+        floor = FLOOR * (float(truth.data.max()) - float(truth.data.min())) ** 2
+        scores["flagged_error_ratio"] = float(max(least_certain, floor) / max(others, floor))
     return scores
 
 
@@ -142,19 +173,35 @@ def residual_stats(volume: NDArray[Any], projections: ProjectionStack) -> Residu
     InvalidInput
         If the volume's shape is not the one the projections stand for.
     """
+    maximum, squares = 0.0, 0.0
+    for _, error in _residual_rows(volume, projections):
+        maximum = max(maximum, float(np.abs(error).max()))
+        squares += float((error**2).sum())
+    return Residual(maximum, float(np.sqrt(squares / projections.data.size)))
+
+
+def residual_map(volume: NDArray[Any], projections: ProjectionStack) -> NDArray[np.float32]:
+    """y − A x, what a volume (z, y, x) leaves unexplained at every pixel of its projections: (k, y, x).
+
+    In the projections' intensities; positive where more light was measured than the volume accounts for. Errors as
+    for `residual_stats`.
+    """
+    unexplained = np.empty(projections.shape, np.float32)
+    for row, error in _residual_rows(volume, projections):
+        unexplained[:, row] = error
+    return unexplained
+
+
+def _residual_rows(volume: NDArray[Any], projections: ProjectionStack) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Each image row with its y − A x, (k, x): in float64 without a copy of the whole volume."""
     if volume.shape != projections.volume_shape:
         raise InvalidInput(
             f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with "
             f"{projections.acquisition.description}, but the volume is {volume.shape}: check slices and stride"
         )
-    maximum, squares = 0.0, 0.0
     for row in range(volume.shape[1]):
-        error = projections.acquisition.residual(
-            volume[:, row].astype(np.float64), projections.data[:, row].astype(np.float64)
-        )
-        maximum = max(maximum, float(np.abs(error).max()))
-        squares += float((error**2).sum())
-    return Residual(maximum, float(np.sqrt(squares / projections.data.size)))
+        measured = projections.data[:, row].astype(np.float64)
+        yield row, projections.acquisition.residual(volume[:, row].astype(np.float64), measured)
 
 
 def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.bool_]:
