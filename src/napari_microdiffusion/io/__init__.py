@@ -1,24 +1,29 @@
 """Files: TIFF, OME-TIFF, OME-Zarr and npy in, OME-TIFF and OME-Zarr out, with scale, axes and provenance.
 
 Pixels are read only after their size has been checked against the memory at hand, and written beside the
-target under a temporary name that takes the target's place when all is there.
+target under a temporary name that takes the target's place when all is there. The reliability of a volume has a file of
+its own beside the volume's.
 """
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..volume import ProjectionStack, Volume
-from . import numpy_file, ome_zarr, tiff
+from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, storable, to_type
 from .profile import read_profile
 from .source import Description, Source, open_source
-from .target import SUFFIXES, check_distinct, check_output, replacing, stem, suffix
+from .target import SUFFIXES, beside, check_distinct, check_output, remove, replacing, stem, suffix
 
 EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
 READERS = {
@@ -70,11 +75,17 @@ def inspect(path: str | Path) -> Description:
             dtype=source.dtype.name,
             acquisition=acquisition,
             provenance=_provenance(source),
+            channel_names=source.channel_names if len(source.channel_names) == sizes.get("C", 1) else (),
         )
 
 
-def read_volume(path: str | Path, channel: int | None = None, time: int | None = None) -> Volume:
+def read_volume(
+    path: str | Path, channel: int | None = None, time: int | None = None, *, with_reliability: bool = True
+) -> Volume:
     """A volume (z, y, x) in the file's own dtype, with scale and provenance where the file states them.
+
+    A reliability that was saved with it comes along where its file still lies beside the volume's. It is float32, on
+    the scale of `original_intensities`.
 
     Parameters
     ----------
@@ -82,6 +93,8 @@ def read_volume(path: str | Path, channel: int | None = None, time: int | None =
         TIFF, OME-TIFF, npy, or the folder of an OME-Zarr image.
     channel, time
         Which one, counted from 0, where the file has several.
+    with_reliability
+        Whether to look for it; it takes three times the memory of a float32 volume.
 
     Raises
     ------
@@ -93,7 +106,8 @@ def read_volume(path: str | Path, channel: int | None = None, time: int | None =
     path = Path(path)
     with open_source(path, READERS) as source:
         data = source.stack(channel, time)
-        return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source))
+        found = reliability.reliability_of(source, path, READERS) if with_reliability else None
+        return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source), found)
 
 
 def read_projections(
@@ -133,6 +147,8 @@ def write_volume(
 ) -> Exported:
     """Save a volume with scale, axes and provenance; the suffix chooses the format.
 
+    A reliability goes into a second file beside it (`target.beside`), as float32 whatever ``dtype`` is.
+
     Parameters
     ----------
     path
@@ -143,39 +159,53 @@ def write_volume(
     Returns
     -------
     Exported
-        The path, and in words how values were mapped, where they were.
+        The paths, and in words how values were mapped, where they were.
 
     Raises
     ------
     InvalidInput
-        As for `check_output`; and for NaN or infinite values in an integer export.
+        As for `check_output`; for NaN or infinite values in an integer export; and if something that is no
+        reliability file lies where the reliability would.
     RunFailed
         If writing breaks off; what was at ``path`` is still there then.
     """
     converted = to_type(volume, dtype)
+    found = volume.reliability
+    path = check_output(path, converted.data.nbytes + (0 if found is None else 3 * found.std.nbytes), overwrite)
+    files: Files = {path: ({"": converted.data}, {"kind": "volume", **converted.record})}
+    if found is not None:
+        reliability.check_replaceable(beside(path), READERS)
+        files[beside(path)] = reliability.channels(found), {"kind": reliability.KIND}
+    stale = reliability.left_over(path, READERS)
     provenance = {key: value for key, value in (volume.provenance or {}).items() if key != "export"}
-    metadata = {**provenance, "export": {"kind": "volume", **converted.record}}
-    written = _write(converted.data, volume.scale_um, metadata, Path(path), overwrite)
-    return Exported(written, converted.mapping)
+    _write(files, provenance, volume.scale_um, overwrite)
+    if found is None and stale is not None:
+        remove(stale)
+    return Exported(path, converted.mapping, None if found is None else beside(path))
 
 
 def write_projections(stack: ProjectionStack, path: str | Path, *, overwrite: bool = False) -> Exported:
     """Save a projection stack with its acquisition, in its own dtype; parameters and errors as for `write_volume`."""
-    metadata = {
-        "acquisition": stack.acquisition.model_dump(mode="json"),
-        "export": {"kind": "projections", "source_dtype": stack.source_dtype},
-    }
-    return Exported(_write(storable(stack.data), stack.scale_um, metadata, Path(path), overwrite))
-
-
-def _write(
-    data: Any, scale: tuple[float, float, float] | None, metadata: dict[str, Any], path: Path, overwrite: bool
-) -> Path:
+    data = storable(stack.data)
     path = check_output(path, data.nbytes, overwrite)
-    writer = ome_zarr.write if suffix(path) == ".zarr" else tiff.write
-    with replacing(path, overwrite) as temporary:
-        writer(temporary, data, scale, metadata, stem(path))
-    return path
+    record = {"kind": "projections", "source_dtype": stack.source_dtype}
+    acquisition = stack.acquisition.model_dump(mode="json")
+    _write({path: ({"": data}, record)}, {"acquisition": acquisition}, stack.scale_um, overwrite)
+    return Exported(path)
+
+
+Files = dict[Path, tuple[Mapping[str, NDArray[Any]], dict[str, Any]]]
+"""Channels by name, and the record of the export, of each file that is to be written."""
+
+
+def _write(files: Files, metadata: dict[str, Any], scale: tuple[float, float, float] | None, overwrite: bool) -> None:
+    """Write files that belong together; none takes its place before all are complete, the first one last."""
+    pair = {"pair": uuid.uuid4().hex} if len(files) > 1 else {}
+    with ExitStack() as complete:
+        for path, (channels, record) in files.items():
+            temporary = complete.enter_context(replacing(path, overwrite))
+            writer = ome_zarr.write if suffix(path) == ".zarr" else tiff.write
+            writer(temporary, channels, scale, {**metadata, "export": {**record, **pair}}, stem(path))
 
 
 def _acquisition(source: Source) -> Acquisition | None:
@@ -193,15 +223,10 @@ def _acquisition(source: Source) -> Acquisition | None:
 def _provenance(source: Source) -> dict[str, Any] | None:
     """What was recorded about the making of the file; of the export, only a mapping of values is worth keeping."""
     record = {key: value for key, value in (source.metadata or {}).items() if key != "acquisition"}
-    if not _record(source).get("mapping"):
+    if not source.record.get("mapping"):
         record.pop("export", None)
     return record or None
 
 
-def _record(source: Source) -> dict[str, Any]:
-    record = (source.metadata or {}).get("export")
-    return record if isinstance(record, dict) else {}
-
-
 def _source_dtype(source: Source) -> str:
-    return str(_record(source).get("source_dtype") or source.dtype.name)
+    return str(source.record.get("source_dtype") or source.dtype.name)

@@ -20,10 +20,11 @@ _WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, and in words how its values were mapped; None where they are as they were."""
+    """A file that was written, how its values were mapped, and its reliability's file; None where there is neither."""
 
     path: Path
     mapping: str | None = None
+    reliability: Path | None = None
 
 
 @dataclass(frozen=True)

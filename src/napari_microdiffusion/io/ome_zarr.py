@@ -55,42 +55,55 @@ def opened(path: Path) -> Generator[Source]:
         lambda index: _load(array, index, path),
         _scale(image, level, axes),
         record,
+        _channel_names(attributes),
     )
 
 
 def write(
     path: Path,
-    data: NDArray[Any],
+    channels: Mapping[str, NDArray[Any]],
     scale: tuple[float, float, float] | None,
     metadata: dict[str, Any],
     name: str,
 ) -> None:
-    """Write (z, y, x) data as OME-Zarr 0.5 with one resolution; without a scale, 1 in no unit."""
-    unit = None if scale is None else "micrometer"
-    transformation = v05.ScaleTransformation(scale=list(scale or (1.0, 1.0, 1.0)))
-    image = v05.Image(
-        multiscales=[
-            v05.Multiscale(
-                name=name,
-                axes=[v05.SpaceAxis(name=axis, unit=unit) for axis in "zyx"],
-                datasets=[v05.Dataset(path="0", coordinateTransformations=[transformation])],
-            )
-        ]
-    )
-    ome = image.model_dump(mode="json", exclude_none=True)
+    """Write (z, y, x) data as OME-Zarr 0.5 with one resolution; without a scale, 1 in no unit.
+
+    Several channels, by their names and of one shape and dtype, become an axis in front; a single one does not.
+    """
+    first = next(iter(channels.values()))
+    several = len(channels) > 1
+    ome = _ome(channels, scale, name).model_dump(mode="json", exclude_none=True)
     group = zarr.create_group(
         zarr.storage.LocalStore(path), zarr_format=3, attributes={"ome": ome, ATTRIBUTE: metadata}
     )
     array = group.create_array(
         "0",
-        shape=data.shape,
-        dtype=data.dtype,
-        chunks=_chunks(data),
-        dimension_names=("z", "y", "x"),
+        shape=(len(channels), *first.shape) if several else first.shape,
+        dtype=first.dtype,
+        chunks=(1, *_chunks(first)) if several else _chunks(first),
+        dimension_names=("c", "z", "y", "x") if several else ("z", "y", "x"),
         # every chunk is there, so that a missing one is known to be lost
         config={"write_empty_chunks": True},
     )
-    array[:] = data
+    for index, data in enumerate(channels.values()):
+        array[index if several else slice(None)] = data
+
+
+def _ome(channels: Mapping[str, NDArray[Any]], scale: tuple[float, float, float] | None, name: str) -> v05.Image:
+    unit = None if scale is None else "micrometer"
+    factors = list(scale or (1.0, 1.0, 1.0))
+    axes: list[Any] = [v05.SpaceAxis(name=axis, unit=unit) for axis in "zyx"]
+    omero = None
+    if len(channels) > 1:
+        axes, factors = [v05.ChannelAxis(name="c"), *axes], [1.0, *factors]
+        omero = v05.Omero(channels=[_shown(label, data) for label, data in channels.items()])
+    level = v05.Dataset(path="0", coordinateTransformations=[v05.ScaleTransformation(scale=factors)])
+    return v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=[level])], omero=omero)
+
+
+def _shown(label: str, data: NDArray[Any]) -> v05.OmeroChannel:
+    low, high = float(data.min()), float(data.max())
+    return v05.OmeroChannel(label=label, color="FFFFFF", window=v05.OmeroWindow(start=low, min=low, end=high, max=high))
 
 
 def _first_image(attributes: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -107,6 +120,14 @@ def _first_image(attributes: Mapping[str, Any], path: Path) -> Mapping[str, Any]
         raise InvalidInput(f"{path.name} is damaged: its image lists no array")
     first: Mapping[str, Any] = images[0]
     return first
+
+
+def _channel_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    ome = attributes.get("ome")
+    omero = (ome if isinstance(ome, Mapping) else attributes).get("omero")
+    channels = omero.get("channels", ()) if isinstance(omero, Mapping) else ()
+    names = tuple(str(channel.get("label") or "") for channel in channels if isinstance(channel, Mapping))
+    return names if all(names) else ()
 
 
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:

@@ -43,6 +43,8 @@ class Description:
         How the projections were made, for projection files that say so.
     provenance
         How the volume was made, for volumes saved by this software.
+    channel_names
+        As far as the file says them: one for each channel, or none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Description:
     dtype: str
     acquisition: Acquisition | None = None
     provenance: dict[str, Any] | None = field(default=None, repr=False)
+    channel_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Source:
         Reads a part: an index or a full slice for every axis.
     metadata
         The record that this software left in the file.
+    channel_names
+        As the file says them; empty where it does not.
     """
 
     name: str
@@ -77,6 +82,13 @@ class Source:
     load: Callable[[Index], NDArray[Any]] = field(repr=False)
     scale_um: tuple[float, float, float] | None = None
     metadata: dict[str, Any] | None = field(default=None, repr=False)
+    channel_names: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the metadata say of the export; empty where they say nothing."""
+        record = (self.metadata or {}).get("export")
+        return record if isinstance(record, dict) else {}
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..events import InvalidInput, RunFailed
@@ -29,6 +29,11 @@ def stem(path: Path) -> str:
     return name[:-4] if name.lower().endswith(".ome") and len(name) > 4 else name
 
 
+def beside(path: Path) -> Path:
+    """Where the reliability of a volume at ``path`` is kept: ``a_reliability.ome.tif`` for ``a.ome.tif``."""
+    return path.with_name(f"{stem(path)}_reliability{path.name[len(stem(path)) :]}")
+
+
 def check_output(
     path: str | Path, bytes_needed: int, overwrite: bool = False, suffixes: tuple[str, ...] = SUFFIXES
 ) -> Path:
@@ -49,14 +54,16 @@ def check_output(
     Raises
     ------
     InvalidInput
-        For a suffix that is not written, an existing output, a folder that is not there or may not be written to,
-        or too little space.
+        For a suffix that is not written, an existing output or reliability file beside it, a folder that is not there
+        or may not be written to, or too little space.
     """
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")
     path = path.resolve()
     _check_existing(path, overwrite)
+    if suffixes == SUFFIXES and not overwrite:
+        _check_existing(beside(path), overwrite)  # known only after the run whether there will be one
     folder = path.parent
     if not folder.is_dir():
         raise InvalidInput(f"there is no folder {folder} to write {path.name} into: create it, or choose another")
@@ -104,7 +111,7 @@ def replacing(path: Path, overwrite: bool = False) -> Generator[Path]:
     except OSError as error:
         raise RunFailed(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def _put(temporary: Path, path: Path) -> None:
@@ -119,7 +126,7 @@ def _put(temporary: Path, path: Path) -> None:
     except OSError:
         os.replace(old, path)
         raise
-    _remove(old)
+    remove(old)
 
 
 def _check_existing(path: Path, overwrite: bool) -> None:
@@ -135,11 +142,13 @@ def _check_existing(path: Path, overwrite: bool) -> None:
         raise InvalidInput(f"{path} is a folder but no Zarr data, and is not overwritten: choose another name")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there and the system lets us."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _size(count: int) -> str:

@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,6 +24,9 @@ from .units import scale_um
 
 BROKEN_OFF = re.compile(r"missing|corrupted|out of range|invalid page offset|TiffTag 270 .*invalid value offset")
 """What tifffile logs about a file that was cut short, before it goes on with what there is."""
+
+CLASSIC = 2**32 - 2**25
+"""Bytes of pixels that a TIFF file with offsets of 32 bits holds."""
 
 
 @contextmanager
@@ -39,20 +43,25 @@ def opened(path: Path) -> Generator[Source]:
                 "which are never opened: save it as one file"
             )
         axes, shape = series.get_axes(False), series.get_shape(False)
-        scale, metadata = _described(file)
+        scale, metadata, channels = _described(file)
+        dtype = np.dtype(series.dtype)
         yield Source(
-            path.name, shape, axes, np.dtype(series.dtype), lambda index: _load(series, index, shape), scale, metadata
+            path.name, shape, axes, dtype, lambda index: _load(series, index, shape), scale, metadata, channels
         )
 
 
 def write(
     path: Path,
-    data: NDArray[Any],
+    channels: Mapping[str, NDArray[Any]],
     scale: tuple[float, float, float] | None,
     metadata: dict[str, Any],
     name: str,
 ) -> None:
-    """Write (z, y, x) data as OME-TIFF, the metadata as JSON in an annotation of our namespace."""
+    """Write (z, y, x) data as OME-TIFF, the metadata as JSON in an annotation of our namespace.
+
+    Several channels, by their names and of one shape and dtype, become an axis in front; a single one does not.
+    """
+    first = next(iter(channels.values()))
     ome: dict[str, Any] = {
         "axes": "ZYX",
         "Name": name,
@@ -63,8 +72,14 @@ def write(
     }
     for letter, size in zip("ZYX", scale or (), strict=False):
         ome |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
+    data: Any = first
+    if len(channels) > 1:
+        ome |= {"axes": "CZYX", "Channel": {"Name": list(channels)}}
+        data = chain.from_iterable(channels.values())  # image by image: stacking them would copy them all
+    shape = first.shape if len(channels) == 1 else (len(channels), *first.shape)
+    options: dict[str, Any] = {"shape": shape, "dtype": first.dtype, "bigtiff": first.nbytes * len(channels) > CLASSIC}
     with path.open("wb") as file:
-        tifffile.imwrite(file, data, ome=True, photometric="minisblack", metadata=ome)
+        tifffile.imwrite(file, data, ome=True, photometric="minisblack", metadata=ome, **options)
         file.flush()
         os.fsync(file.fileno())
 
@@ -89,14 +104,17 @@ def _page(series: tifffile.TiffPageSeries, number: int) -> Any:
     return page
 
 
-def _described(file: tifffile.TiffFile) -> tuple[tuple[float, float, float] | None, dict[str, Any] | None]:
-    """Voxel size and our record, from whatever the file says about itself."""
+def _described(
+    file: tifffile.TiffFile,
+) -> tuple[tuple[float, float, float] | None, dict[str, Any] | None, tuple[str, ...]]:
+    """Voxel size, our record and channel names, from whatever the file says about itself."""
     if file.is_ome and file.ome_metadata:
         root = ElementTree.fromstring(file.ome_metadata)
-        return _ome_scale(root), _ome_record(root)
+        names = tuple(channel.get("Name", "") for channel in root.iterfind("{*}Image[1]/{*}Pixels/{*}Channel"))
+        return _ome_scale(root), _ome_record(root), names if all(names) else ()
     if file.is_imagej and file.imagej_metadata:
-        return _imagej_scale(file.imagej_metadata, file.pages.first.tags), None
-    return None, None
+        return _imagej_scale(file.imagej_metadata, file.pages.first.tags), None, ()
+    return None, None, ()
 
 
 def _ome_scale(root: ElementTree.Element) -> tuple[float, float, float] | None:
