@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -91,25 +92,9 @@ def run(
     began = time.monotonic()
     check(job, stack)
     if weights is not None:
-        _check_weights(job.method, stack, weights)
-    device = device_of(job.method, job.device)
-    context = Context(
-        device=device,
-        seed=job.seed,
-        cancelled=cancelled,
-        preview_seconds=preview_seconds,
-        memory_bytes=batch_bytes(device),
-    )
-    try:
-        with repeatable(device):
-            canvas, weights = yield from _work(job, stack, weights, context)
-    except Exception as error:
-        clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
-        if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
-            raise RunFailed(_explanation(error, job.method, stack)) from error
-        raise
-    finally:
-        release_memory(device)
+        check_weights(job.method, stack, weights)
+    with at_work(job, stack, cancelled, preview_seconds) as context:
+        canvas, weights = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
         share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
@@ -150,7 +135,8 @@ def check(job: Job, stack: ProjectionStack) -> None:
     check_memory(job.method, stack, device_of(job.method, job.device))
 
 
-def _check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> None:
+def check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> None:
+    """Refuse weights that are not those of the method, with `InvalidInput`."""
     given, expected = (
         {name: tuple(tensor.shape) for name, tensor in found.items()}
         for found in (weights, method.untrained(stack, Context()))
@@ -160,6 +146,31 @@ def _check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> 
             f"the weights do not fit {name_of(method)} with these settings, or their training was stopped early: "
             "use the settings they were trained with, or train again"
         )
+
+
+@contextmanager
+def at_work(
+    job: Job, stack: ProjectionStack, cancelled: Callable[[], bool], preview_seconds: float = 5.0
+) -> Generator[Context]:
+    """The device and the context of a job, while it works; errors in plain words, and memory given back at the end.
+
+    Raises
+    ------
+    RunFailed
+        In place of torch's and numpy's own errors.
+    """
+    device = device_of(job.method, job.device)
+    memory = batch_bytes(device)
+    try:
+        with repeatable(device):
+            yield Context(device, "float32", job.seed, cancelled, preview_seconds, memory)
+    except Exception as error:
+        clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
+        if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
+            raise RunFailed(_explanation(error, job.method, stack)) from error
+        raise
+    finally:
+        release_memory(device)
 
 
 def _work(

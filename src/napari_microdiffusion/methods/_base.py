@@ -122,6 +122,10 @@ class Method(BaseModel):
     learned: ClassVar[bool] = False
     """Whether `fit` trains anything that can be saved."""
 
+    retrains: ClassVar[bool] = True
+    """Whether the weights know the projections themselves, so that a held-out score must train anew without the
+    hidden ones."""
+
     kind: str
     consistency: FinalConsistency = "none"
 

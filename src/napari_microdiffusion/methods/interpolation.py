@@ -6,7 +6,7 @@ Each is one constant Z x K matrix applied to all pixels at once.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from ._base import Context, FinalConsistency, Method, Weights
 
 class Interpolation(Method):
     """Shared by the three: one matrix for all pixels, from the acquisition (and, with overlap, the noise)."""
+
+    retrains: ClassVar[bool] = False
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
         """Shape (Z, K): weights of the projections in use in every slice; rows sum to 1."""

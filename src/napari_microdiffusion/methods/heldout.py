@@ -1,0 +1,177 @@
+"""Held-out projection score: hide projections in turn, reconstruct from the rest, and compare with the hidden ones.
+
+It needs no truth, and works for every method: what a method says of light that it has not seen. It sees projections,
+not slices: how a method shares light out within one projection, it cannot tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ..acquisition import MINIMUM_PROJECTIONS
+from ..events import Event, InvalidInput, Preview, RunFailed, Stage, Step
+from ..metrics import FLOOR
+from ..volume import ProjectionStack
+from ._base import Context, Method, Weights
+
+Returned = TypeVar("Returned")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well projections are told from the others.
+
+    Parameters
+    ----------
+    psnr
+        dB, mean over the projections that were hidden; relative to the range (max − min) of the stack.
+    errors
+        Root mean square error of each projection in use (K,), in the stack's intensities; NaN for those never hidden.
+    folds
+        Folds that were finished.
+    partial
+        Whether it was stopped before the last fold.
+    """
+
+    psnr: float
+    errors: tuple[float, ...]
+    folds: int
+    partial: bool = False
+
+
+def folds(count: int, wanted: int = 4) -> list[tuple[int, ...]]:
+    """Which projections are hidden together: indices among ``count`` in use, for each fold.
+
+    Each inner projection is hidden once, never together with a neighbour: the gap would be deeper than any in the
+    stack. The two outermost are always shown, since hiding them asks for extrapolation. At least three are left.
+
+    Parameters
+    ----------
+    wanted
+        Folds; every ``wanted``-th projection is hidden together. With more than there are inner projections, each is
+        hidden alone.
+
+    Raises
+    ------
+    InvalidInput
+        For fewer than four projections, or fewer than two folds.
+    """
+    if count < MINIMUM_PROJECTIONS + 1:
+        raise InvalidInput(
+            f"at least {MINIMUM_PROJECTIONS + 1} projections are needed for a held-out score, and there are {count}: "
+            "one is hidden, and the others must still make a stack"
+        )
+    if wanted < 2:
+        raise InvalidInput(
+            f"a held-out score needs at least 2 folds, not {wanted}: in one alone, neighbours would be hidden together"
+        )
+    inner = range(1, count - 1)
+    together = min(wanted, len(inner))
+    return [tuple(inner[first::together]) for first in range(together)]
+
+
+def score(
+    method: Method, stack: ProjectionStack, context: Context, weights: Weights | None = None, wanted: int = 4
+) -> Generator[Event, None, HeldOut]:
+    """Reconstruct without each fold's projections in turn, and compare what the volume says of them.
+
+    Stages say which fold they belong to. Previews are left out: they would show volumes that nobody asked for.
+    When the context says stop, the score is that of the folds finished by then.
+
+    Parameters
+    ----------
+    stack
+        Normalised, as for `Method.fit`.
+    context
+        Its ``volumes`` are neither used nor changed: priors computed with the hidden projections would give them away.
+    weights
+        Of the method, to be used in every fold; without effect where it `retrains`. None: trained once, on all
+        projections.
+    wanted
+        Folds, as for `folds`.
+
+    Raises
+    ------
+    InvalidInput
+        As for `folds`.
+    RunFailed
+        If stopped before the first fold is finished.
+    """
+    hidings = folds(len(stack.data), wanted)
+    if method.retrains:
+        weights = None
+    elif weights is None:
+        own = _own(context)
+        weights = yield from _told(method.fit(stack, own), "Once for all folds")
+        context.stopped = own.stopped
+    squares: dict[int, float] = {}
+    finished = 0
+    for number, fold in enumerate(hidings, 1):
+        if context.should_stop():
+            break
+        own = _own(context)
+        found = yield from _told(_compared(method, stack, fold, weights, own), f"Held out {number} of {len(hidings)}")
+        if found is None:
+            context.stopped = True
+            break
+        squares.update(zip(fold, found, strict=True))
+        finished = number
+    if not finished:
+        raise RunFailed("stopped before the first fold was finished: there is no held-out score yet; run it again")
+    return _summary(stack, squares, finished, finished < len(hidings))
+
+
+def _compared(
+    method: Method, stack: ProjectionStack, fold: tuple[int, ...], weights: Weights | None, context: Context
+) -> Generator[Event, None, list[float] | None]:
+    """Mean squared error of each projection in a fold, predicted from the others; None when stopped."""
+    shown = stack.without(fold)
+    if weights is None:
+        weights = yield from method.fit(shown, context)
+    if context.should_stop():
+        return None
+    volume = yield from method.predict(shown, weights, context)
+    if context.stopped:
+        return None
+    yield Stage("Comparing with the hidden projections", len(fold))
+    squares = []
+    for done, index in enumerate(fold, 1):
+        row = stack.acquisition.matrix[index]
+        seen = np.flatnonzero(row)  # a few slices in float64, not the whole volume
+        predicted = np.tensordot(row[seen], volume.data[seen].astype(np.float64), 1)
+        squares.append(float(((predicted - stack.data[index]) ** 2).mean()))
+        yield Step(done)
+    return squares
+
+
+def _told(events: Generator[Event, None, Returned], where: str) -> Generator[Event, None, Returned]:
+    """Pass events on, stages under the name of where they happen, previews not at all."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            value: Returned = stop.value
+            return value
+        if isinstance(event, Stage):
+            event = replace(event, name=f"{where}: {event.name}")
+        if not isinstance(event, Preview):
+            yield event
+
+
+def _own(context: Context) -> Context:
+    """A context for one fold: no priors of other folds or of the whole stack, and no time spent on previews."""
+    return replace(context, volumes={}, preview_seconds=math.inf)
+
+
+def _summary(stack: ProjectionStack, squares: dict[int, float], finished: int, partial: bool) -> HeldOut:
+    """The score, from the mean squared error of each hidden projection by its index."""
+    span = float(stack.data.max()) - float(stack.data.min())
+    relative = np.asarray(list(squares.values())) / max(span, 1e-30) ** 2
+    psnr = float(-10 * np.log10(np.maximum(relative, FLOOR)).mean())
+    errors = tuple(math.sqrt(squares[index]) if index in squares else math.nan for index in range(len(stack.data)))
+    return HeldOut(psnr, errors, finished, partial)

@@ -1,0 +1,68 @@
+"""What a stack says about a recipe without any truth: the held-out projection score of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+from .events import Event
+from .hardware import resolve_precision
+from .methods import Weights, heldout
+from .methods.heldout import HeldOut
+from .run import Job, at_work, check, check_weights
+from .volume import ProjectionStack
+
+__all__ = ["HeldOut", "held_out"]
+
+
+def held_out(
+    job: Job,
+    stack: ProjectionStack,
+    *,
+    weights: Weights | None = None,
+    folds: int = 4,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Generator[Event, None, HeldOut]:
+    """Hide projections in turn, reconstruct from the rest with the job's method, and compare, step by step.
+
+    Methods whose weights know the projections themselves (`Method.retrains`) are trained anew in each fold, and take
+    about ``folds`` times as long as one run. Of the hidden projections, no pixel is used; the intensity scale alone
+    (two percentiles) is that of the whole stack.
+
+    Parameters
+    ----------
+    job
+        The recipe to be scored; its ``projections`` path is for the record, ``stack`` is used.
+    stack
+        (k, y, x), any real dtype, four projections or more.
+    weights
+        Trained weights of ``job.method``, used in every fold. Ignored where the method is trained anew.
+    folds
+        In how many turns each inner projection is hidden once, see `heldout.folds`.
+    cancelled
+        When it says yes, the score is that of the folds finished by then, marked partial.
+
+    Returns
+    -------
+    HeldOut
+        With errors in the stack's own intensities.
+
+    Raises
+    ------
+    InvalidInput, DeviceUnavailable, TooLarge
+        Before any work.
+    RunFailed
+        If memory runs out or training diverges half way, or if it is stopped before the first fold is finished.
+    """
+    check(job, stack)
+    heldout.folds(len(stack.data), folds)
+    if job.method.retrains:
+        weights = None
+    elif weights is not None:
+        check_weights(job.method, stack, weights)
+    with at_work(job, stack, cancelled) as context:
+        if job.method.learned:
+            context.dtype = resolve_precision(job.precision, context.device)
+        working, intensity = stack.normalised()
+        found = yield from heldout.score(job.method, working, context, weights, folds)
+    return replace(found, errors=tuple(intensity.gain * error for error in found.errors))
