@@ -19,6 +19,8 @@ from napari_microdiffusion import io, presets
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import Volume
 
 TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", "features=8", "--set", "layers=1")
@@ -336,6 +338,88 @@ class TestEvaluate:
         assert message in refused("evaluate", "t.ome.tif", *arguments)
 
 
+@pytest.mark.usefixtures("folder")
+class TestHeldOut:
+    ORDER = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out")
+
+    def score(self, *arguments: str) -> float:
+        return float(json.loads(done(*self.ORDER, *arguments, "--json"))["held_out_psnr"])
+
+    @pytest.mark.parametrize("output", ["v.ome.tif", "v.ome.zarr"])
+    def test_the_recipe_comes_from_the_volume(self, output: str) -> None:
+        done("reconstruct", "p.ome.tif", "-o", output, *TINY_INR, "--seed", "7")
+        result = invoke("evaluate", output, "--projections", "p.ome.tif", "--held-out", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert "inr is trained anew in each of 3 folds: about 3 times as long as one run" in result.stderr
+        assert "Held out 3 of 3: Training the neural representation: 2 steps" in result.stderr
+        scores = json.loads(result.stdout)
+        assert list(scores) == ["reprojection_max_error", "held_out_psnr"]
+        provenance = io.inspect(output).provenance
+        assert provenance is not None
+        stack = io.read_projections("p.ome.tif")
+        assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
+
+    def test_the_acquisition_comes_from_the_volume(self) -> None:
+        np.save("p.npy", io.read_projections("p.ome.tif").data)  # says nothing of it
+        done("reconstruct", "p.npy", "-o", "v.ome.tif", "--method", "cubic", "--slices", "6", "--profile", "point")
+        order = ("evaluate", "v.ome.tif", "--projections", "p.npy", "--held-out", "--json")
+        stack = io.read_projections("p.npy", Acquisition(slices=6, profile="point"))
+        expected = exhaust(held_out(Job(method=presets.spec("cubic")), stack)).psnr
+        assert json.loads(done(*order))["held_out_psnr"] == expected
+        assert json.loads(done(*order, "--slices", "6"))["held_out_psnr"] != expected  # options come first
+
+    def test_the_recipe_comes_from_options(self) -> None:
+        order = ("evaluate", "t.ome.tif", *self.ORDER[2:], "--method", "linear", "--folds", "2")
+        stack = io.read_projections("p.ome.tif")
+        plain, consistent = (
+            exhaust(held_out(Job(method=presets.spec("linear", "preview", changes)), stack, folds=2)).psnr
+            for changes in ({}, {"consistency": "final"})
+        )
+        result = invoke(*order)
+        assert result.exit_code == 0
+        assert f"PSNR, held-out projections  {plain:10.3f} dB" in result.stdout
+        assert "trained anew" not in result.stderr
+        assert json.loads(done(*order, "--set", "consistency=final", "--json"))["held_out_psnr"] == consistent
+        both = json.loads(done(*order, "--truth", "t.ome.tif", "--json"))
+        assert next(iter(both)) == "psnr"
+        assert list(both)[-1] == "held_out_psnr"
+
+    def test_options_come_before_the_record(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "cubic", "--set", "consistency=final")
+        recorded = self.score()
+        assert self.score("--set", "consistency=none") == self.score("--preset", "paper") != recorded
+        assert self.score("--method", "conservative") not in (recorded, self.score("--method", "cubic"))
+
+    def test_other_projections_are_noticed(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        done("simulate", "truth.ome.tif", "-o", "p.ome.tif", "--slices", "6", "--profile", "point", "--overwrite")
+        result = invoke(*self.ORDER)
+        assert result.exit_code == 0
+        assert "not the ones" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--projections", "p.ome.tif", "--held-out"), "does not say how it was made, so there is no recipe"),
+            (("--projections", "p.ome.tif", "--held-out", "--set", "consistency=final"), "choose a --method (linear,"),
+            (("--held-out",), "give --projections"),
+            (("--held-out", "--truth", "t.ome.tif"), "give --projections"),
+            (("--projections", "p.ome.tif", "--folds", "3", "--set", "a=1"), "--folds, --set say how to hold"),
+            (("--projections", "p.ome.tif", "--held-out", "--method", "magic"), "there are linear, cubic"),
+            (("--projections", "p.ome.tif", "--held-out", "--method", "linear", "--folds", "1"), "at least 2 folds"),
+            (("--projections", "p.ome.tif", "--held-out", "--method", "linear", "--device", "abacus"), "'cuda'"),
+            (("--projections", "truth.ome.tif", "--held-out", "--method", "linear"), "--slices"),
+        ],
+    )
+    def test_refused(self, arguments: tuple[str, ...], message: str) -> None:
+        assert message in refused("evaluate", "t.ome.tif", *arguments)
+
+    def test_too_few_projections(self) -> None:
+        done("simulate", "t.ome.tif", "-o", "q.tif", "--slices", "10", "--truth-out", "u.tif")
+        order = ("evaluate", "u.tif", "--projections", "q.tif", "--held-out", "--method", "linear")
+        assert "at least 4 projections are needed" in refused(*order)
+
+
 class TestMethods:
     def test_as_data(self) -> None:
         found = json.loads(done("methods", "--json"))
@@ -444,3 +528,27 @@ class TestProcess:
         assert volume.provenance["complete"] is False
         assert not (folder / "w.safetensors").exists()
         assert "the weights were not saved to w.safetensors: the run was stopped" in err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+    @pytest.mark.parametrize(
+        ("steps", "line", "scored"), [("1000000", "Held out 1", False), ("1000", "Held out 2", True)]
+    )
+    @pytest.mark.usefixtures("folder")
+    def test_ctrl_c_keeps_the_folds_that_are_finished(self, steps: str, line: str, scored: bool) -> None:
+        arguments = ("--held-out", *TINY_INR, "--set", f"steps={steps}", "--set", "rays=16", "--json")
+        with subprocess.Popen(
+            self.command("evaluate", "t.ome.tif", "--projections", "p.ome.tif", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            while not process.stderr.readline().startswith(line):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        scores = json.loads(out)
+        assert (scores["held_out_psnr"] is not None) is scored
+        assert ("of 3 folds" if scored else "no held-out score yet") in err

@@ -9,24 +9,14 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..events import InvalidInput
-from ..metrics import evaluate
 from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
-from ..volume import ProjectionStack, Volume
-from .console import INTERRUPTED, Interrupt, Progress, duration, note
+from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
 
 PREVIEW_SECONDS = 15.0
 """Previews are what an interrupted run leaves; nobody watches them here, so they may be rare."""
-
-UNITS = {
-    "psnr": ("PSNR, mean of slices", "dB"),
-    "psnr_volume": ("PSNR, whole volume", "dB"),
-    "ssim": ("SSIM, mean of slices", ""),
-    "dice": ("DICE, Otsu threshold", ""),
-    "reprojection_max_error": ("largest reprojection error", ""),
-}
 
 
 def simulated(
@@ -94,41 +84,6 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     return _lines(prepared, result, exported, saved), values, INTERRUPTED if result.partial else 0
 
 
-def evaluated(
-    volume: Path,
-    truth: Path | None,
-    projections: Path | None,
-    acquisition: Acquisition | None,
-    channel: int | None,
-    time: int | None,
-) -> dict[str, float]:
-    """Scores of a volume; 8 and 16 bit exports count on the intensity scale they were exported from."""
-    if truth is None and projections is None:
-        raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
-    if projections is None and acquisition is not None:
-        raise InvalidInput("--slices, --stride, --profile and --fwhm describe --projections: give them too")
-    estimate = io.original_intensities(io.read_volume(volume))
-    known = None if truth is None else _chosen(truth, channel, time)
-    stack: ProjectionStack | None = None
-    if projections is not None:
-        found = io.inspect(projections)
-        stack = io.read_projections(
-            projections, acquisition, channel if found.channels > 1 else None, time if found.times > 1 else None
-        )
-    return evaluate(estimate, known, stack)
-
-
-def scores_table(scores: dict[str, float], with_truth: bool) -> str:
-    """Scores for people."""
-    whose = "the truth's" if with_truth else "the projections'"
-    lines = []
-    for key, value in scores.items():
-        label, unit = UNITS.get(key, (key, ""))
-        figure = f"{value:10.2e} of {whose} range" if key == "reprojection_max_error" else f"{value:10.3f} {unit}"
-        lines.append(f"{label:<28}{figure}".rstrip())
-    return "\n".join(lines)
-
-
 def demonstrated(projections: Path | None, acquisition: Acquisition | None) -> int:
     """Open the demo; its exit code."""
     if find_spec("napari") is None:
@@ -145,26 +100,14 @@ def demonstrated(projections: Path | None, acquisition: Acquisition | None) -> i
 
 
 def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
-    with Progress() as progress:
-        events = run(
-            prepared.job,
-            prepared.stack,
-            weights=prepared.weights,
-            cancelled=interrupt,
-            preview_seconds=PREVIEW_SECONDS,
-        )
-        while True:
-            try:
-                progress.show(next(events))
-            except StopIteration as stop:
-                result: Result = stop.value
-                return result
-
-
-def _chosen(path: Path, channel: int | None, time: int | None) -> Volume:
-    found = io.inspect(path)
-    chosen = channel if found.channels > 1 else None, time if found.times > 1 else None
-    return io.original_intensities(io.read_volume(path, *chosen))
+    events = run(
+        prepared.job,
+        prepared.stack,
+        weights=prepared.weights,
+        cancelled=interrupt,
+        preview_seconds=PREVIEW_SECONDS,
+    )
+    return follow(events)
 
 
 def _compare_inputs(prepared: Prepared, result: Result) -> None:

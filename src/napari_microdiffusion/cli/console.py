@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "NAPARI_MICRODIFFUSION_DEBUG"
+
+Returned = TypeVar("Returned")
 
 
 class Reporting(TyperGroup):
@@ -109,6 +111,17 @@ class Progress:
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def follow(events: Generator[Event, None, Returned]) -> Returned:
+    """Run a generator of events to its end with its progress shown, and give its return value."""
+    with Progress() as progress:
+        while True:
+            try:
+                progress.show(next(events))
+            except StopIteration as stop:
+                value: Returned = stop.value
+                return value
 
 
 class Interrupt:

@@ -138,7 +138,7 @@ def _ordered(options: Options) -> _Draft:
     if trained is not None:
         before = trained.acquisition.replace(count=None, hidden=())
         acquisition = acquisition or io.written_acquisition(options.projections) or before
-    job = _job(
+    job = job_of(
         method=method,
         projections=options.projections.resolve(),
         channel=options.channel,
@@ -152,7 +152,7 @@ def _ordered(options: Options) -> _Draft:
 
 def _method(options: Options) -> tuple[Method, Trained | None]:
     """The method asked for, with its weights where they are given."""
-    overrides = _overrides(options.set_ or [])
+    overrides = overrides_of(options.set_ or [])
     if options.weights is None:
         if options.method is None:
             raise InvalidInput(f"choose a --method: {', '.join(METHODS)}")
@@ -173,7 +173,7 @@ def _replayed(options: Options, path: Path) -> _Draft:
     if given:
         raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
     values, sha = _read_job(path)
-    job = _job(**values)
+    job = job_of(**values)
     source = options.projections or job.projections
     if source is None:
         raise InvalidInput(f"the job in {path.name} names no file of projections: give it as an argument")
@@ -185,7 +185,7 @@ def _replayed(options: Options, path: Path) -> _Draft:
         changes["weights"] = (path.parent / job.weights).resolve()
         trained = load_trained(changes["weights"], method=job.method)
     acquisition = job.acquisition if "acquisition" in values else None
-    return _Draft(_job(**{**job.model_dump(), **changes}), acquisition, trained, sha)
+    return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, sha)
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -204,14 +204,16 @@ def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
     return dict(record.get("job", record)), record.get("input_sha256")
 
 
-def _job(**values: Any) -> Job:
+def job_of(**values: Any) -> Job:
+    """A job from plain values; `InvalidInput` names the one that is wrong."""
     try:
         return Job.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(explain(error)) from error
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
+def overrides_of(pairs: list[str]) -> dict[str, Any]:
+    """Settings by dotted path, from what was given as ``--set KEY=VALUE``."""
     overrides = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -1,0 +1,186 @@
+"""What ``evaluate`` does: scores against the truth, against the projections, and of a recipe on hidden projections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import io
+from ..acquisition import Acquisition
+from ..events import InvalidInput, RunFailed
+from ..methods import Method, heldout
+from ..metrics import evaluate
+from ..presets import METHODS, name_of, override, spec
+from ..run import Job, check
+from ..trust import held_out
+from ..volume import ProjectionStack, Volume
+from .console import INTERRUPTED, Interrupt, follow, note
+from .jobs import acquisition_of, job_of, overrides_of
+
+FOLDS = 4
+
+LABELS = {
+    "psnr": ("PSNR, mean of slices", "dB"),
+    "psnr_volume": ("PSNR, whole volume", "dB"),
+    "ssim": ("SSIM, mean of slices", ""),
+    "dice": ("DICE, Otsu threshold", ""),
+    "reprojection_max_error": ("largest reprojection error", ""),
+    "held_out_psnr": ("PSNR, held-out projections", "dB"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``evaluate`` as given; None where they were left out."""
+
+    volume: Path
+    truth: Path | None = None
+    projections: Path | None = None
+    slices: int | None = None
+    stride: int | None = None
+    profile: str | None = None
+    fwhm: float | None = None
+    channel: int | None = None
+    time: int | None = None
+    held_out: bool = False
+    folds: int | None = None
+    method: str | None = None
+    preset: str | None = None
+    set_: list[str] | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What is to be held out: a job, and what the volume's own record adds to it.
+
+    Parameters
+    ----------
+    acquisition
+        The one on record, None where there is none.
+    input_sha256
+        Of the projections that the recorded job was run on.
+    """
+
+    job: Job
+    acquisition: Acquisition | None = None
+    input_sha256: str | None = None
+
+
+def evaluated(options: Options) -> tuple[dict[str, Any], int]:
+    """Scores, JSON-ready, and the exit code.
+
+    8 and 16 bit exports count on the intensity scale they were exported from.
+
+    Raises
+    ------
+    InvalidInput
+        Saying what to give, or what does not belong together.
+    """
+    acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
+    _check(options, acquisition)
+    found = io.read_volume(options.volume)
+    recipe = _recipe(options, found) if options.held_out else None
+    estimate = io.original_intensities(found)
+    known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
+    stack = _stack(options, acquisition, recipe)
+    values: dict[str, Any] = dict(evaluate(estimate, known, stack))
+    if recipe is None or stack is None:
+        return values, 0
+    score, partial = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)
+    return values | {"held_out_psnr": score}, INTERRUPTED if partial else 0
+
+
+def scores_table(values: dict[str, Any], with_truth: bool) -> str:
+    """Scores for people."""
+    whose = "the truth's" if with_truth else "the projections'"
+    lines = []
+    for key, value in values.items():
+        label, unit = LABELS.get(key, (key, ""))
+        if value is None:
+            figure = "      none"
+        elif key == "reprojection_max_error":
+            figure = f"{value:10.2e} of {whose} range"
+        else:
+            figure = f"{value:10.3f} {unit}"
+        lines.append(f"{label:<28}{figure}".rstrip())
+    return "\n".join(lines)
+
+
+def _check(options: Options, acquisition: Acquisition | None) -> None:
+    """Refuse options that lack what they are about."""
+    if options.held_out and options.projections is None:
+        raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
+    names = ("folds", "method", "preset", "set_", "device")
+    given = [f"--{name.rstrip('_')}" for name in names if getattr(options, name) is not None]
+    if given and not options.held_out:
+        raise InvalidInput(f"{', '.join(given)} say how to hold projections out: give --held-out too")
+    if options.truth is None and options.projections is None:
+        raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
+    if options.projections is None and acquisition is not None:
+        raise InvalidInput("--slices, --stride, --profile and --fwhm describe --projections: give them too")
+
+
+def _recipe(options: Options, volume: Volume) -> _Recipe:
+    """The job that made the volume, as it is on record, with what the options change; or from the options alone."""
+    record = volume.provenance or {}
+    values = record["job"] if isinstance(record.get("job"), dict) else {}
+    before = job_of(**values) if values else None
+    method = _method(options, before)
+    changes = {"method": method, "channel": options.channel, "time": options.time, "device": options.device}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    job = job_of(**{**(before.model_dump() if before else {}), **changes, "weights": None})
+    known = before.acquisition if before and "acquisition" in values else None
+    return _Recipe(job, known, record.get("input_sha256"))
+
+
+def _method(options: Options, before: Job | None) -> Method:
+    overrides = overrides_of(options.set_ or [])
+    name = options.method or (name_of(before.method) if before else None)
+    if name is None:
+        raise InvalidInput(
+            f"{options.volume.name} does not say how it was made, so there is no recipe to score: "
+            f"choose a --method ({', '.join(METHODS)}), with --preset and --set if you like"
+        )
+    if before is None or options.method is not None or options.preset is not None:
+        return spec(name, options.preset or "preview", overrides)
+    return override(before.method, overrides)
+
+
+def _stack(options: Options, acquisition: Acquisition | None, recipe: _Recipe | None) -> ProjectionStack | None:
+    """The projections, as the options describe them, else the volume's record, else their own file."""
+    if options.projections is None:
+        return None
+    job = recipe.job if recipe else options
+    path, channel, time = _chosen(options.projections, job)
+    return io.read_projections(path, acquisition or (recipe.acquisition if recipe else None), channel, time)
+
+
+def _chosen(path: Path, wanted: Options | Job) -> tuple[Path, int | None, int | None]:
+    """A file, and which of its channels and time points is wanted, where it has several."""
+    found = io.inspect(path)
+    return path, wanted.channel if found.channels > 1 else None, wanted.time if found.times > 1 else None
+
+
+def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[float | None, bool]:
+    """The held-out score in dB, None without one, and whether it was stopped."""
+    turns = len(heldout.folds(len(stack.data), folds))
+    check(recipe.job, stack)
+    if recipe.input_sha256 not in (None, stack.sha256):
+        note("note: these projections are not the ones that the volume was made from")
+    if recipe.job.method.retrains:
+        name = name_of(recipe.job.method)
+        note(f"note: {name} is trained anew in each of {turns} folds: about {turns} times as long as one run")
+    interrupt = Interrupt()
+    try:
+        with interrupt.listening():
+            found = follow(held_out(recipe.job, stack, folds=folds, cancelled=interrupt))
+    except RunFailed as error:
+        if not interrupt.pressed:
+            raise
+        note(f"note: {error}")
+        return None, True
+    if found.partial:
+        note(f"note: stopped: the held-out score is that of {found.folds} of {turns} folds")
+    return found.psnr, found.partial
