@@ -354,3 +354,20 @@ def test_json_round_trip(acquisition):
 )
 def test_description(acquisition, text):
     assert acquisition.description == text
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "unseen"),
+    [
+        (Acquisition(slices=6, count=4), (0, 0)),
+        (Acquisition(slices=6, stride=4, count=4), (0, 0)),
+        (Acquisition(slices=6, stride=9, count=4), (9, 0)),
+        (Acquisition(slices=6, count=4).without((1,)), (6, 0)),
+        (Acquisition(slices=6, count=4).without((0, 3)), (0, 12)),
+        (Acquisition(slices=6, profile="point", count=4), (15, 5)),
+        (Acquisition(slices=1, count=4), (0, 0)),
+    ],
+)
+def test_slices_that_no_projection_has_seen(acquisition, unseen):
+    assert acquisition.unseen == unseen
+    assert sum(unseen) == (~acquisition.seen).sum()

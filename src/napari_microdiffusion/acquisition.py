@@ -140,6 +140,13 @@ class Acquisition(BaseModel):
         return np.asarray(self.matrix.any(0))
 
     @property
+    def unseen(self) -> tuple[int, int]:
+        """How many slices no projection in use has seen: between two of them, and beyond the outermost ones."""
+        seen = np.flatnonzero(self.seen)
+        inside = int(seen[-1] - seen[0]) + 1
+        return inside - len(seen), self.depth - inside
+
+    @property
     def decoupled(self) -> bool:
         """Whether every slice belongs to one projection at most, so that blocks can be treated apart."""
         return self.step >= self.slices

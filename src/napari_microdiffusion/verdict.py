@@ -1,0 +1,186 @@
+"""What a result is worth, in one paragraph for people who know their sample and not the method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .numerics import noise_variance
+from .run import Result
+from .volume import ProjectionStack
+
+BETTER_DB = 0.1
+"""A lead over plain interpolation on hidden projections that counts."""
+
+CONTRADICTION = 0.01
+"""Of the projections' range (root mean square): a volume that misses them by more, and by more than noise, contradicts
+them."""
+
+MIXED = 1 / 3, 2 / 3
+"""Shares of noise in the uncertainty: below the first, finer sampling is what helps, above the second more signal."""
+
+IMAGES = 8
+"""Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
+
+
+def verdict(
+    result: Result, stack: ProjectionStack, held_out: float | None = None, baseline_held_out: float | None = None
+) -> str:
+    """What was measured, what was inferred, how sure that is, and what would help, in one paragraph of plain words.
+
+    Parameters
+    ----------
+    result
+        Of a run on ``stack``.
+    stack
+        (k, y, x), as it was handed to the run.
+    held_out, baseline_held_out
+        How well hidden projections are predicted, in dB: by the result's method, and by the conservative
+        interpolation. None where it was not tried.
+    """
+    sentences = [
+        "Unfinished: the run was stopped, and this is what it had by then." if result.partial else "",
+        f"Measured: {_measured(result, stack)}.",
+        f"Inferred: {_inferred(stack)}.",
+        f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out)}.",
+        f"What would help: {_helpful(result, stack)}.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _measured(result: Result, stack: ProjectionStack) -> str:
+    acquisition = stack.acquisition
+    n, scale = acquisition.slices, stack.volume_scale_um
+    if acquisition.profile == "point" or n == 1:
+        each = f"each a single slice, {acquisition.step} slices apart" if acquisition.step > 1 else "each a slice"
+    else:
+        mean = "the mean" if acquisition.profile == "uniform" else "a weighted mean"
+        deep = f" ({n * scale[0]:.3g} µm of depth)" if scale else ""
+        each = f"each {mean} of {n} slices{deep}"
+    span = _span(stack.data)
+    typical, worst = (_percent(value / span) for value in (result.residual.rms, result.residual.maximum))
+    within = f"{typical} of their intensity range" + (
+        f" on average, {worst} at the worst pixel" if worst != typical else ""
+    )
+    return f"{len(stack.data)} projections, {each}; the volume reproduces them to within {within}"
+
+
+def _inferred(stack: ProjectionStack) -> str:
+    acquisition = stack.acquisition
+    count, depth, (gaps, beyond) = len(stack.data), acquisition.depth, acquisition.unseen
+    if count == depth:
+        return "nothing along the depth, as there is a projection for every slice"
+    share = f"{100 * (1 - count / depth):.0f} % of the detail along z is the method's inference"
+    if acquisition.profile == "point" or acquisition.slices == 1:
+        text = f"{depth - count} of {depth} slices were not measured: {share}"
+    else:
+        text = (
+            f"each projection fixes one number per pixel for its {acquisition.slices} slices; "
+            f"with {count} numbers for {depth} slices, {share}"
+        )
+        text += f", and {gaps} slices in the gaps between projections were not seen at all" if gaps else ""
+    return text + (f"; {_slices(beyond)} beyond the outermost projection {_is(beyond)} extrapolated" if beyond else "")
+
+
+def _sure(result: Result) -> str:
+    found = result.volume.reliability
+    if found is None:
+        return (
+            "no error bars, as the run did not end"
+            if result.partial
+            else "this method gives no error bars (axial does)"
+        )
+    span, half = _span(result.volume.data), (found.upper - found.lower) / 2
+    text = (
+        f"with 90 % probability the true intensity lies within ±{_percent(float(np.median(half)) / span)} "
+        "of the intensity range at half of the voxels"
+    )
+    flagged = float(found.flagged.mean())
+    if not flagged:
+        return f"{text}, and no voxels stand out as less certain"
+    doubtful = float(np.median(half[found.flagged])) / span
+    return f"{text}, and within about ±{_percent(doubtful)} at the least certain {_percent(flagged)} (flagged)"
+
+
+def _tested(result: Result, held_out: float | None, baseline: float | None) -> str:
+    if held_out is None:
+        return "it has not been tested on hidden projections"
+    text = f"it predicts hidden projections to {held_out:.1f} dB"
+    if baseline is None or (result.volume.provenance or {}).get("method") == "conservative":
+        return text
+    lead = held_out - baseline
+    if lead >= BETTER_DB:
+        return f"{text}, {lead:.1f} dB better than plain interpolation"
+    return f"{text}, no better than plain interpolation ({baseline:.1f} dB): prefer the conservative interpolation"
+
+
+def _helpful(result: Result, stack: ProjectionStack) -> str:
+    """The one or two things that matter most, by what was measured."""
+    acquisition, advice = stack.acquisition, []
+    if result.partial:
+        advice.append("letting the run come to its end")
+    elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * _noise(stack) ** 0.5):
+        advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
+    if acquisition.unseen[0] and acquisition.profile != "point" and acquisition.slices > 1:
+        advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
+    share, of_what = _noise_share(result, stack)
+    fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
+    if share > MIXED[0] or fixed:
+        advice.append(f"more signal (longer exposure, averaging), as noise makes up {_about(share)} of {of_what}")
+    if share < MIXED[1] and not fixed:
+        why = "" if share > MIXED[0] else f", as noise makes up {_about(share)} of {of_what}"
+        advice.append(_finer(stack) + why)
+    return "; ".join(advice[:2])
+
+
+def _finer(stack: ProjectionStack) -> str:
+    acquisition = stack.acquisition
+    if acquisition.profile == "point" or acquisition.slices == 1:
+        return f"slices measured closer together than every {acquisition.step}"
+    return f"fewer slices per projection than {acquisition.slices} (a shorter beam and smaller steps)"
+
+
+def _noise_share(result: Result, stack: ProjectionStack) -> tuple[float, str]:
+    """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
+
+    With a reliability: of its variance, noise as it passes through the conservative interpolation. Without: of the
+    difference between neighbouring projections that share no slice.
+    """
+    acquisition, noise, found = stack.acquisition, _noise(stack), result.volume.reliability
+    if found is not None:
+        passed = np.square(acquisition.smoothest(acquisition.ridge(stack.data))).sum(1).mean()
+        return noise * float(passed) / max(float(np.median(found.std)) ** 2, 1e-30), "the uncertainty"
+    lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
+    pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
+    spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
+    return 2 * noise / max(float(spread), 1e-30), "what differs between neighbouring projections"
+
+
+def _noise(stack: ProjectionStack) -> float:
+    return noise_variance(stack.data[:: -(-len(stack.data) // IMAGES)])
+
+
+def _span(data: NDArray[Any]) -> float:
+    return max(float(data.max()) - float(data.min()), 1e-30)
+
+
+def _percent(share: float) -> str:
+    """Two digits, without pretending to more: ``0.01 %`` at least, ``0.35 %``, ``12 %``."""
+    percent = max(100 * share, 0.01)
+    return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %"
+
+
+def _about(share: float) -> str:
+    if share >= 0.95:
+        return "nearly all"
+    return f"about {100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+
+
+def _slices(count: int) -> str:
+    return "1 slice" if count == 1 else f"{count} slices"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"

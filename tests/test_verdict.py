@@ -1,0 +1,191 @@
+"""The verdict says what was measured, what was inferred, how sure that is and what would help: right for each case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.methods import Conservative
+from napari_microdiffusion.metrics import Residual, residual_stats
+from napari_microdiffusion.run import Job, Result, exhaust, run
+from napari_microdiffusion.verdict import verdict
+from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+
+SHAPE = (36, 48, 48)
+AXIAL = Acquisition(slices=6)
+
+
+def made(
+    acquisition: Acquisition = AXIAL,
+    noise: float = 0.0,
+    offset: float = 0.0,
+    half_width: float | np.ndarray | None = None,
+    partial: bool = False,
+    method: str = "inr",
+    scale: tuple[float, float, float] | None = (2.0, 0.5, 0.5),
+) -> tuple[Result, ProjectionStack]:
+    """A volume from 0 to 1000, smooth along z, and its projections with noise; the volume is wrong by ``offset``."""
+    z, y, x = np.meshgrid(*(np.arange(size) for size in SHAPE), indexing="ij")
+    data = 500 + 500 * np.sin(z / 6 + y / 9) * np.cos(x / 8)
+    stack, truth = Volume(data.astype(np.float32), scale).simulate(acquisition)
+    noisy = stack.data + noise * np.random.default_rng(0).standard_normal(stack.shape).astype(np.float32)
+    stack = ProjectionStack(noisy, stack.acquisition, stack.scale_um)
+    values = truth.data + np.float32(offset)
+    found = None
+    if half_width is not None:
+        half = np.broadcast_to(np.asarray(half_width, np.float32), values.shape)
+        found = Reliability(half / 1.645, values - half, values + half)
+    volume = Volume(values, scale, provenance={"method": method}, reliability=found)
+    return Result(volume, {}, residual_stats(values, stack), partial, 1.0), stack
+
+
+def widths(typical: float, doubtful: float) -> np.ndarray:
+    """Half-widths of the 90 % interval: one tenth of the voxels is less certain than the others."""
+    half = np.full(SHAPE, typical)
+    half.flat[::10] = doubtful
+    half.flat[0] = typical  # 4147 of 41472: less than a tenth, so that they can be told from the rest
+    return half
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ({}, "Measured: 6 projections, each the mean of 6 slices (12 µm of depth)"),
+        ({"scale": None}, "each the mean of 6 slices; the volume"),
+        (
+            {"acquisition": Acquisition(slices=6, profile="gaussian")},
+            "each a weighted mean of 6 slices (12 µm of depth)",
+        ),
+        ({"acquisition": Acquisition(slices=6, profile="point")}, "6 projections, each a single slice, 6 slices apart"),
+        ({"acquisition": Acquisition(slices=1, stride=5)}, "8 projections, each a single slice, 5 slices apart"),
+        ({"acquisition": Acquisition(slices=1)}, "36 projections, each a slice; the volume"),
+        ({}, "reproduces them to within 0.01 % of their intensity range."),
+    ],
+)
+def test_what_was_measured(case: dict[str, Any], says: str) -> None:
+    assert says in verdict(*made(**case))
+
+
+def test_how_well_the_projections_are_reproduced() -> None:
+    result, stack = made()
+    span = float(np.ptp(stack.data))
+    result = Result(result.volume, {}, Residual(0.16 * span, 0.021 * span), False, 1.0)
+    assert "to within 2.1 % of their intensity range on average, 16 % at the worst pixel." in verdict(result, stack)
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "says"),
+    [
+        (AXIAL, "one number per pixel for its 6 slices; with 6 numbers for 36 slices, 83 % of the detail along z is"),
+        (Acquisition(slices=6, stride=3), "with 11 numbers for 36 slices, 69 % of the detail along z"),
+        (Acquisition(slices=6, stride=9), "with 4 numbers for 33 slices, 88 % of the detail along z"),
+        (Acquisition(slices=6, stride=9), "and 9 slices in the gaps between projections were not seen at all"),
+        (Acquisition(slices=6, profile="point"), "30 of 36 slices were not measured: 83 %"),
+        (Acquisition(slices=6, profile="point"), "; 5 slices beyond the outermost projection are extrapolated"),
+        (Acquisition(slices=2, profile="point"), "; 1 slice beyond the outermost projection is extrapolated"),
+        (Acquisition(slices=1), "Inferred: nothing along the depth, as there is a projection for every slice."),
+    ],
+)
+def test_what_was_inferred(acquisition: Acquisition, says: str) -> None:
+    assert says in verdict(*made(acquisition))
+
+
+def test_gaps_and_the_beyond_are_named_only_where_there_are_any() -> None:
+    text = verdict(*made())
+    assert "gap" not in text
+    assert "extrapolated" not in text
+    hidden, stack = made()
+    fewer = stack.without((0, 3))
+    assert "6 slices in the gaps" in verdict(hidden, fewer)
+    assert "6 slices beyond the outermost projection are extrapolated" in verdict(hidden, fewer)
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ({}, "How sure: this method gives no error bars (axial does);"),
+        ({"half_width": 50.0}, "within ±5 % of the intensity range at half of the voxels, and no voxels stand out"),
+        ({"half_width": widths(30, 120)}, "within ±3 % of the intensity range at half of the voxels"),
+        ({"half_width": widths(30, 120)}, "and within about ±12 % at the least certain 10 % (flagged);"),
+        ({"partial": True}, "How sure: no error bars, as the run did not end;"),
+    ],
+)
+def test_how_sure_it_is(case: dict[str, Any], says: str) -> None:
+    assert says in verdict(*made(**case))
+
+
+@pytest.mark.parametrize(
+    ("method", "scores", "says", "never"),
+    [
+        ("inr", (), "it has not been tested on hidden projections.", "dB"),
+        ("inr", (34.23,), "it predicts hidden projections to 34.2 dB.", "plain"),
+        ("inr", (34.2, 32.9), "to 34.2 dB, 1.3 dB better than plain interpolation.", "prefer"),
+        ("inr", (34.2, 34.15), "no better than plain interpolation (34.1 dB): prefer the conservative", "dB better"),
+        ("inr", (30.0, 33.0), "to 30.0 dB, no better than plain interpolation (33.0 dB): prefer", "dB better"),
+        ("conservative", (33.0, 33.0), "it predicts hidden projections to 33.0 dB.", "prefer"),
+    ],
+)
+def test_what_hidden_projections_say(method: str, scores: tuple[float, ...], says: str, never: str) -> None:
+    text = verdict(*made(method=method), *scores)
+    assert says in text
+    assert never not in text
+
+
+FINER, SIGNAL = "fewer slices per projection than 6", "more signal"
+
+
+@pytest.mark.parametrize(
+    ("case", "says", "never"),
+    [
+        ({}, [f"{FINER} (a shorter beam and smaller steps), as noise makes up less than 1 %"], [SIGNAL]),
+        (
+            {"noise": 300.0},
+            [f"{SIGNAL} (longer exposure, averaging), as noise makes up about 77 % of what differs"],
+            [FINER],
+        ),
+        ({"noise": 120.0}, [FINER, SIGNAL, "what differs between neighbouring projections"], ["contradicts"]),
+        ({"noise": 3.0, "half_width": 100.0}, [FINER, "less than 1 % of the uncertainty"], [SIGNAL]),
+        ({"noise": 60.0, "half_width": 100.0}, [SIGNAL, "nearly all of the uncertainty"], [FINER]),
+        (
+            {"acquisition": Acquisition(slices=6, stride=9)},
+            ["closing the gaps (a stride of 6 slices or less)", FINER],
+            [],
+        ),
+        ({"acquisition": Acquisition(slices=6, profile="point")}, ["closer together than every 6"], [FINER, "gaps"]),
+        ({"acquisition": Acquisition(slices=1, stride=4)}, ["closer together than every 4"], ["gaps"]),
+        ({"acquisition": Acquisition(slices=1), "noise": 20.0}, [SIGNAL], ["fewer", "closer"]),
+        ({"offset": 100.0}, ["consistency = final", "contradicts the projections by more than noise"], []),
+        ({"offset": 100.0, "noise": 80.0}, [], ["consistency = final"]),  # it misses them by no more than their noise
+        ({"offset": 100.0, "partial": True}, ["letting the run come to its end"], ["consistency = final"]),
+    ],
+)
+def test_what_would_help(case: dict[str, Any], says: list[str], never: list[str]) -> None:
+    advice = verdict(*made(**case)).partition("What would help: ")[2]
+    assert all(text in advice for text in says), advice
+    assert not any(text in advice for text in never), advice
+    assert 1 <= len(advice.split("; ")) <= 2
+
+
+def test_a_stopped_run_is_called_unfinished() -> None:
+    assert verdict(*made(partial=True)).startswith("Unfinished: the run was stopped")
+    assert "Unfinished" not in verdict(*made())
+
+
+def test_one_paragraph_on_a_real_run_of_integers(stack: ProjectionStack) -> None:
+    camera = ProjectionStack((1000 + 4000 * stack.data).astype(np.uint16), stack.acquisition, name="mine")
+    result = exhaust(run(Job(method=Conservative(), acquisition=camera.acquisition, device="cpu"), camera))
+    text = verdict(result, camera, 33.0, 33.0)
+    parts = ["Measured: ", "Inferred: ", "How sure: ", "What would help: "]
+    assert [text.count(part) for part in parts] == [1, 1, 1, 1]
+    assert "\n" not in text
+    assert "nan" not in text
+    assert text.endswith(".")
+
+
+def test_a_constant_volume_and_a_certain_one_divide_by_nothing() -> None:
+    result, stack = made(half_width=0.0)
+    flat = Volume(np.zeros(SHAPE, np.float32), reliability=result.volume.reliability)
+    assert "nan" not in verdict(Result(flat, {}, result.residual, False, 0.0), stack)
