@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,9 +29,9 @@ from napari_microdiffusion.events import (
     TooLarge,
 )
 from napari_microdiffusion.hardware import repeatable, resolve_device, resolve_precision
-from napari_microdiffusion.methods import Conservative, Cubic, Guided, Inr, Linear, Method
+from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method, Weights
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
-from napari_microdiffusion.volume import ProjectionStack
+from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
 DIFFUSION = Guided(
@@ -141,6 +142,34 @@ def test_consistency_is_exact_on_the_inputs_scale(method, camera):
     assert loose.residual.maximum > 1
 
 
+class Sure(Conservative):
+    """Says of each voxel how sure it is, in the working range: more so in the first slice than in the last."""
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        volume = yield from super().predict(stack, weights, context)
+        yield Stage("Weighing", 3)
+        for step in range(3):
+            yield Step(step + 1)
+            if context.should_stop():
+                break
+        std = np.linspace(0.01, 0.1, volume.data.size, dtype=np.float32).reshape(volume.shape)
+        return replace(volume, reliability=Reliability(std, volume.data - 2 * std, volume.data + std))
+
+
+def test_reliability_is_on_the_inputs_scale(camera):
+    result = exhaust(run(job(Sure(), camera), camera))
+    found, gain = result.volume.reliability, camera.normalised()[1].gain
+    assert found is not None
+    np.testing.assert_allclose(found.std.ravel(), gain * np.linspace(0.01, 0.1, found.std.size), rtol=1e-5)
+    np.testing.assert_allclose(result.volume.data - found.lower, 2 * found.std, atol=0.01)  # of 1000 to 2600
+    np.testing.assert_allclose(found.upper - result.volume.data, found.std, atol=0.01)
+    assert found.flagged.mean() == pytest.approx(0.1, abs=0.001)
+
+
+def test_other_methods_say_nothing_of_reliability(camera):
+    assert reconstruct(camera, Conservative()).reliability is None
+
+
 def test_reconstruct_is_run_in_one_call(camera):
     once = reconstruct(camera, DIFFUSION, seed=3, device="cpu")
     result = exhaust(run(job(DIFFUSION, camera, seed=3, precision="auto"), camera))
@@ -234,6 +263,13 @@ def test_a_stop_keeps_what_was_shown(stage, camera):
     assert result.residual.maximum == pytest.approx(
         np.abs(camera.acquisition.residual(result.volume.data.astype(float), camera.data)).max()
     )
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_stopped_run_has_no_reliability(step, camera):
+    _, _, result = stopped(Sure(), camera, "Weighing", step)
+    assert result.partial
+    assert result.volume.reliability is None
 
 
 @pytest.mark.parametrize("stage", STAGES)

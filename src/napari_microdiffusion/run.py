@@ -22,7 +22,7 @@ from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
-from .volume import Intensity, ProjectionStack, Volume
+from .volume import Intensity, ProjectionStack, Reliability, Volume
 
 Returned = TypeVar("Returned")
 
@@ -94,7 +94,7 @@ def run(
     if weights is not None:
         check_weights(job.method, stack, weights)
     with at_work(job, stack, cancelled, preview_seconds) as context:
-        canvas, weights = yield from _work(job, stack, weights, context)
+        canvas, reliability, weights = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
         share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
@@ -109,6 +109,7 @@ def run(
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
         _provenance(job, stack, context, seconds),
+        reliability,
     )
     return Result(result, weights, residual, context.stopped, seconds)
 
@@ -175,10 +176,10 @@ def at_work(
 
 def _work(
     job: Job, stack: ProjectionStack, weights: Weights | None, context: Context
-) -> Generator[Event, None, tuple[NDArray[np.float32], Weights]]:
-    """The volume (Z, y, x) on the input's scale, as far as it has come, and the weights."""
+) -> Generator[Event, None, tuple[NDArray[np.float32], Reliability | None, Weights]]:
+    """The volume (Z, y, x) on the input's scale as far as it has come, its reliability, and the weights."""
     working, intensity = stack.normalised()
-    canvas = np.empty(stack.volume_shape, np.float32)
+    canvas, reliability = np.empty(stack.volume_shape, np.float32), None
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     yield from _unmeasured(stack.acquisition)
     if job.method.learned:
@@ -189,9 +190,11 @@ def _work(
         volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
         if not context.stopped:
             canvas = intensity.restore(volume.data)
+            if volume.reliability is not None:
+                reliability = intensity.restore_reliability(volume.reliability)
     if job.method.consistency != "none":
         make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
-    return canvas, weights
+    return canvas, reliability, weights
 
 
 def _shown(
@@ -212,9 +215,7 @@ def _shown(
 
 def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
     """Say which slices no projection in use has seen; those between points are what a point profile is about."""
-    seen = np.flatnonzero(acquisition.seen)
-    beyond = int(seen[0]) + acquisition.depth - 1 - int(seen[-1])
-    gaps = int(seen[-1] - seen[0]) + 1 - len(seen)
+    gaps, beyond = acquisition.unseen
     if beyond:
         yield Notice(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
     if gaps and acquisition.profile != "point":
