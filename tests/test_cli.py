@@ -21,7 +21,7 @@ from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.run import Job, exhaust
 from napari_microdiffusion.trust import held_out
-from napari_microdiffusion.volume import Volume
+from napari_microdiffusion.volume import Reliability, Volume
 
 TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", "features=8", "--set", "layers=1")
 
@@ -318,6 +318,19 @@ class TestEvaluate:
         assert list(scores) == ["reprojection_max_error"]
         assert scores["reprojection_max_error"] < 1e-6
         assert "of the projections' range" in done("evaluate", "v.ome.tif", "--projections", "p.ome.tif")
+
+    @pytest.mark.parametrize("dtype", [None, "uint8"])
+    def test_a_reliability_beside_the_volume_is_scored(self, dtype: Any) -> None:
+        truth = io.read_volume("t.ome.tif")
+        data, half = truth.data.astype(np.float32), np.linspace(0, 1, truth.data.size, dtype=np.float32)
+        error = (np.where(half < 0.75, 1.0, -1.0) * 0.5 * half).reshape(data.shape).astype(np.float32)
+        found = Reliability(half.reshape(data.shape), data - 1, data + np.where(half < 0.75, 1, -1).reshape(data.shape))
+        io.write_volume(Volume(data + error, reliability=found), "v.ome.tif", dtype=dtype)
+        order = ("evaluate", "v.ome.tif", "--truth", "t.ome.tif")
+        scores = json.loads(done(*order, "--json"))
+        assert scores["coverage_90"] == pytest.approx(0.75, abs=0.001)
+        assert scores["flagged_error_ratio"] > 1
+        assert "truth in the 90 % interval" in done(*order)
 
     def test_eight_bit_exports_count_on_their_original_scale(self) -> None:
         volume = io.read_volume("t.ome.tif")
