@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY = (36, 48, 48)
+"""Of the sample in the widget's tests."""
+
 REAL = ("axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo", "vessels")
 
 
@@ -72,3 +77,57 @@ def real_crop() -> Callable[[str], Volume]:
         return Volume(np.ascontiguousarray(data[middle]), name=name)
 
     return crop
+
+
+# -- the widget, in a real viewer --------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Generator[Callable[..., tuple[Any, Any]]]:
+    """A viewer with the tiny sample and the widget.
+
+    Meanwhile no garbage is collected: in a worker's thread, collecting the widgets of an earlier test's viewer now and
+    then waits for ever for the main thread, and that for the worker. napari's fixture collects after each test.
+    """
+    from napari.layers import Layer
+
+    from napari_microdiffusion.plugin.contributions import sample
+    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    def make(show: bool = False, layers: list[Any] | None = None, **setup: Any) -> tuple[Any, Any]:
+        viewer = make_napari_viewer(show=show)
+        widget = ReconstructWidget(viewer)
+        viewer.window.add_dock_widget(widget, name="Reconstruct volume")
+        for layer in sample("vessels", TINY) if layers is None else layers:
+            viewer.add_layer(Layer.create(*layer))
+        widget.setValue(widget.value().replace(**{"method": "conservative", "device": "cpu", **setup}))
+        qtbot.wait(1)
+        return viewer, widget
+
+    gc.disable()
+    yield make
+    gc.enable()
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Errors that the widget shows."""
+    shown: list[str] = []
+    for module in ("reconstruct", "files"):
+        monkeypatch.setattr(f"napari_microdiffusion.plugin.{module}.show_error", shown.append)
+    return shown
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Make a stand-in the method of every job."""
+
+    def use(stand_in: Any) -> None:
+        from napari_microdiffusion.plugin.model import Setup
+
+        plain = Setup.job
+        monkeypatch.setattr(
+            Setup, "job", lambda self, *a, **k: plain(self, *a, **k).model_copy(update={"method": stand_in})
+        )
+
+    return use

@@ -35,35 +35,6 @@ Widget = Any
 Open = Callable[..., tuple[Any, Widget]]
 
 
-@pytest.fixture
-def opened(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Open:
-    """A viewer with the tiny sample and the widget."""
-    from napari.layers import Layer
-
-    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
-
-    def make(show: bool = False, layers: list[Any] | None = None, **setup: Any) -> tuple[Any, Widget]:
-        viewer = make_napari_viewer(show=show)
-        widget = ReconstructWidget(viewer)
-        viewer.window.add_dock_widget(widget, name="Reconstruct volume")
-        for layer in sample("vessels", TINY) if layers is None else layers:
-            viewer.add_layer(Layer.create(*layer))
-        widget.setValue(widget.value().replace(**{"method": "conservative", "device": "cpu", **setup}))
-        qtbot.wait(1)
-        return viewer, widget
-
-    return make
-
-
-@pytest.fixture
-def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Errors that the widget shows."""
-    shown: list[str] = []
-    for module in ("reconstruct", "files"):
-        monkeypatch.setattr(f"napari_microdiffusion.plugin.{module}.show_error", shown.append)
-    return shown
-
-
 def finish(qtbot: Any, widget: Widget, timeout: int = 60_000) -> None:
     with qtbot.waitSignal(widget.finished, timeout=timeout):
         widget.run()
@@ -93,21 +64,6 @@ class Hungry(Conservative):
 
         yield Stage("Training", 1)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-
-
-@pytest.fixture
-def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Make a stand-in the method of every job."""
-
-    def use(stand_in: Any) -> None:
-        from napari_microdiffusion.plugin.model import Setup
-
-        plain = Setup.job
-        monkeypatch.setattr(
-            Setup, "job", lambda self, *a, **k: plain(self, *a, **k).model_copy(update={"method": stand_in})
-        )
-
-    return use
 
 
 def test_sample_fills_everything_in(opened: Open) -> None:

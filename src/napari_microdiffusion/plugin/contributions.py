@@ -12,7 +12,7 @@ import psutil
 from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
-from .layers import KEY, LayerTuple, known_units_um, projections_layer, volume_layer
+from .layers import KEY, LayerTuple, known_units_um, projections_layer, reliability, volume_layer
 
 if TYPE_CHECKING:
     from ..io import Description
@@ -101,10 +101,8 @@ def _check_memory(found: Description) -> None:
 
 
 def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
-    from ..io import original_intensities, read_volume
-
     index = channel if found.channels > 1 else None
-    times = [original_intensities(read_volume(path, index, t if found.times > 1 else None)) for t in range(found.times)]
+    times = [_volume(path, index, t if found.times > 1 else None) for t in range(found.times)]
     first = times[0]
     facts: dict[str, Any] = {"path": str(path.resolve()), "channel": index, "source_dtype": first.source_dtype}
     if found.acquisition is not None:
@@ -114,10 +112,17 @@ def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
         role = "volume" if first.provenance else "unknown"  # a plain file may hold either
         _, attributes, kind = volume_layer(first, role, **facts)
     if index is not None:
-        attributes["name"] += f" channel {channel}"
+        attributes["name"] += f" {found.channel_names[channel]}" if found.channel_names else f" channel {channel}"
     if len(times) == 1:
         return first.data, attributes, kind
     return np.stack([volume.data for volume in times]), _with_time(attributes), kind
+
+
+def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
+    """Of a reliability beside it nothing is shown: it takes three times the memory, and opens as layers of its own."""
+    from ..io import original_intensities, read_volume
+
+    return original_intensities(read_volume(path, channel, time, with_reliability=False))
 
 
 def _with_time(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -147,5 +152,8 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         acquisition = Acquisition.model_validate(known["acquisition"])
         written = write_projections(ProjectionStack(pixels, acquisition, spacing, name, dtype), path, overwrite=True)
     else:
-        written = write_volume(Volume(pixels, spacing, name, dtype, known.get("provenance")), path, overwrite=True)
-    return [str(written.path)]
+        found = reliability(known, pixels)
+        written = write_volume(
+            Volume(pixels, spacing, name, dtype, known.get("provenance"), found), path, overwrite=True
+        )
+    return [str(each) for each in (written.path, written.reliability) if each is not None]

@@ -119,7 +119,8 @@ class DataBox(QGroupBox):
     def _images(self) -> list[Image]:
         from napari.layers import Image
 
-        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") != "result"]
+        ours = ("result", "map")
+        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") not in ours]
 
     def _layer(self, name: str) -> Image | None:
         return next((layer for layer in self._images() if layer.name == name), None)

@@ -13,7 +13,7 @@ from superqt.utils import FunctionWorker
 
 from ..events import EngineError
 from ..volume import ProjectionStack, Volume
-from .layers import LayerTuple, facts, in_memory, pixels, spacing_um
+from .layers import LayerTuple, facts, in_memory, pixels, reliability, spacing_um
 from .model import Setup
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class Files:
             from ..io import write_volume
 
             written = write_volume(volume, path, dtype=dtype, overwrite=overwrite)  # type: ignore[arg-type]
-            return f"Saved {written.path}" + (f" ({written.mapping})" if written.mapping else "")
+            beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
+            return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
 
         in_background(write, show_info)
 
@@ -112,10 +113,11 @@ class Files:
 
 
 def as_volume(layer: Image) -> Volume:
-    """A result's layer as a volume, with its voxel size and how it was made."""
+    """A result's layer as a volume, with its voxel size, how it was made, and how far it can be trusted."""
     known = facts(layer)
     data, scale = in_memory(pixels(layer, {})), spacing_um(layer)
-    return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"))
+    found = reliability(known, data)
+    return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"), found)
 
 
 def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Notice, Preview, Stage, Step
-from ..metrics import Residual, RunningScores, residual_stats
+from ..metrics import Residual, RunningScores, reliability_scores, residual_stats
 from ..run import Result
 from ..volume import ProjectionStack, Volume
 
@@ -36,29 +36,14 @@ class Progress:
     notices: tuple[str, ...] = ()
 
 
-class Recorder:
-    """What has happened since the last message, and what the slices are worth.
+class Follower:
+    """Stages, steps, losses and notices since the last message."""
 
-    Parameters
-    ----------
-    canvas
-        (z, y, x), what the layer shows; previews are written into it.
-    truth
-        For scores; None where there is none.
-    """
-
-    def __init__(self, canvas: NDArray[np.float32], stack: ProjectionStack, truth: Volume | None) -> None:
-        self._canvas, self._stack, self._truth = canvas, stack, truth
-        reference = truth.data if truth is not None else stack.data
-        self._range = max(float(reference.max()) - float(reference.min()), 1e-30)  # as `metrics.evaluate`
-        self._running = RunningScores(truth.data, stack.acquisition) if truth is not None else None
-        self._residual: dict[str, float] = {}
-        self._residual_at = 0.0
-        self._stage, self._began, self._done = Stage("First picture", 1), time.monotonic(), 0
+    def __init__(self, stage: str) -> None:
+        self._stage, self._began, self._done = Stage(stage, 1), time.monotonic(), 0
         self._last = time.monotonic()
         self._losses: list[tuple[int, float]] = []
         self._start_anew(fresh=True)
-        self._score(0, canvas)
 
     def begin(self, stage: Stage) -> None:
         """A new stage: its time and its losses start anew."""
@@ -72,10 +57,7 @@ class Recorder:
             self._losses.append((step.done, step.loss))
 
     def paint(self, preview: Preview) -> None:
-        """Slices have arrived: show and score them."""
-        self._canvas[preview.start : preview.start + len(preview.data)] = preview.data
-        self._painted = True
-        self._score(preview.start, preview.data)
+        """Slices have arrived: nobody looks at them here."""
 
     def notice(self, notice: Notice) -> None:
         """Keep what the user should know for the next message."""
@@ -93,27 +75,75 @@ class Recorder:
             self._stage.steps,
             self._seconds_left(),
             self._fresh,
-            self._painted or painted,
+            painted,
             tuple(self._losses),
-            dict(self._scores) if self._scored else None,
+            None,
             tuple(self._notices),
         )
         self._last = time.monotonic()
         self._start_anew()
         return message
 
+    def _seconds_left(self) -> float | None:
+        if not self._done or not self._stage.steps:
+            return None
+        return (time.monotonic() - self._began) / self._done * max(0, self._stage.steps - self._done)
+
+    def _start_anew(self, fresh: bool = False) -> None:
+        self._fresh = fresh
+        self._losses = []
+        self._notices: list[str] = []
+
+
+class Recorder(Follower):
+    """A follower that also shows the slices, and says what they are worth.
+
+    Parameters
+    ----------
+    canvas
+        (z, y, x), what the layer shows; previews are written into it.
+    truth
+        For scores; None where there is none.
+    """
+
+    def __init__(self, canvas: NDArray[np.float32], stack: ProjectionStack, truth: Volume | None) -> None:
+        super().__init__("First picture")
+        self._canvas, self._stack, self._truth = canvas, stack, truth
+        reference = truth.data if truth is not None else stack.data
+        self._range = max(float(reference.max()) - float(reference.min()), 1e-30)  # as `metrics.evaluate`
+        self._running = RunningScores(truth.data, stack.acquisition) if truth is not None else None
+        self._others: dict[str, float] = {}
+        self._residual_at = 0.0
+        self._painted, self._scored = False, False
+        self._score(0, canvas)
+
+    def paint(self, preview: Preview) -> None:
+        """Slices have arrived: show and score them."""
+        self._canvas[preview.start : preview.start + len(preview.data)] = preview.data
+        self._painted = True
+        self._score(preview.start, preview.data)
+
+    def progress(self, painted: bool = False) -> Progress:
+        """What has happened since the last message."""
+        message = replace(
+            super().progress(painted or self._painted), scores=dict(self._scores) if self._scored else None
+        )
+        self._painted, self._scored = False, False
+        return message
+
     def closing_scores(self, result: Result) -> dict[str, float]:
         """Scores of the finished volume, of all its slices; after Stop of those that can be scored at once."""
-        if self._running is not None and not result.partial:
+        if self._running is not None and self._truth is not None and not result.partial:
             self._running.update(0, result.volume.data)
+            self._others |= reliability_scores(result.volume, self._truth, self._stack.acquisition)
         elif result.partial:
             self._score(0, self._canvas)
-        self._residual = self._relative(result.residual)
+        self._others |= self._relative(result.residual)
         return self._scores
 
     @property
     def _scores(self) -> dict[str, float]:
-        return {**(self._running.summary() if self._running else {}), **self._residual}
+        return {**(self._running.summary() if self._running else {}), **self._others}
 
     def _score(self, start: int, slices: NDArray[np.float32]) -> None:
         self._scored = True
@@ -124,21 +154,11 @@ class Recorder:
                 if time.monotonic() > until:
                     break
         if time.monotonic() - self._residual_at > RESIDUAL_SECONDS:
-            self._residual = self._relative(residual_stats(self._canvas, self._stack))
+            self._others = self._relative(residual_stats(self._canvas, self._stack))
             self._residual_at = time.monotonic()
 
     def _relative(self, residual: Residual) -> dict[str, float]:
         return {"reprojection_max_error": residual.maximum / self._range}
-
-    def _seconds_left(self) -> float | None:
-        if not self._done or not self._stage.steps:
-            return None
-        return (time.monotonic() - self._began) / self._done * max(0, self._stage.steps - self._done)
-
-    def _start_anew(self, fresh: bool = False) -> None:
-        self._fresh, self._painted, self._scored = fresh, False, False
-        self._losses = []
-        self._notices: list[str] = []
 
 
 def spread(count: int) -> Iterator[int]:

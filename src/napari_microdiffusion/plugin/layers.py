@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..volume import ProjectionStack, Volume
+from ..volume import ProjectionStack, Reliability, Volume
 from .model import Source
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
+    from ..run import Job, Result
+
 KEY = "napari_microdiffusion"
-"""Where a layer's metadata holds what this plugin knows of it: role, acquisition, truth, provenance, scores."""
+"""Where a layer's metadata holds what this plugin knows of it: role, acquisition, truth, provenance, scores, run."""
 
 CUBES = "slices_as_cubes"
 """Where it holds how many slices apart the images of a layer without scale are shown."""
@@ -24,6 +27,15 @@ CUBES = "slices_as_cubes"
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
 Units = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is kept of a run with its result's layer, whose pixels are the result's."""
+
+    job: Job
+    stack: ProjectionStack
+    result: Result
 
 
 # -- engine to layers ------------------------------------------------------------------------
@@ -75,6 +87,13 @@ def facts(layer: Image) -> dict[str, Any]:
     """What this plugin knows of a layer; empty for layers of others."""
     known = layer.metadata.get(KEY, {})
     return known if isinstance(known, dict) else {}
+
+
+def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
+    """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape."""
+    ran = known.get("ran")
+    found = ran.result.volume.reliability if isinstance(ran, Ran) else None
+    return found if found is not None and found.std.shape == data.shape else None
 
 
 def header(layer: Image) -> Source:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.viewer
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from ..events import InvalidInput
@@ -23,6 +22,8 @@ from .model import Setup, Source, plan
 from .result_box import ResultBox
 from .run_box import RunBox
 from .session import Session, preferences
+from .trusting import Trusting
+from .watching import watch
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -51,6 +52,7 @@ class ReconstructWidget(QWidget):
         """How the last run ended, in words."""
         self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
         self._files = Files(viewer, self)
+        self._trust = Trusting(viewer, self.result.trust, self)
         self._lay_out()
         self._connect()
         self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
@@ -79,14 +81,15 @@ class ReconstructWidget(QWidget):
     # -- running -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Start a run; refuses with a notification what cannot work, and does nothing while one is running."""
-        if self.running:
+        """Start a run; refuses with a notification what cannot work, and does nothing while something is running."""
+        if self.running or self._trust.scoring:
             return
         setup, source = self.value(), self.data.source()
         if source is None or self.problem():
             show_error(self.problem())
             return
         self.run_box.begin()
+        self._trust.set_busy(True)
         self._session = session = Session(self._viewer, setup, source, self.data.truth(), self)
         session.progressed.connect(self.run_box.show_progress)
         session.scored.connect(self.result.show_scores)
@@ -98,6 +101,7 @@ class ReconstructWidget(QWidget):
 
     def stop(self) -> None:
         """Stop within a second and keep what is done."""
+        self._trust.stop()
         if self._session is not None:
             self._session.stop()
 
@@ -115,22 +119,35 @@ class ReconstructWidget(QWidget):
     def _opened(self, layer: Image) -> None:
         self._show_side_by_side(self.result.grid.isChecked())
         self._offer_results(layer.name)
+        self._trust.show(layer)
 
     def _ended(self, message: str) -> None:
-        self._session = None
-        self.message = message
-        self.run_box.end(message)
+        self._finish(message, message)
         self._offer_results()
-        self._changed()
+        QTimer.singleShot(0, self._reveal)  # once the verdict has its place
         self.finished.emit(True)
 
     def _failed(self, message: str) -> None:
-        self._session = None
-        self.message = message
-        self.run_box.end("The last run failed", done=False)
-        self._changed()
+        self._finish(message, "The last run failed", done=False)
         show_error(message)
         self.finished.emit(False)
+
+    def _score_failed(self, message: str) -> None:
+        self._finish(message, "There is no score", done=False)
+        show_error(message)
+
+    def _finish(self, message: str, line: str, done: bool = True) -> None:
+        """Nothing runs any more."""
+        self._session = None
+        self.message = message
+        self.run_box.end(line, done)
+        self._trust.set_busy(False)
+        self._changed()
+
+    def _reveal(self) -> None:
+        """Scroll to the result, unless people are about to click somewhere."""
+        if not self._area.underMouse():
+            self._area.ensureWidgetVisible(self.result)
 
     def _changed(self) -> None:
         setup = self.value()
@@ -153,6 +170,7 @@ class ReconstructWidget(QWidget):
     def _layers_changed(self) -> None:
         self.data.refresh()
         self._offer_results(self.result.current())
+        self._trust.check_layers()
         if self._session is not None:
             self._session.check_layer()
 
@@ -172,6 +190,7 @@ class ReconstructWidget(QWidget):
 
     def _show_scores(self) -> None:
         layer = self._chosen()
+        self._trust.show(layer)
         if layer is not None:
             self.result.show_known(facts(layer))
 
@@ -201,13 +220,13 @@ class ReconstructWidget(QWidget):
         for box in (self.data, self.method, self.run_box, self.result):
             boxes.addWidget(box)
         boxes.addStretch(1)
-        area = QScrollArea()
-        area.setWidget(inside)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._area = QScrollArea()
+        self._area.setWidget(inside)
+        self._area.setWidgetResizable(True)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(area)
+        layout.addWidget(self._area)
         self.setMinimumWidth(400)
 
     def _connect(self) -> None:
@@ -220,9 +239,12 @@ class ReconstructWidget(QWidget):
         self.result.save_job.connect(self._save_job)
         self.result.chosen.connect(self._show_scores)
         self.result.side_by_side.connect(self._show_side_by_side)
-        for event in _events(self._viewer):
-            event.connect(self._on_layers)
-        self.destroyed.connect(partial(_forget, self._viewer, self._on_layers))
+        self._trust.began.connect(self.run_box.begin)
+        self._trust.progressed.connect(self.run_box.show_progress)
+        self._trust.ended.connect(lambda message: self._finish(message, message))
+        self._trust.failed.connect(self._score_failed)
+        self._trust.rearranged.connect(lambda: self._show_side_by_side(self.result.grid.isChecked()))
+        watch(self._viewer, self, self._on_layers)
 
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None
@@ -234,14 +256,3 @@ class ReconstructWidget(QWidget):
 def _warm_up() -> None:
     """Import what a run needs, but for torch, while people still read: a second that Run would wait for."""
     import_module("napari_microdiffusion.plugin.worker")
-
-
-def _forget(viewer: napari.viewer.Viewer, slot: object, *_: object) -> None:
-    """The widget is gone: the viewer must not call it any more."""
-    for event in _events(viewer):
-        event.disconnect(slot)
-
-
-def _events(viewer: napari.viewer.Viewer) -> tuple[Any, ...]:
-    events = viewer.layers.events
-    return events.inserted, events.removed, events.renamed

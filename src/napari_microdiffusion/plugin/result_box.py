@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from .advanced import unscrolled
+from .trust_box import TrustBox
 
 SCORES = {
     "psnr": (
@@ -35,6 +36,8 @@ SCORES = {
     ),
 }
 NO_TRUTH = "No ground truth: the residual only says that the volume agrees with what was measured."
+COVERED = "Of the true intensities, {:.0f} % lie in the 90 % interval: 90 % would be right."
+FLAGGED = " Where it is least certain, the squared error is {flagged_error_ratio:.1f} times that of the rest."
 
 
 class ResultBox(QGroupBox):
@@ -56,6 +59,7 @@ class ResultBox(QGroupBox):
         self._note = QLabel()
         self._note.setWordWrap(True)
         self._note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.trust = TrustBox()
         self.grid = QCheckBox("Show layers side by side")
         self.grid.setChecked(True)
         self.grid.setToolTip("Projections, ground truth and results next to one another instead of on top")
@@ -87,7 +91,9 @@ class ResultBox(QGroupBox):
         """The figures there are, dashes for the others."""
         for key, label in self._values.items():
             label.setText(SCORES[key][1].format(scores[key]) if key in scores else "–")
-        self._note.setText("" if has_truth or not scores else NO_TRUTH)
+        note = COVERED.format(100 * scores["coverage_90"]) if "coverage_90" in scores else ""
+        note += FLAGGED.format(**scores) if "flagged_error_ratio" in scores else ""
+        self._note.setText(note if has_truth or not scores else NO_TRUTH)
         self._note.setVisible(bool(self._note.text()))
 
     def show_known(self, known: dict[str, Any]) -> None:
@@ -114,5 +120,6 @@ class ResultBox(QGroupBox):
         layout.addWidget(unscrolled(self._results))
         layout.addLayout(scores)
         layout.addWidget(self._note)
+        layout.addWidget(self.trust)
         layout.addWidget(self.grid)
         layout.addLayout(buttons)

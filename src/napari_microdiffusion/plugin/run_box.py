@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from .follow import Progress
@@ -47,10 +47,10 @@ class RunBox(QGroupBox):
         """Whether the setup can be run at all."""
         self.run_button.setEnabled(possible and not self._running)
 
-    def begin(self) -> None:
+    def begin(self, stage: str = "Reading the images") -> None:
         """A run begins."""
         self.set_running(True)
-        self._say("Reading the images")
+        self._say(stage)
         self._bar.setRange(0, 0)
         self._curve.clear()
 
@@ -76,9 +76,10 @@ class RunBox(QGroupBox):
         self.stop.emit()
 
     def _say(self, stage: str, left: str = "") -> None:
-        self._stage.setText(stage)
-        self._stage.setToolTip(stage)
         self._left.setText(left)
+        room = self._stage.width() - self._left.sizeHint().width() + self._left.width()
+        self._stage.setText(self._stage.fontMetrics().elidedText(stage, Qt.TextElideMode.ElideRight, max(room, 80)))
+        self._stage.setToolTip(stage)
 
 
 class LossCurve(QWidget):

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
-from .layers import facts, grid, in_memory, pixels, place_source, projections_layer
+from .layers import Ran, facts, grid, in_memory, pixels, place_source, projections_layer
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
 
@@ -64,8 +64,8 @@ class Session(QObject):
         self._added: Image | None = None
         rate = preferences().preview_rate
         self._live = LiveLayer(viewer, f"{setup.title} · {source.name}", self, rate)
-        job = setup.job(*replayable(source, setup))
-        self._worker = RunWorker(loader(setup, source, truth), job, preview_seconds=max(1 / rate, 3.0))
+        self._job = setup.job(*replayable(source, setup))
+        self._worker = RunWorker(loader(setup, source, truth), self._job, preview_seconds=max(1 / rate, 3.0))
         self._worker.yielded.connect(self._take)
         self._worker.returned.connect(self._end)
         self._worker.errored.connect(self._fail)
@@ -130,6 +130,8 @@ class Session(QObject):
             "provenance": result.volume.provenance,
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
+            "verdict": outcome.verdict,
+            "ran": Ran(self._job, self._stack, result),
         }
         self.deleteLater()
         self._live.finish(known, " (partial)" if result.partial else "")

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,13 @@ from superqt.utils import GeneratorWorker
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
 from ..methods import Conservative
 from ..run import Job, Result, check, run
+from ..verdict import verdict
 from ..volume import ProjectionStack, Volume
-from .follow import Progress, Recorder
+from .follow import Follower, Progress, Recorder
 from .preload import load_torch
 
+Yielded = TypeVar("Yielded")
+Returned = TypeVar("Returned")
 Load = Callable[[], tuple[ProjectionStack, Volume | None]]
 
 
@@ -44,22 +47,23 @@ class Opened:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run: the result, whose pixels are the canvas, and its scores."""
+    """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words."""
 
     result: Result
     scores: dict[str, float]
+    verdict: str
 
 
 Message = Loaded | Opened | Progress
 Messages = Generator[Message, None, Outcome]
 
 
-class RunWorker(GeneratorWorker[Message, None, Outcome]):
-    """Runs the driver in a thread, and closes it there whatever happens, so that the engine cleans up."""
+class StoppableWorker(GeneratorWorker[Yielded, None, Returned]):
+    """Runs a generator in a thread, and closes it there whatever happens, so that the engine cleans up."""
 
-    def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0) -> None:
-        self.stopped, self.shown = threading.Event(), threading.Event()
-        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0))
+    def __init__(self, drive: Callable[..., Generator[Yielded, None, Returned]], *given: Any) -> None:
+        self.stopped = threading.Event()
+        super().__init__(drive, *given)
 
     def cancelled(self) -> bool:
         """Whether Stop was pressed or the application is closing."""
@@ -72,6 +76,14 @@ class RunWorker(GeneratorWorker[Message, None, Outcome]):
             self._gen.close()
 
 
+class RunWorker(StoppableWorker[Message, Outcome]):
+    """Runs a job."""
+
+    def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0) -> None:
+        self.shown = threading.Event()
+        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0))
+
+
 def drive(
     load: Load,
     job: Job,
@@ -79,9 +91,7 @@ def drive(
     preview_seconds: float = 3.0,
     wait: Callable[[], object] = lambda: None,
 ) -> Messages:
-    """Load, run and score, with every failure as an `EngineError`.
-
-    A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
+    """Load, run and score.
 
     Parameters
     ----------
@@ -94,8 +104,16 @@ def drive(
     wait
         Returns when the first picture is on screen: loading torch would slow the drawing down.
     """
+    return (yield from explained(_driven(load, job, cancelled, preview_seconds, wait)))
+
+
+def explained(messages: Generator[Yielded, None, Returned]) -> Generator[Yielded, None, Returned]:
+    """The same messages, and every failure as an `EngineError`.
+
+    A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
+    """
     try:
-        return (yield from _driven(load, job, cancelled, preview_seconds, wait))
+        return (yield from messages)
     except EngineError:
         raise
     except MemoryError as error:
@@ -125,13 +143,13 @@ def _driven(
     recorder = Recorder(canvas, stack, truth)
     events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
-        result = yield from _recorded(events, recorder)
+        result = yield from followed(events, recorder)
     finally:
         events.close()
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result))
+    return Outcome(result, recorder.closing_scores(result), verdict(result, stack))
 
 
 def device_is_known(job: Job) -> bool:
@@ -151,22 +169,22 @@ def _first_picture(job: Job, stack: ProjectionStack) -> NDArray[np.float32]:
     return np.zeros(stack.volume_shape, np.float32)
 
 
-def _recorded(events: Generator[Event, None, Result], recorder: Recorder) -> Generator[Message, None, Result]:
+def followed(events: Generator[Event, None, Returned], follower: Follower) -> Generator[Progress, None, Returned]:
     """Take every event in, let a message out when one is due."""
     while True:
         try:
             event = next(events)
         except StopIteration as stop:
-            result: Result = stop.value
+            result: Returned = stop.value
             return result
         match event:
             case Stage():
-                recorder.begin(event)
+                follower.begin(event)
             case Step():
-                recorder.step(event)
+                follower.step(event)
             case Preview():
-                recorder.paint(event)
+                follower.paint(event)
             case Notice():
-                recorder.notice(event)
-        if recorder.due():
-            yield recorder.progress()
+                follower.notice(event)
+        if follower.due():
+            yield follower.progress()

@@ -1,0 +1,127 @@
+"""Where to trust a result: layers of its uncertainty, its 90 % interval and its residual, shown when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics import residual_map
+from .layers import KEY, Ran, facts, link_contrast
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+UNCERTAINTY, INTERVAL, RESIDUAL = "uncertainty", "interval", "residual"
+MAPS = {
+    UNCERTAINTY: (
+        "uncertainty",
+        "Standard deviation of every voxel: the brighter, the less certain is the volume there",
+    ),
+    INTERVAL: (
+        "90 % interval",
+        "Two volumes: at nine voxels of ten the true intensity should lie between the lower and the upper bound",
+    ),
+    RESIDUAL: (
+        "residual",
+        "Where the volume, seen through the same beam, differs from what was measured. Orange: more light was measured "
+        "than the volume explains; blue: less. All black: it agrees",
+    ),
+}
+"""What people read for each kind of map: its name and one sentence."""
+
+FAINTEST = 0.01
+"""Of the projections' range: a residual below it is not blown up to full colour, as if rounding were a finding."""
+
+DIVERGING = ([[0.25, 0.65, 1.0], [0.0, 0.0, 0.0], [1.0, 0.6, 0.15]], "blue-black-orange")
+"""Black at 0, as on the dark canvas; blue and orange, which the colour-blind tell apart."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels of a layer, (z, y, x) or (k, y, x), and how they look; ``limits`` None takes the volume's look."""
+
+    title: str
+    data: NDArray[np.float32]
+    limits: tuple[float, float] | None = None
+
+
+def possible(ran: Ran | None) -> set[str]:
+    """The kinds of map that there can be of a run."""
+    if ran is None:
+        return set()
+    return {RESIDUAL} | ({UNCERTAINTY, INTERVAL} if ran.result.volume.reliability is not None else set())
+
+
+def pictures(ran: Ran, kind: str) -> list[Picture]:
+    """The layers of one kind of map; goes over whole volumes, so it belongs into a worker thread."""
+    found = ran.result.volume.reliability
+    if kind == RESIDUAL:
+        unexplained = residual_map(ran.result.volume.data, ran.stack)
+        span = float(ran.stack.data.max()) - float(ran.stack.data.min())
+        limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * span)
+        return [Picture("Residual", unexplained, (-limit, limit))]
+    assert found is not None
+    if kind == UNCERTAINTY:
+        return [Picture("Standard deviation", found.std, (0.0, float(found.std.max()) or 1.0))]
+    return [Picture("Lower bound of 90 %", found.lower), Picture("Upper bound of 90 %", found.upper)]
+
+
+def shown(viewer: ViewerModel, result: Image, kind: str) -> list[Image]:
+    """The layers of one kind that belong to a result's layer."""
+    wanted = {"role": "map", "kind": kind, "of": str(result.unique_id)}
+    return [layer for layer in viewer.layers if wanted.items() <= facts(layer).items()]
+
+
+def show(viewer: ViewerModel, result: Image, ran: Ran, kind: str, found: list[Picture]) -> None:
+    """Add the layers of one kind behind their result, where it lies; the residual where its projections lie."""
+    from napari.layers import Image
+
+    behind = [viewer.layers.index(result)]
+    behind += [viewer.layers.index(layer) for other in MAPS for layer in shown(viewer, result, other)]
+    known = {"role": "map", "kind": kind, "of": str(result.unique_id)}
+    where = _place(result, ran) if kind == RESIDUAL else _place(result)
+    for place, picture in enumerate(found, max(behind) + 1):
+        name = f"{picture.title} · {result.name}"
+        layer = Image(picture.data, name=name, metadata={KEY: known}, **where, **_look(picture, result))
+        viewer.layers.insert(place, layer)
+        if picture.limits is None:
+            link_contrast(layer, result)
+        else:
+            _show_colorbar(layer)
+
+
+def hide(viewer: ViewerModel, result: Image, kind: str) -> None:
+    """Take the layers of one kind away."""
+    for layer in shown(viewer, result, kind):
+        viewer.layers.remove(layer)
+
+
+def _look(picture: Picture, result: Image) -> dict[str, Any]:
+    from napari.utils import Colormap
+
+    if picture.limits is None:
+        return {"colormap": result.colormap, "contrast_limits": tuple(result.contrast_limits)}
+    colors, name = DIVERGING
+    colormap = Colormap(colors, name=name) if picture.limits[0] < 0 else "magma"
+    return {"colormap": colormap, "contrast_limits": picture.limits, "blending": "translucent_no_depth"}
+
+
+def _show_colorbar(layer: Image) -> None:
+    """What the colours stand for, in a corner, small enough for a cell of the grid."""
+    bar = layer.colorbar
+    bar.size, bar.font_size, bar.tick_length = (10, 90), 8, 4
+    bar.position, bar.visible = "bottom_right", True
+
+
+def _place(result: Image, ran: Ran | None = None) -> dict[str, Any]:
+    """Scale, translation, units and axis names of the volume; of the projections, if a run is given."""
+    (dz, dy, dx), (z, y, x) = result.scale[-3:], result.translate[-3:]
+    if ran is not None:
+        acquisition = ran.stack.acquisition
+        z += (float(acquisition.projection_centres[0]) - 0.5) * dz
+        dz *= acquisition.step
+    return {"scale": (dz, dy, dx), "translate": (z, y, x), "units": result.units, "axis_labels": ("z", "y", "x")}

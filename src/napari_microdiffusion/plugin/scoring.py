@@ -1,0 +1,85 @@
+"""Scoring a result's recipe without a truth: hidden projections, predicted from the others, in a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+
+from ..events import RunFailed, Stage
+from ..methods import Conservative
+from ..trust import HeldOut, held_out
+from ..verdict import verdict
+from .follow import Follower, Progress
+from .layers import Ran
+from .preload import load_torch
+from .worker import StoppableWorker, explained, followed
+
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of a method on hidden projections, that of plain interpolation, and the verdict with both.
+
+    ``baseline`` is None where the method is plain interpolation itself, and where not all projections had their turn.
+    """
+
+    own: HeldOut
+    baseline: HeldOut | None
+    verdict: str
+
+    @property
+    def text(self) -> str:
+        """Both, a line each."""
+        turns = f" ({self.own.folds} of {FOLDS} turns)" if self.own.partial else ""
+        lines = [f"hidden projections: {self.own.psnr:.1f} dB{turns}"]
+        lines += [] if self.baseline is None else [f"plain interpolation: {self.baseline.psnr:.1f} dB"]
+        return "\n".join(lines)
+
+
+class ScoreWorker(StoppableWorker[Progress, Scored]):
+    """Scores a run's recipe."""
+
+    def __init__(self, ran: Ran) -> None:
+        super().__init__(score, ran, self.cancelled)
+
+
+class _Turns(Follower):
+    """Stages by shorter names: the line that shows them is narrow."""
+
+    def begin(self, stage: Stage) -> None:
+        """A new stage of a turn: ``1 of 4: Training …``."""
+        super().begin(replace(stage, name=stage.name.removeprefix("Held out ")))
+
+
+def score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None, Scored]:
+    """Score the recipe of a run and plain interpolation on the same hidden projections.
+
+    Every failure is an `EngineError`. Stopped before the first turn is over, it is one too.
+    """
+    return (yield from explained(_score(ran, cancelled)))
+
+
+def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None, Scored]:
+    job, stack = ran.job, ran.stack
+    if job.method.learned:
+        load_torch()
+    weights = ran.result.weights if job.method.learned and not ran.result.partial else None
+    follower = _Turns("Hiding projections")
+    own = yield from followed(held_out(job, stack, weights=weights, folds=FOLDS, cancelled=cancelled), follower)
+    baseline = None
+    if not own.partial and not isinstance(job.method, Conservative):
+        baseline = yield from _plain(ran, cancelled, follower)
+    return Scored(own, baseline, verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr))
+
+
+def _plain(ran: Ran, cancelled: Callable[[], bool], follower: Follower) -> Generator[Progress, None, HeldOut | None]:
+    """Plain interpolation's score on the same projections; None if stopped."""
+    plain = ran.job.model_copy(update={"method": Conservative(), "device": "cpu"})
+    try:
+        found = yield from followed(held_out(plain, ran.stack, folds=FOLDS, cancelled=cancelled), follower)
+    except RunFailed:
+        if cancelled():
+            return None
+        raise
+    return None if found.partial else found

@@ -1,0 +1,149 @@
+"""What happens in the trust box: maps come and go, a score is made in the background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, Signal
+
+from . import maps
+from .files import in_background
+from .layers import KEY, Ran, facts
+from .trust_box import TrustBox
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from .follow import Progress
+    from .scoring import Scored, ScoreWorker
+
+
+class Trusting(QObject):
+    """Fills a trust box for the chosen result, and does what is asked there.
+
+    Parameters
+    ----------
+    box
+        Shows, and says what people want.
+    """
+
+    began = Signal(str)
+    progressed = Signal(object)  # Progress
+    ended = Signal(str)
+    failed = Signal(str)
+    rearranged = Signal()  # layers have come or gone
+
+    def __init__(self, viewer: ViewerModel, box: TrustBox, parent: QObject) -> None:
+        super().__init__(parent)
+        self._viewer, self._box = viewer, box
+        self._layer: Image | None = None
+        self._worker: ScoreWorker | None = None
+        self._scored: Image | None = None
+        self._busy = False
+        self._awaited: set[tuple[Image, str]] = set()
+        box.toggled.connect(self._toggle)
+        box.score.connect(self.score)
+
+    def show(self, layer: Image | None) -> None:
+        """Show what is known of a result's layer; None where there is none."""
+        self._layer = layer
+        known = {} if layer is None else facts(layer)
+        ran = None if layer is None else _ran(layer)
+        on = set() if layer is None else {kind for kind in maps.MAPS if self._wanted(layer, kind)}
+        self._box.show_verdict(known.get("verdict", ""))
+        self._box.show_maps(maps.possible(ran), on)
+        self._box.show_score(known.get("held_out", ""), possible=ran is not None and not self._busy)
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether something runs already: one thing at a time."""
+        self._busy = busy
+        self.show(self._layer)
+
+    @property
+    def scoring(self) -> bool:
+        """Whether a score is being made."""
+        return self._worker is not None
+
+    def score(self) -> None:
+        """Score the chosen result's recipe on hidden projections; does nothing while something runs."""
+        from .scoring import ScoreWorker
+
+        ran = None if self._layer is None else _ran(self._layer)
+        if ran is None or self._busy:
+            return
+        self._scored, self._worker = self._layer, ScoreWorker(ran)
+        self._worker.yielded.connect(self._tell)
+        self._worker.returned.connect(self._end)
+        self._worker.errored.connect(self._fail)
+        stopped = self._worker.stopped
+        self.destroyed.connect(lambda *_: stopped.set())
+        self.set_busy(True)
+        self.began.emit("Hiding projections")
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop scoring; `ended` follows within a step."""
+        if self._worker is not None:
+            self._worker.stopped.set()
+
+    def check_layers(self) -> None:
+        """Layers have come or gone: maps may be among them, and the result that is being scored."""
+        if self._scored is not None and self._scored not in self._viewer.layers:
+            self.stop()
+        if self._layer is not None and self._layer in self._viewer.layers:
+            self.show(self._layer)
+
+    # -- what comes back ---------------------------------------------------------------------
+
+    def _tell(self, progress: Progress) -> None:
+        self.progressed.emit(progress)
+
+    def _end(self, scored: Scored) -> None:
+        layer = self._scored
+        if layer is not None:
+            known = {**facts(layer), "verdict": scored.verdict, "held_out": scored.text}
+            layer.metadata = {**layer.metadata, KEY: known}
+        self._finish()
+        self.ended.emit("Stopped; the score is that of the turns so far" if scored.own.partial else "Scored")
+
+    def _fail(self, error: Exception) -> None:
+        stopped = self._worker is not None and self._worker.stopped.is_set()
+        self._finish()
+        if stopped:
+            self.ended.emit("Stopped before there was a score")
+        else:
+            self.failed.emit(str(error))
+
+    def _finish(self) -> None:
+        self._worker, self._scored = None, None
+        self.set_busy(False)
+
+    def _toggle(self, kind: str, on: bool) -> None:
+        layer, ran = self._layer, None if self._layer is None else _ran(self._layer)
+        if layer is None or ran is None:
+            return
+        if on:
+            self._awaited.add((layer, kind))
+            in_background(lambda: maps.pictures(ran, kind), lambda found: self._add(layer, ran, kind, found))
+        else:
+            self._awaited.discard((layer, kind))
+            maps.hide(self._viewer, layer, kind)
+            self.rearranged.emit()
+
+    def _add(self, layer: Image, ran: Ran, kind: str, found: list[maps.Picture]) -> None:
+        """Show a map that has come, if it is still wanted."""
+        if (layer, kind) not in self._awaited:
+            return
+        self._awaited.discard((layer, kind))
+        if layer in self._viewer.layers:
+            maps.show(self._viewer, layer, ran, kind, found)
+            self.rearranged.emit()
+
+    def _wanted(self, layer: Image, kind: str) -> bool:
+        return (layer, kind) in self._awaited or bool(maps.shown(self._viewer, layer, kind))
+
+
+def _ran(layer: Image) -> Ran | None:
+    ran = facts(layer).get("ran")
+    return ran if isinstance(ran, Ran) else None
