@@ -189,3 +189,9 @@ def test_a_constant_volume_and_a_certain_one_divide_by_nothing() -> None:
     result, stack = made(half_width=0.0)
     flat = Volume(np.zeros(SHAPE, np.float32), reliability=result.volume.reliability)
     assert "nan" not in verdict(Result(flat, {}, result.residual, False, 0.0), stack)
+
+
+def test_a_part_of_the_voxels_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_microdiffusion.verdict.VOXELS", 1000)
+    text = verdict(*made(half_width=widths(30, 120)))
+    assert "within ±3 % of the intensity range at half of the voxels, and within about ±12 %" in text

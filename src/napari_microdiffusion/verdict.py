@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .numerics import noise_variance
 from .run import Result
-from .volume import ProjectionStack
+from .volume import ProjectionStack, Reliability
 
 BETTER_DB = 0.1
 """A lead over plain interpolation on hidden projections that counts."""
@@ -20,6 +20,9 @@ them."""
 
 MIXED = 1 / 3, 2 / 3
 """Shares of noise in the uncertainty: below the first, finer sampling is what helps, above the second more signal."""
+
+VOXELS = 2**21
+"""Medians are taken over so many voxels, about."""
 
 IMAGES = 8
 """Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
@@ -92,6 +95,7 @@ def _sure(result: Result) -> str:
             if result.partial
             else "this method gives no error bars (axial does)"
         )
+    found = _some(found)
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     text = (
         f"with 90 % probability the true intensity lies within ±{_percent(float(np.median(half)) / span)} "
@@ -151,11 +155,17 @@ def _noise_share(result: Result, stack: ProjectionStack) -> tuple[float, str]:
     acquisition, noise, found = stack.acquisition, _noise(stack), result.volume.reliability
     if found is not None:
         passed = np.square(acquisition.smoothest(acquisition.ridge(stack.data))).sum(1).mean()
-        return noise * float(passed) / max(float(np.median(found.std)) ** 2, 1e-30), "the uncertainty"
+        return noise * float(passed) / max(float(np.median(_some(found).std)) ** 2, 1e-30), "the uncertainty"
     lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
     pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
     spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
     return 2 * noise / max(float(spread), 1e-30), "what differs between neighbouring projections"
+
+
+def _some(found: Reliability) -> Reliability:
+    """Voxels enough for a median, spread over the volume: an odd step apart, so that they are not all of one column."""
+    step = (found.std.size // VOXELS) | 1
+    return Reliability(*(array.reshape(-1)[::step] for array in (found.std, found.lower, found.upper)))
 
 
 def _noise(stack: ProjectionStack) -> float:
