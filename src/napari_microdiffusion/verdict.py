@@ -11,8 +11,8 @@ from .numerics import noise_variance
 from .run import Result
 from .volume import ProjectionStack, Reliability
 
-BETTER_DB = 0.1
-"""A lead over plain interpolation on hidden projections that counts."""
+CLOSE_DB = 1.0
+"""A difference on hidden projections that says little: on real volumes the score reverses truths of up to 0.9 dB."""
 
 CONTRADICTION = 0.01
 """Of the projections' range (root mean square): a volume that misses them by more, and by more than noise, contradicts
@@ -115,9 +115,14 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
     if baseline is None or (result.volume.provenance or {}).get("method") == "conservative":
         return text
     lead = held_out - baseline
-    if lead >= BETTER_DB:
+    if lead >= CLOSE_DB:
         return f"{text}, {lead:.1f} dB better than plain interpolation"
-    return f"{text}, no better than plain interpolation ({baseline:.1f} dB): prefer the conservative interpolation"
+    if lead <= -CLOSE_DB:
+        return f"{text}, {-lead:.1f} dB worse than plain interpolation: prefer the conservative interpolation"
+    return (
+        f"{text}, no better than plain interpolation ({baseline:.1f} dB) as far as this test can tell, which is to "
+        f"about {CLOSE_DB:.0f} dB: if in doubt, prefer the conservative interpolation"
+    )
 
 
 def _helpful(result: Result, stack: ProjectionStack) -> str:

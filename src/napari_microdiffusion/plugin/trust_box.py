@@ -15,7 +15,7 @@ NO_RUN = "Only for results of this session: run the method first"
 SCORE_TOOLTIP = (
     "Hide projections in turn, reconstruct from the others, and see how well the hidden ones are predicted. "
     "It needs no ground truth. Methods that train take about four times as long as a run; Stop works. "
-    "In dB: higher is better, and +6 dB halves the error"
+    "In dB: higher is better, and +6 dB halves the error; a difference below 1 dB means little"
 )
 
 
