@@ -80,7 +80,7 @@ def run(
     stack
         (k, y, x), any real dtype.
     weights
-        Trained weights of ``job.method``: nothing is trained then.
+        Trained weights of ``job.method``: they are used, or refined where the method does so, instead of training.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def run(
         stack.volume_scale_um,
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
-        _provenance(job, stack, context, seconds),
+        _provenance(job, stack, context, seconds) | _findings(job, stack, weights, context),
         reliability,
     )
     return Result(result, weights, residual, context.stopped, seconds)
@@ -184,8 +184,8 @@ def _work(
     yield from _unmeasured(stack.acquisition)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
-    if weights is None:
-        weights = yield from _shown(job.method.fit(working, context), canvas, intensity)
+    train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
+    weights = yield from _shown(train, canvas, intensity)
     if not context.should_stop():
         volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
         if not context.stopped:
@@ -246,3 +246,9 @@ def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: flo
         "complete": not context.stopped,
         "seconds": round(seconds, 3),
     }
+
+
+def _findings(job: Job, stack: ProjectionStack, weights: Weights, context: Context) -> dict[str, Any]:
+    """What the method found out about the stack, under ``found``; nothing after a stop, or where there is nothing."""
+    found = {} if context.stopped else job.method.findings(stack, weights)
+    return {"found": found} if found else {}

@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from ._base import Context, Method, Weights
+from .axial import Axial
 from .guided import Guided
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
 
-AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided, Field(discriminator="kind")]
+AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided | Axial, Field(discriminator="kind")]
 
-__all__ = ["AnyMethod", "Conservative", "Context", "Cubic", "Guided", "Inr", "Linear", "Method", "Weights"]
+__all__ = ["AnyMethod", "Axial", "Conservative", "Context", "Cubic", "Guided", "Inr", "Linear", "Method", "Weights"]

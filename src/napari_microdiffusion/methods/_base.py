@@ -134,6 +134,15 @@ class Method(BaseModel):
         return {}
         yield  # a generator even so
 
+    def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
+        """Weights that were trained before, perhaps on another stack, fitted to this one if the spec asks for it."""
+        return weights
+        yield  # a generator even so
+
+    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+        """What training found out about the stack, JSON-ready, for the record and for people; most find nothing."""
+        return {}
+
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume, (Z, y, x) float32, with the spec's consistency enforced."""
         data = yield from self.estimate(stack, weights, context)

@@ -1,6 +1,7 @@
 """Diffusion guided by a prior volume (MicroDiffusion, Sec. 4.2, Algorithms 1 and 2).
 
-Naive diffusion has no prior, interpolation and cubic diffusion an interpolated one, MicroDiffusion an INR.
+Naive diffusion has no prior, interpolation and cubic diffusion an interpolated one, MicroDiffusion an INR, axial
+diffusion (ours) axial super-resolution.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
 from ._crops import crops, depths, intensities, pairs
+from .axial import Axial
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 PRIOR, DENOISER = "prior.", "denoiser."
 """Prefixes of the two networks' weights."""
 
-Prior = Annotated[Linear | Cubic | Conservative | Inr, Field(discriminator="kind")]
+Prior = Annotated[Linear | Cubic | Conservative | Inr | Axial, Field(discriminator="kind")]
 Consistency = Annotated[
     Literal["none", "final", "every_step"],
     Field(

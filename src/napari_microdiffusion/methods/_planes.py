@@ -1,0 +1,92 @@
+"""A plane network at work on a stack: XZ and YZ planes of the interpolated volume, made sharper and kept consistent."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..acquisition import Acquisition
+from ..metrics import FLOOR
+from ..numerics import along_z
+from ..volume import ProjectionStack
+from ._base import Context, autocast
+from ._patches import along_rows
+from .heldout import folds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..plane_net import PlaneNet
+
+SAMPLED_ROWS = 32
+"""XZ planes that stand for the whole stack when sigmas are compared."""
+
+
+def restored(
+    net: PlaneNet, acquisition: Acquisition, ridge: float, planes: Tensor, blur: Tensor, context: Context
+) -> tuple[Tensor, Tensor]:
+    """Estimates (B, Z, x) that project as the interpolated ``planes`` (B, Z, x) do, and their spread (B, 2, Z, x).
+
+    Parameters
+    ----------
+    blur
+        (B,), sigma in slices.
+    """
+    unseen = planes.new_tensor(~acquisition.seen)
+    with autocast(context):
+        change, spread = net(planes, unseen, blur)
+    change = change.float()
+    visible = along_rows(acquisition.matrix, change)
+    return planes + change - along_rows(acquisition.smoothest(ridge), visible), spread.float()
+
+
+def through_planes(
+    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], axis: int, sigma: float, context: Context
+) -> Generator[tuple[slice, NDArray[np.float32], NDArray[np.float32]], None, None]:
+    """Restore the planes of an interpolated volume (Z, y, x) along ``axis`` (1: XZ planes, 2: YZ planes), batchwise.
+
+    Yields which planes (a slice along ``axis``), their estimates (Z, m, x) or (Z, y, m), and spreads (2, Z, m, x) or
+    (2, Z, y, m).
+    """
+    import torch
+
+    acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
+    at_once = max(1, context.memory_bytes // _plane_bytes(net, volume.shape[0] * volume.shape[3 - axis]))
+    for start in range(0, volume.shape[axis], at_once):
+        here = slice(start, min(start + at_once, volume.shape[axis]))
+        planes = np.moveaxis(volume, axis, 0)[here]
+        batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
+        with torch.no_grad():
+            blur = torch.full((len(batch),), sigma, device=batch.device)
+            estimate, spread = restored(net, acquisition, ridge, batch, blur, context)
+        yield (
+            here,
+            np.moveaxis(estimate.cpu().numpy(), 0, axis),
+            np.moveaxis(spread.transpose(0, 1).cpu().numpy(), 1, axis + 1),
+        )
+
+
+def hidden_scores(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> tuple[float, float]:
+    """Held-out scores in dB, of the network at ``sigma`` and of the conservative interpolation, on some XZ planes."""
+    rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
+    span = float(np.ptp(stack.data))
+    errors = []
+    for fold in folds(len(stack.data)):
+        shown = stack.without(fold)
+        forward = stack.acquisition.matrix[list(fold)]
+        volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
+        both = [np.empty_like(volume), volume]
+        for here, estimate, _ in through_planes(net, shown, volume, 1, sigma, context):
+            both[0][:, here] = estimate
+        errors.append([((along_z(forward, v) - stack.data[list(fold)][:, rows]) ** 2).mean((1, 2)) for v in both])
+    relative = np.concatenate(errors, 1) / span**2
+    network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR)).mean(1)
+    return float(network), float(interpolation)
+
+
+def _plane_bytes(net: PlaneNet, pixels: int) -> int:
+    """Memory for one plane in the network: about twelve feature maps."""
+    return 12 * 4 * pixels * net.channels // net.fold

@@ -1,0 +1,344 @@
+"""Axial super-resolution, learned from the lateral detail of the stack itself (docs/methods.md; ours).
+
+A lateral image of the sample, degraded along one axis as the beam degrades z, shows a network what was lost: it
+learns to undo that, and is applied to every XZ and every YZ plane. No truth, and no other data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..acquisition import MINIMUM_PROJECTIONS
+from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
+from ..numerics import along_z
+from ..volume import ProjectionStack, Reliability, Volume
+from ._base import Context, FinalConsistency, Method, Weights, decay, finite, make_consistent, setting
+from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
+from ._planes import hidden_scores, restored, through_planes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..plane_net import PlaneNet
+
+WARM_UP = 30
+"""Training steps over which the learning rate rises."""
+
+TAIL, Z90 = 0.05, 1.645
+"""Share of the truth that may lie below the interval, and above it; the normal distribution's quantile there."""
+
+FWHM = 2.355
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+
+COARSE = 5
+"""Sigmas of the coarse grid."""
+
+FALLBACK = 1.5
+"""Sigma in slices where nothing tells: too few projections, or not chosen yet."""
+
+
+class Axial(Method):
+    """A network trained on lateral patches degraded along one axis, applied to XZ and YZ planes and averaged.
+
+    It adds to the conservative interpolation, reproduces every projection, and gives an interval for each voxel.
+    """
+
+    learned: ClassVar[bool] = True
+    retrains: ClassVar[bool] = False
+    kind: Literal["axial"] = "axial"
+    consistency: FinalConsistency = "final"
+    sigma: float | None = setting(
+        None,
+        "blur along z beyond the lateral one, standard deviation in slices; none: chosen by the held-out score",
+        ge=0,
+        le=6,
+        sampling=True,
+    )
+    ratio: float | None = setting(
+        None,
+        "voxel depth over voxel width, dz/dx; none: from the voxel size, else estimated from the images",
+        ge=0.1,
+        le=20,
+    )
+    objective_na: float | None = setting(
+        None, "numerical aperture of the detection objective: gives sigma, with the two below", gt=0, le=1.7
+    )
+    wavelength_nm: float = setting(520.0, "wavelength of the detected light, in nm", ge=200, le=2000)
+    refractive_index: float = setting(1.33, "refractive index of the immersion medium", ge=1, le=2)
+    channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
+    blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
+    steps: int = setting(600, "training steps", ge=1, le=10_000_000)
+    batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
+    learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
+    hiding: float = setting(0.3, "share of training batches in which some projections are hidden", ge=0, le=1)
+    largest_sigma: float = setting(6.0, "largest sigma trained for and tried, in slices", gt=0, le=50)
+    fine_tuning: int = setting(
+        0,
+        "training steps on a further stack, when weights of another stack are given",
+        ge=0,
+        le=1_000_000,
+        sampling=True,
+    )
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        """Train on lateral patches, then choose sigma by projections hidden from the network."""
+        return (yield from self._learn(self.network(stack, context), stack, context, self.steps))
+
+    def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
+        """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose sigma anew."""
+        if not self.fine_tuning:
+            return weights
+        net = self._loaded(stack, weights, context).requires_grad_(True)
+        return (yield from self._learn(net, stack, context, self.fine_tuning))
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
+        data, reliability = interpolated(stack), None
+        sigma, score, floor = self.chosen(weights)
+        if score < floor:
+            yield Notice(
+                f"hidden projections are predicted {floor - score:.1f} dB worse than by the conservative "
+                "interpolation, so that one is given instead: the sample may look different along z than across"
+            )
+            yield Preview(0, data.copy())
+        else:
+            reliability = yield from self._restore(self._loaded(stack, weights, context), stack, sigma, context, data)
+        if self.consistency != "none":
+            make_consistent(stack, data)
+        return Volume(
+            data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
+        )
+
+    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+        """Sigma in slices, the sigmas tried with their held-out scores in dB, the interpolation's, the voxel ratio."""
+        sigma, score, floor = self.chosen(weights)
+        tried = [pair for pair in weights["curve"].T.tolist() if not math.isnan(pair[1])]
+        return {
+            "sigma_slices": sigma,
+            "sigma_curve": sorted(tried),
+            "interpolation_held_out_db": None if math.isnan(floor) else floor,
+            "voxel_ratio": self.voxel_ratio(stack),
+            "fell_back": score < floor,
+        }
+
+    def _learn(
+        self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int
+    ) -> Generator[Event, None, Weights]:
+        """Train the network and choose sigma; its weights alone when stopped before."""
+        import torch
+
+        yield from self._train(net, stack, context, steps)
+        weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        if context.should_stop():
+            return weights
+        net.requires_grad_(False)
+        tried: dict[float, float] = {}
+        floor = math.nan
+        yield Stage("Choosing sigma by hidden projections", COARSE + 2)
+        for sigma in self._candidates(stack, tried):
+            tried[sigma], floor = hidden_scores(net, stack, sigma, context)
+            yield Step(len(tried))
+            if context.should_stop():
+                return weights
+        curve = torch.full((2, COARSE + 2), math.nan)
+        curve[:, : len(tried)] = torch.tensor([list(tried), list(tried.values())])
+        weights |= {"curve": curve, "floor": torch.tensor(floor)}
+        yield Notice(self._in_words(stack, weights))
+        return weights
+
+    def _in_words(self, stack: ProjectionStack, weights: Weights) -> str:
+        """What was found out, in a sentence."""
+        sigma, score, floor = self.chosen(weights)
+        ratio = f"voxels {self.voxel_ratio(stack):.3g} times as deep as wide"
+        if math.isnan(score):
+            return f"axial blur taken as {sigma:g} slices, too few projections to choose it; {ratio}"
+        return (
+            f"axial blur {sigma:g} slices beyond the lateral one; hidden projections are predicted to "
+            f"{score:.1f} dB, by interpolation to {floor:.1f} dB; {ratio}"
+        )
+
+    def _train(
+        self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int
+    ) -> Generator[Event, None, None]:
+        """Train the network in place, until the run is stopped."""
+        import torch
+
+        generator = torch.Generator().manual_seed(context.seed)
+        cut = Cutter(stack, self.voxel_ratio(stack), self.largest_sigma, self.hiding, generator)
+        scale = _unexplained(cut(self.batch))  # so that the loss is of order 1, on dim samples too
+        ridge = stack.acquisition.ridge(stack.data)
+        large = [p for name, p in net.named_parameters() if p.ndim == 2]
+        small = [p for name, p in net.named_parameters() if p.ndim != 2]
+        optimisers = [
+            torch.optim.Muon(large, lr=self.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Adam(small, lr=1e-3),
+        ]
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * decay("cosine", step / steps)
+            )
+            for optimiser in optimisers
+        ]
+        yield Stage("Training on the lateral detail", steps)
+        for step in range(steps):
+            loss = self._loss(net, cut(self.batch), ridge, context, scale)
+            for optimiser in optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
+            yield Step(step + 1, finite(loss.item()))
+            if context.should_stop():
+                return
+            if context.preview_due() and step + 1 < steps:
+                yield from self._preview(net, stack, context)
+
+    def _loss(self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float) -> Tensor:
+        """Mean squared error after consistency, and the interval's quantile loss."""
+        truth, projections, blur = (
+            tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.blur)
+        )
+        planes = along_rows(patches.acquisition.smoothest(ridge), projections)
+        estimate, spread = restored(net, patches.acquisition, ridge, planes, blur, context)
+        error = truth - estimate
+        below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
+        tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
+        return error.square().mean() / scale + tails / math.sqrt(scale)
+
+    def _candidates(self, stack: ProjectionStack, tried: dict[float, float]) -> Iterator[float]:
+        """Sigmas to try: the one that is given, or a coarse grid and then both sides of its best."""
+        given = self.given_sigma(stack)
+        if len(stack.data) <= MINIMUM_PROJECTIONS:
+            return
+        if given is not None:
+            yield given
+            return
+        spacing = self.largest_sigma / (COARSE - 1)
+        yield from (i * spacing for i in range(COARSE))
+        best = max(tried, key=lambda sigma: tried[sigma])
+        yield from (s for s in (best - spacing / 2, best + spacing / 2) if 0 < s < self.largest_sigma)
+
+    def _restore(
+        self, net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context, data: NDArray[np.float32]
+    ) -> Generator[Event, None, Reliability | None]:
+        """Replace the interpolated volume (Z, y, x) by the mean of its restored XZ and YZ planes, in place."""
+        start = data.copy()
+        data[:] = 0
+        spread = np.zeros((2, *data.shape), np.float32)
+        yield Stage("Restoring XZ and YZ planes", sum(data.shape[1:]))
+        done = 0
+        for axis in (1, 2):
+            for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
+                at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
+                data[at] += estimate / 2
+                spread[(slice(None), *at)] += distances / 2
+                done += here.stop - here.start
+                yield Step(done)
+                if context.should_stop():
+                    return None
+        yield Preview(0, data.copy())
+        return Reliability(spread.sum(0) / (2 * Z90), data - spread[0], data + spread[1])
+
+    def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
+        """The volume from XZ planes alone, as the network knows it by now."""
+        data = interpolated(stack)
+        sigma = self.given_sigma(stack)
+        for here, estimate, _ in through_planes(
+            net, stack, data.copy(), 1, FALLBACK if sigma is None else sigma, context
+        ):
+            data[:, here] = estimate
+            if context.should_stop():
+                return
+        yield Preview(0, data)
+        context.preview_done()
+
+    def chosen(self, weights: Weights) -> tuple[float, float, float]:
+        """Sigma in slices, and the held-out scores in dB of the network there and of the interpolation (NaN: none)."""
+        sigmas, scores = weights["curve"].tolist()
+        tried = {s: score for s, score in zip(sigmas, scores, strict=True) if not math.isnan(score)}
+        best = max(tried, key=lambda s: tried[s], default=FALLBACK)
+        sigma = best if self.sigma is None else self.sigma
+        nearest = min(tried, key=lambda s: abs(s - sigma), default=sigma)
+        return sigma, tried.get(nearest, math.nan), float(weights["floor"])
+
+    def given_sigma(self, stack: ProjectionStack) -> float | None:
+        """Sigma in slices, where it is set or follows from the objective; None where it is to be chosen.
+
+        The axial and lateral full widths of a widefield or confocal point spread function are
+        0.88 λ / (n − √(n² − NA²)) and 0.51 λ / NA.
+
+        Raises
+        ------
+        InvalidInput
+            If the objective is given but not the voxel size, or it is no objective for that medium.
+        """
+        if self.sigma is not None or self.objective_na is None:
+            return self.sigma
+        if stack.volume_scale_um is None:
+            raise InvalidInput(
+                "sigma cannot follow from the objective without the voxel size: state the scale of the stack, "
+                "set sigma itself, or leave objective_na empty"
+            )
+        if self.objective_na >= self.refractive_index:
+            raise InvalidInput(
+                f"objective_na {self.objective_na:g} is not below refractive_index {self.refractive_index:g}: "
+                "state the index of the immersion medium (water 1.33, glycerol 1.47, oil 1.52)"
+            )
+        wavelength, index, aperture = self.wavelength_nm / 1000, self.refractive_index, self.objective_na
+        axial = 0.88 * wavelength / (index - math.sqrt(index**2 - aperture**2))
+        lateral = 0.51 * wavelength / aperture
+        beyond = math.sqrt(max(0.0, axial**2 - lateral**2)) / FWHM
+        return min(beyond / stack.volume_scale_um[0], self.largest_sigma)
+
+    def voxel_ratio(self, stack: ProjectionStack) -> float:
+        """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
+        if self.ratio is not None:
+            return self.ratio
+        if stack.volume_scale_um is None:
+            return estimated_ratio(stack)
+        dz, dy, dx = stack.volume_scale_um
+        return float(np.clip(dz / math.sqrt(dy * dx), 0.1, 20))
+
+    def network(self, stack: ProjectionStack, context: Context) -> PlaneNet:
+        """The untrained network; the seed fixes its first weights."""
+        import torch
+
+        from ..plane_net import PlaneNet
+
+        step = stack.acquisition.step
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            return PlaneNet(step * -(-stack.acquisition.slices // step), self.channels, self.blocks).to(context.device)
+
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        import torch
+
+        curve = {"curve": torch.zeros(2, COARSE + 2), "floor": torch.zeros(())}
+        return dict(self.network(stack, context).state_dict()) | curve
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        depth, y, x = stack.volume_shape
+        training = 60 * 4 * self.batch * PATCH_DEPTH * PATCH_WIDTH * self.channels // stack.acquisition.step
+        return training + 3 * 4 * depth * y * x, "lower batch or channels"
+
+    def _loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> PlaneNet:
+        net = self.network(stack, context)
+        net.load_state_dict({name: weights[name] for name in net.state_dict()})
+        return net.requires_grad_(False).eval()
+
+
+def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
+    """The conservative interpolation (Z, y, x), where training and restoring start from."""
+    return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
+
+
+def _unexplained(patches: Patches) -> float:
+    """Mean squared error of the interpolation of patches."""
+    planes = along_rows(patches.acquisition.smoothest(), patches.projections)
+    return max(float((planes - patches.truth).square().mean()), 1e-12)
