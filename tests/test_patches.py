@@ -1,0 +1,225 @@
+"""Training material of axial super-resolution: what patches are, that the beam degrades them, the voxel ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d, zoom
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.methods._patches import GAINS, PATCH_WIDTH, Cutter, Patches, blur_matrices, estimated_ratio
+from napari_microdiffusion.phantoms import Kind, phantom
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+ACQUISITIONS = {
+    "uniform": Acquisition(slices=6),
+    "point": Acquisition(slices=6, profile="point"),
+    "gaussian": Acquisition(slices=6, profile="gaussian", fwhm=3),
+    "gaps": Acquisition(slices=4, stride=7),
+    "overlap": Acquisition(slices=6, stride=4),
+    "single slices": Acquisition(slices=1),
+    "hidden": Acquisition(slices=4, count=6, hidden=(0, 3)),
+}
+
+
+def stack_of(
+    images: np.ndarray | None = None,
+    acquisition: Acquisition = Acquisition(slices=6),  # noqa: B008
+    size: tuple[int, int] = (48, 40),
+) -> ProjectionStack:
+    """Projections of the given images; else of white noise."""
+    if images is None:
+        count = len(acquisition.shown) if acquisition.count else 6
+        images = np.random.default_rng(0).random((count, *size))
+    return ProjectionStack(images.astype(np.float32), acquisition)
+
+
+def batches(
+    stack: ProjectionStack,
+    *,
+    number: int = 8,
+    ratio: float = 1.0,
+    largest_blur: float = 3.0,
+    hiding: float = 0.3,
+    seed: int = 0,
+) -> Iterator[Patches]:
+    """Batches of two patches of the largest size, or more that are smaller."""
+    cut = Cutter(stack, ratio, largest_blur, hiding, torch.Generator().manual_seed(seed))
+    return (cut(2) for _ in range(number))
+
+
+# -- patches --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+@pytest.mark.parametrize("size", [(48, 40), (32, 150)])
+def test_projections_are_what_the_beam_makes_of_the_truth(acquisition, size):
+    for patches in batches(stack_of(acquisition=acquisition, size=size)):
+        b, depth, width = patches.truth.shape
+        assert depth == patches.acquisition.depth
+        assert width <= min(PATCH_WIDTH, *size)
+        assert patches.blur.shape == (b,)
+        assert 0 <= patches.blur.min() <= patches.blur.max() <= 3
+        for truth, projections in zip(patches.truth.double().numpy(), patches.projections.numpy(), strict=True):
+            np.testing.assert_allclose(projections, patches.acquisition.project(truth), atol=1e-5)
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+def test_patches_are_acquired_as_the_stack_was(acquisition):
+    for patches in batches(stack_of(acquisition=acquisition), hiding=0):
+        assert patches.acquisition.hidden == ()
+        assert patches.acquisition.replace(count=None) == acquisition.replace(count=None, hidden=())
+
+
+@pytest.mark.parametrize(
+    ("slices", "stride", "size"),
+    [(6, None, 96), (6, None, 32), (12, None, 32), (40, None, 32), (4, 30, 40), (20, 3, 32), (1, None, 32)],
+)
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 10.0])
+def test_three_projections_at_least(slices, stride, size, ratio):
+    """However few fit into the images, and however many are hidden."""
+    stack = stack_of(acquisition=Acquisition(slices=slices, stride=stride), size=(size, size + 5))
+    for patches in batches(stack, number=12, ratio=ratio, hiding=1.0):
+        assert len(patches.acquisition.shown) >= 3
+        assert patches.truth.isfinite().all()
+        assert patches.projections.shape[1] == len(patches.acquisition.shown)
+
+
+@pytest.mark.parametrize(("hiding", "low", "high"), [(0.0, 0, 0), (0.5, 3, 27), (1.0, 30, 30)])
+def test_some_projections_are_hidden_in_a_share_of_the_batches(hiding, low, high):
+    found = [bool(patches.acquisition.hidden) for patches in batches(stack_of(), number=30, hiding=hiding)]
+    assert low <= sum(found) <= high
+
+
+def test_the_seed_fixes_every_patch():
+    once, again, other = (list(batches(stack_of(), seed=seed)) for seed in (3, 3, 4))
+    for one, same in zip(once, again, strict=True):
+        assert one.acquisition == same.acquisition
+        assert torch.equal(one.truth, same.truth)
+        assert torch.equal(one.projections, same.projections)
+        assert torch.equal(one.blur, same.blur)
+    assert not any(
+        one.truth.shape == different.truth.shape and torch.equal(one.truth, different.truth)
+        for one, different in zip(once, other, strict=True)
+    )
+
+
+def test_random_numbers_of_others_are_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(batches(stack_of()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_where_there_is_nothing_a_patch_is_flat():
+    """Neither interpolation nor blur, edges or mirrors add anything; the brightness is changed at random."""
+    levels = []
+    for patches in batches(stack_of(np.full((6, 48, 40), 0.5)), ratio=2.0, hiding=0):
+        level = patches.truth.mean((1, 2), keepdim=True)
+        torch.testing.assert_close(patches.truth, level.expand_as(patches.truth), rtol=0, atol=1e-5)
+        levels += (level.flatten() / 0.5).tolist()
+    assert GAINS[0] - 1e-4 <= min(levels) < max(levels) <= GAINS[1] + 1e-4
+
+
+def texture(size: int = 128) -> np.ndarray:
+    """A texture that looks the same along y and x, without noise: the same in each of six projections."""
+    image = np.random.default_rng(1).standard_normal((size, size))
+    smooth = gaussian_filter1d(gaussian_filter1d(image, 6, 0), 6, 1)
+    return np.broadcast_to(smooth / smooth.std(), (6, size, size))
+
+
+@pytest.mark.parametrize(("ratio", "low", "high"), [(1.0, 0.5, 2.0), (3.0, 3.0, 30.0), (0.3, 0.01, 0.3)])
+def test_deep_voxels_hold_more_pixels(ratio, low, high):
+    """How fast patches change along z, against along x, in mean squares: as the square of the ratio."""
+    changes = np.zeros(2)
+    for patches in batches(stack_of(texture()), number=20, ratio=ratio, largest_blur=1e-3, hiding=0):
+        changes += [float(patches.truth.diff(dim=dim).square().mean()) for dim in (1, 2)]
+    assert low < changes[0] / changes[1] < high
+
+
+def test_the_stated_blur_is_along_z():
+    """The more a patch is said to be blurred, the slower it changes along z, and along x as before."""
+    stack = stack_of(np.random.default_rng(0).standard_normal((6, 64, 64)), Acquisition(slices=1))
+    sharp, blurred = (
+        next(batches(stack, number=1, largest_blur=blur, hiding=0, seed=2)) for blur in (1e-6, 6.0)
+    )  # the same patches
+    mild, strong = blurred.blur > 0.5, blurred.blur > 2
+    assert strong.any()
+    along = [(p.truth.diff(dim=1).square().mean((1, 2)) / p.truth.square().mean((1, 2))) for p in (blurred, sharp)]
+    assert (along[0][mild] < along[1][mild]).all()
+    assert (along[0][strong] < 0.2 * along[1][strong]).all()
+
+
+@pytest.mark.parametrize(("profile", "share"), [("uniform", 1.0), ("point", 0.0)])
+def test_patches_are_as_noisy_as_slices_are(profile, share):
+    """A projection averages the noise of its slices; where that of one slice is all there is, none is added."""
+    noisy = stack_of(np.random.default_rng(0).standard_normal((6, 64, 64)), Acquisition(slices=6, profile=profile))
+    flat = replace(noisy, data=noisy.data * 0 + 0.5)
+    power = [
+        np.mean([float(p.truth.diff(dim=2).square().mean()) / 2 for p in batches(s, largest_blur=12.0)])
+        for s in (noisy, flat)
+    ]
+    assert power[1] < 1e-8
+    assert 0.8 * 5 * share < power[0] < 5 * share + GAINS[1] ** 2  # σ² of a slice is six times a projection's
+
+
+# -- blur -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.5])
+def test_blur_agrees_with_scipy(sigma):
+    signal = np.random.default_rng(0).random(80)
+    expected = gaussian_filter1d(signal, sigma, truncate=8)
+    found = blur_matrices(torch.tensor([sigma, 1.7]), 80)[0].double().numpy() @ signal
+    inside = slice(int(8 * sigma) + 1, -int(8 * sigma) - 1)
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-6)
+
+
+def test_blur_keeps_constants_and_none_keeps_all():
+    matrices = blur_matrices(torch.tensor([0.0, 0.3, 2.0, 50.0]), 30)
+    torch.testing.assert_close(matrices.sum(2), torch.ones(4, 30))
+    torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12)
+    assert (matrices >= 0).all()
+
+
+# -- the voxel ratio ------------------------------------------------------------------------
+
+
+def stretched(kind: Kind, factor: float, seed: int = 1, **acquisition: object) -> ProjectionStack:
+    """Projections of a phantom whose voxels have become ``factor`` times as deep as wide."""
+    cube = phantom(kind, (96, 64, 64), seed).data
+    data = zoom(cube, (1, factor, factor), order=1)
+    return Volume(data).simulate(Acquisition.model_validate({"slices": 4} | acquisition))[0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("kind", "acquisition"),
+    [("nuclei", {}), ("neurons", {"profile": "gaussian"}), ("dendrites", {"profile": "point"})],
+)
+def test_an_unknown_ratio_is_found_by_its_looks(kind, acquisition, factor):
+    assert factor / 1.5 < estimated_ratio(stretched(kind, factor, **acquisition)) < factor * 1.5
+
+
+def test_the_ratio_hangs_on_no_intensities():
+    stack = stretched("nuclei", 2.0)
+    counts = np.round(stack.data * 20_000 + 1000)
+    found = {
+        estimated_ratio(replace(stack, data=counts.astype(dtype))) for dtype in ("uint16", ">u2", "int32", "float64")
+    }
+    assert found == {estimated_ratio(stack.normalised()[0])}
+
+
+@pytest.mark.parametrize("case", ["few projections", "hidden ones", "images too small"])
+def test_the_ratio_is_one_where_nothing_tells(case):
+    stack = stretched("nuclei", 3.0)  # which is told where there is more of it
+    poor = {
+        "few projections": ProjectionStack(stack.data[:4], Acquisition(slices=4)),
+        "hidden ones": stack.without((2,)),
+        "images too small": replace(stack, data=stack.data[:, :16, :16]),
+    }[case]
+    assert estimated_ratio(poor) == 1.0
