@@ -20,8 +20,8 @@ PATCH_DEPTH, PATCH_WIDTH = 96, 64
 """Slices and pixels of a training patch, at most."""
 
 GAINS = 0.6, 1.6
-JITTER = 0.8, 1.25
-"""Random factors of the intensities and of the voxel ratio: the network should hang on neither."""
+LOG_STRETCH = -math.log(2), math.log(2)
+"""Random factors of intensities, and of scales (their logarithms): the network should hang on neither."""
 
 
 LAGS, RATIOS = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
@@ -75,62 +75,89 @@ class Cutter:
         self._acquisition = stack.acquisition.replace(count=None, hidden=())
         self._images = torch.from_numpy(np.ascontiguousarray(stack.data))
         slices = stack.acquisition.smoothest(stack.acquisition.ridge(stack.data))
-        self._sources = [torch.from_numpy(m).float() for m in (slices, np.eye(len(stack.data)))]
+        self._sources = [torch.tensor(m, dtype=torch.float32) for m in (slices, np.eye(len(stack.data)))]
         self._ratio, self._largest_blur, self._hiding = ratio, largest_blur, hiding
         self._generator = generator
         # a slice is noisier than a projection, its weighted mean: patches get the noise that slices would have
         averaged = float((stack.acquisition.profile_weights**2).sum())
         self._noise = math.sqrt(noise_variance(stack.data) * (1 / averaged - 1))
 
-    def __call__(self, batch: int) -> Patches:
-        """About ``batch`` patches of the largest size; more where the images allow small ones alone."""
+    def __call__(self, batch: int, sigma: float | None = None) -> Patches:
+        """About ``batch`` patches of the largest size; more where the images allow small ones alone.
+
+        With a ``sigma`` in slices, all have that blur, and always some projections hidden, for testing.
+        """
         import torch
 
-        images = self._images if self._below(2) else self._images.transpose(1, 2)
-        length, width = images.shape[1], min(PATCH_WIDTH, images.shape[2])
-        bound, ratio = self._depth(length)
-        depth = bound.depth
-        span = min(length, round(depth * ratio))
+        bound = self._bound()
+        depth, width = bound.depth, min(PATCH_WIDTH, *self._images.shape[1:])
         count = max(1, round(batch * PATCH_DEPTH * PATCH_WIDTH / (depth * width)))
-        patches = torch.stack([self._cut(images, span, width) for _ in range(count)])
-        if span != depth:
-            patches = torch.nn.functional.interpolate(
-                patches[:, None], size=(depth, width), mode="bilinear", antialias=True, align_corners=False
-            )[:, 0]
-        patches = patches * self._uniform(*GAINS, count)[:, None, None]
+        patches = self._cut(count, depth, width) * self._uniform(*GAINS, count)[:, None, None]
         blur = self._largest_blur * self._uniform(0, 1, count) ** 1.3
+        if sigma is not None:
+            blur = torch.full((count,), sigma)
         truth = blur_matrices(blur, depth) @ patches
         truth = truth + self._noise * torch.randn(truth.shape, generator=self._generator)
-        acquisition = self._hidden(bound)
+        acquisition = self._hidden(bound, self._hiding if sigma is None else 1.0)
         return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), blur)
 
-    def _depth(self, length: int) -> tuple[Acquisition, float]:
-        """How deep patches are in this batch, and the ratio they are cut at: smaller where the images are too small."""
+    def _bound(self) -> Acquisition:
+        """How deep the patches of this batch are: as the images allow at a random scale."""
         n, step = self._acquisition.slices, self._acquisition.step
-        ratio = self._ratio * math.exp(float(self._uniform(math.log(JITTER[0]), math.log(JITTER[1]))))
-        least = (MINIMUM_PROJECTIONS - 1) * step + n
-        ratio = min(ratio, length / least)
-        depth = max(least, min(int(length / ratio), max(PATCH_DEPTH, least + step)))
-        return self._acquisition.bound((depth - n) // step + 1), ratio
+        scale = self._ratio * math.exp(float(self._uniform(*LOG_STRETCH)))
+        least = MINIMUM_PROJECTIONS * step + n  # one more than a stack needs: one can be hidden
+        depth = min(int(min(self._images.shape[1:]) / scale), max(PATCH_DEPTH, least))
+        return self._acquisition.bound((max(depth, least) - n) // step + 1)
 
-    def _cut(self, images: Tensor, span: int, width: int) -> Tensor:
-        """One patch (span, width), flipped at random."""
-        source = self._sources[self._below(2)]
-        which, top, left, flips = (
-            self._below(n) for n in (len(source), images.shape[1] - span + 1, images.shape[2] - width + 1, 4)
+    def _cut(self, count: int, depth: int, width: int) -> Tensor:
+        """Patches (count, depth, width) at random places, turned and stretched at random; beyond an edge, mirrored."""
+        import torch
+
+        images = self._window(round(3 * max(depth * self._ratio, width)))
+        rows, height, breadth = images.shape
+        sources = torch.stack([s[self._below(len(s))] for s in (self._sources[self._below(2)] for _ in range(count))])
+        slices = (sources @ images.reshape(rows, -1)).view(count, 1, height, breadth)
+        turn = torch.where(
+            self._uniform(0, 1, count) < 0.5,
+            self._uniform(0, 2 * math.pi, count),
+            torch.randint(4, (count,), generator=self._generator) * (math.pi / 2),
         )
-        patch = images[:, top : top + span, left : left + width]
-        patch = (source[which] @ patch.reshape(len(images), -1)).view(span, width)  # a slice of no stored volume
-        return patch.flip([axis for axis in (0, 1) if flips >> axis & 1])
+        along, across = (self._uniform(*LOG_STRETCH, count).exp() for _ in range(2))
+        along = along * self._ratio
+        mirrored = 2 * torch.randint(2, (count,), generator=self._generator) - 1
+        finer = max(1, round(1.5 * self._ratio))  # a deep voxel is a mean, not a sample, of the pixels in it
+        u = ((torch.arange(depth * finer) + 0.5) / finer - depth / 2) * along[:, None]
+        v = (torch.arange(width) + 0.5 - width / 2) * (across * mirrored)[:, None]
+        cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
+        reach = 0.35 * depth * along * torch.maximum(turn.cos().abs(), turn.sin().abs())
+        y, x = (self._centres(size, reach)[:, None, None] for size in (height, breadth))
+        y = y + u[:, :, None] * cos - v[:, None] * sin
+        x = x + u[:, :, None] * sin + v[:, None] * cos
+        grid = torch.stack([2 * x / breadth - 1, 2 * y / height - 1], -1)
+        sampled = torch.nn.functional.grid_sample(
+            slices, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        )
+        return sampled.view(count, depth, finer, width).mean(2)
 
-    def _hidden(self, bound: Acquisition) -> Acquisition:
-        """In some batches, every third to fifth projection hidden."""
+    def _window(self, side: int) -> Tensor:
+        """A random part (K, y, x) of the projections, at most ``side`` pixels wide and high."""
+        _, height, width = self._images.shape
+        top, left = self._below(max(0, height - side) + 1), self._below(max(0, width - side) + 1)
+        return self._images[:, top : top + side, left : left + side]
+
+    def _centres(self, size: int, reach: Tensor) -> Tensor:
+        """Random centres of patches that reach so far, in pixels, as far as ``size`` pixels allow."""
+        margin = reach.clamp_max(size / 2)
+        return margin + self._uniform(0, 1, len(reach)) * (size - 2 * margin)
+
+    def _hidden(self, bound: Acquisition, share: float) -> Acquisition:
+        """In a share of the batches, every third to fifth projection hidden, but one where there are few."""
         count = bound.count or 0
-        if float(self._uniform()) >= self._hiding or count <= MINIMUM_PROJECTIONS:
+        if float(self._uniform()) >= share or count <= MINIMUM_PROJECTIONS:
             return bound
         every = 3 + self._below(3)
-        hidden = tuple(range(self._below(every), count, every))
-        return bound.without(hidden) if count - len(hidden) >= MINIMUM_PROJECTIONS else bound
+        hidden = tuple(range(self._below(min(every, count)), count, every))
+        return bound.without(hidden[: count - MINIMUM_PROJECTIONS])
 
     def _uniform(self, low: float = 0.0, high: float = 1.0, count: int | None = None) -> Tensor:
         import torch
@@ -169,25 +196,24 @@ def estimated_ratio(stack: ProjectionStack) -> float:
 
     if len(stack.data) < LAGS + 2 or stack.acquisition.hidden:
         return 1.0
-    noise = noise_variance(stack.data)
-    wanted = _structure(torch.from_numpy(stack.data), noise)
+    images = torch.from_numpy(stack.data.astype(np.float32))  # torch has no arithmetic for a camera's integers
+    wanted = _structure(images, noise_variance(stack.data))
     costs = {}
     for ratio in RATIOS:
         for blur in np.arange(0, 5, 0.5):
-            found = [_degraded(stack, axis, ratio, float(blur)) for axis in (1, 2)]
-            if all(len(images) > LAGS + 1 for images in found):
-                shape = sum(_structure(images, 0.0) for images in found) / 2
+            found = [_degraded(images, stack.acquisition, axis, ratio, float(blur)) for axis in (1, 2)]
+            if all(len(planes) > LAGS + 1 for planes in found):
+                shape = sum(_structure(planes, 0.0) for planes in found) / 2
                 costs[ratio, blur] = float((shape / wanted).log().square().sum()) + 0.03 * math.log(ratio) ** 2
     return min(costs, key=lambda pair: costs[pair])[0] if costs else 1.0
 
 
-def _degraded(stack: ProjectionStack, axis: int, ratio: float, blur: float) -> Tensor:
-    """Projections (k, ...) that the lateral ``axis`` of a stack would give, were it z; none where it is too short."""
+def _degraded(images: Tensor, acquisition: Acquisition, axis: int, ratio: float, blur: float) -> Tensor:
+    """Projections (k, ...) that the lateral ``axis`` of images would give, were it z; none where it is too short."""
     import torch
 
-    images = torch.from_numpy(stack.data[:: max(1, len(stack.data) // 16)]).movedim(axis, 1)
+    images = images[:: max(1, len(images) // 16)].movedim(axis, 1)
     depth = int(images.shape[1] / ratio)
-    acquisition = stack.acquisition
     count = (depth - acquisition.slices) // acquisition.step + 1
     if count < 1:
         return images[:0]

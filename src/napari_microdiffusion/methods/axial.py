@@ -19,7 +19,7 @@ from ..numerics import along_z
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, decay, finite, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
-from ._planes import hidden_scores, restored, through_planes
+from ._planes import Hidden, deviation, hidden_patches, hidden_planes, restored, through_planes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 WARM_UP = 30
 """Training steps over which the learning rate rises."""
 
-TAIL, Z90 = 0.05, 1.645
-"""Share of the truth that may lie below the interval, and above it; the normal distribution's quantile there."""
+TAIL = 0.05
+"""Share of the truth that may lie below the interval, and above it."""
+
+WIDEST = 4.0
+"""Most that intervals are widened by."""
 
 FWHM = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
@@ -107,7 +110,12 @@ class Axial(Method):
             )
             yield Preview(0, data.copy())
         else:
-            reliability = yield from self._restore(self._loaded(stack, weights, context), stack, sigma, context, data)
+            net = self._loaded(stack, weights, context)
+            distances = yield from self._restore(net, stack, sigma, context, data)
+            distances *= float(weights["widening"])  # real planes are less like lateral ones than these like another
+            reliability = (
+                None if context.stopped else Reliability(deviation(distances), data - distances[0], data + distances[1])
+            )
         if self.consistency != "none":
             make_consistent(stack, data)
         return Volume(
@@ -123,33 +131,61 @@ class Axial(Method):
             "sigma_curve": sorted(tried),
             "interpolation_held_out_db": None if math.isnan(floor) else floor,
             "voxel_ratio": self.voxel_ratio(stack),
+            "interval_widening": float(weights["widening"]),
             "fell_back": score < floor,
         }
 
     def _learn(
         self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, Weights]:
-        """Train the network and choose sigma; its weights alone when stopped before."""
+        """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
         import torch
 
-        yield from self._train(net, stack, context, steps)
+        given = self.given_sigma(stack)  # refuses an objective that gives none, before training
+        generator = torch.Generator().manual_seed(context.seed)
+        cut = Cutter(stack, self.voxel_ratio(stack), self.largest_sigma, self.hiding, generator)
+        yield from self._train(net, cut, stack, context, steps)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         if context.should_stop():
             return weights
-        net.requires_grad_(False)
+        found = yield from self._tested(net.requires_grad_(False), cut, stack, given, context)
+        if context.stopped:
+            return weights
+        yield Notice(self._in_words(stack, found))
+        return weights | found
+
+    def _tested(
+        self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, given: float | None, context: Context
+    ) -> Generator[Event, None, Weights]:
+        """Sigmas and their held-out scores in dB, the interpolation's score, and how much to widen intervals.
+
+        Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
+        than hidden ones of patches do, by so much its intervals are too narrow.
+        """
+        import torch
+
         tried: dict[float, float] = {}
-        floor = math.nan
+        hidden: dict[float, Hidden] = {}
+        floor, widening = math.nan, 1.0
         yield Stage("Choosing sigma by hidden projections", COARSE + 2)
-        for sigma in self._candidates(stack, tried):
-            tried[sigma], floor = hidden_scores(net, stack, sigma, context)
+        for sigma in self._candidates(stack, given, tried):
+            hidden[sigma] = hidden_planes(net, stack, sigma, context)
+            tried[sigma], floor = hidden[sigma].scores(float(np.ptp(stack.data)))
             yield Step(len(tried))
             if context.should_stop():
-                return weights
+                return {}
+        if tried:
+            best = max(tried, key=lambda sigma: tried[sigma])
+            widening = hidden[best].surprise / hidden_patches(net, cut, best, context).surprise
+        elif given is not None:  # too few projections for a score
+            tried[given] = math.nan
         curve = torch.full((2, COARSE + 2), math.nan)
         curve[:, : len(tried)] = torch.tensor([list(tried), list(tried.values())])
-        weights |= {"curve": curve, "floor": torch.tensor(floor)}
-        yield Notice(self._in_words(stack, weights))
-        return weights
+        return {
+            "curve": curve,
+            "floor": torch.tensor(floor),
+            "widening": torch.tensor(min(max(widening, 1.0), WIDEST)),
+        }
 
     def _in_words(self, stack: ProjectionStack, weights: Weights) -> str:
         """What was found out, in a sentence."""
@@ -163,14 +199,13 @@ class Axial(Method):
         )
 
     def _train(
-        self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int
+        self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, None]:
         """Train the network in place, until the run is stopped."""
         import torch
 
-        generator = torch.Generator().manual_seed(context.seed)
-        cut = Cutter(stack, self.voxel_ratio(stack), self.largest_sigma, self.hiding, generator)
-        scale = _unexplained(cut(self.batch))  # so that the loss is of order 1, on dim samples too
+        # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
+        scale = sum(_unexplained(cut(self.batch)) for _ in range(8)) / 8
         ridge = stack.acquisition.ridge(stack.data)
         large = [p for name, p in net.named_parameters() if p.ndim == 2]
         small = [p for name, p in net.named_parameters() if p.ndim != 2]
@@ -211,9 +246,8 @@ class Axial(Method):
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return error.square().mean() / scale + tails / math.sqrt(scale)
 
-    def _candidates(self, stack: ProjectionStack, tried: dict[float, float]) -> Iterator[float]:
+    def _candidates(self, stack: ProjectionStack, given: float | None, tried: dict[float, float]) -> Iterator[float]:
         """Sigmas to try: the one that is given, or a coarse grid and then both sides of its best."""
-        given = self.given_sigma(stack)
         if len(stack.data) <= MINIMUM_PROJECTIONS:
             return
         if given is not None:
@@ -226,8 +260,11 @@ class Axial(Method):
 
     def _restore(
         self, net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context, data: NDArray[np.float32]
-    ) -> Generator[Event, None, Reliability | None]:
-        """Replace the interpolated volume (Z, y, x) by the mean of its restored XZ and YZ planes, in place."""
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Replace the interpolated volume (Z, y, x) by the mean of its restored XZ and YZ planes, in place.
+
+        Returns the distances (2, Z, y, x) to the bounds of the 90 % interval, as the network states them.
+        """
         start = data.copy()
         data[:] = 0
         spread = np.zeros((2, *data.shape), np.float32)
@@ -241,9 +278,9 @@ class Axial(Method):
                 done += here.stop - here.start
                 yield Step(done)
                 if context.should_stop():
-                    return None
+                    return spread
         yield Preview(0, data.copy())
-        return Reliability(spread.sum(0) / (2 * Z90), data - spread[0], data + spread[1])
+        return spread
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""
@@ -262,7 +299,7 @@ class Axial(Method):
         """Sigma in slices, and the held-out scores in dB of the network there and of the interpolation (NaN: none)."""
         sigmas, scores = weights["curve"].tolist()
         tried = {s: score for s, score in zip(sigmas, scores, strict=True) if not math.isnan(score)}
-        best = max(tried, key=lambda s: tried[s], default=FALLBACK)
+        best = max(tried, key=lambda s: tried[s], default=FALLBACK if math.isnan(sigmas[0]) else sigmas[0])
         sigma = best if self.sigma is None else self.sigma
         nearest = min(tried, key=lambda s: abs(s - sigma), default=sigma)
         return sigma, tried.get(nearest, math.nan), float(weights["floor"])
@@ -319,8 +356,8 @@ class Axial(Method):
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         import torch
 
-        curve = {"curve": torch.zeros(2, COARSE + 2), "floor": torch.zeros(())}
-        return dict(self.network(stack, context).state_dict()) | curve
+        found = {"curve": torch.zeros(2, COARSE + 2), "floor": torch.zeros(()), "widening": torch.ones(())}
+        return dict(self.network(stack, context).state_dict()) | found
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         depth, y, x = stack.volume_shape
