@@ -23,7 +23,7 @@ def cases_of(table: dict[str, Any]) -> list[Case]:
     """Every combination of a table's lists; its other keys belong to all of them."""
     lists = {key: value for key, value in table.items() if isinstance(value, list)}
     fixed = {key: value for key, value in table.items() if not isinstance(value, list)}
-    singular = {"volumes": "volume", "methods": "method", "seeds": "seed"}
+    singular = {"volumes": "volume", "methods": "method", "seeds": "seed", "depths": "slices", "profiles": "profile"}
     return [
         Case(**fixed, **{singular[key]: value for key, value in zip(lists, values, strict=True)})
         for values in product(*lists.values())

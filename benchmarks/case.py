@@ -22,9 +22,14 @@ import tifffile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from napari_microdiffusion.volume import ProjectionStack
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 RESULTS = Path(__file__).parent / "results"
+
+TRUST = "coverage_90", "flagged_error_ratio"
+"""Scores of the reliability map, for methods that give one."""
 
 
 class Case(BaseModel):
@@ -59,17 +64,28 @@ def protocol() -> ModuleType:
     return module
 
 
+def stack_of(case: Case, truth: NDArray[np.float32]) -> ProjectionStack:
+    """The projections of a prepared truth, with the voxel size where the volume's file states it."""
+    from napari_microdiffusion import Acquisition, ProjectionStack, io
+
+    stated = io.read_volume(SHARED / "data" / f"{case.volume}.ome.tif").scale_um
+    projections = protocol().project(truth, case.slices, case.profile)
+    acquisition = Acquisition(slices=case.slices, profile=case.profile)
+    scale = None if stated is None else (stated[0] * acquisition.step, *stated[1:])
+    return ProjectionStack(projections, acquisition, scale, case.volume)
+
+
 def measure(case: Case, save: Path | None = None) -> dict[str, Any]:
     """Prepare, run and score one case. The truth is read by preparation and scoring alone."""
-    from napari_microdiffusion import Acquisition, ProjectionStack
     from napari_microdiffusion.events import Stage
+    from napari_microdiffusion.metrics import evaluate
     from napari_microdiffusion.presets import spec
     from napari_microdiffusion.run import Job, run
+    from napari_microdiffusion.volume import Volume
 
     rules = protocol()
     truth = rules.prepare(tifffile.imread(SHARED / "data" / f"{case.volume}.ome.tif"), case.slices)
-    projections = rules.project(truth, case.slices, case.profile)
-    stack = ProjectionStack(projections, Acquisition(slices=case.slices, profile=case.profile), name=case.volume)
+    stack = stack_of(case, truth)
     job = Job(
         method=spec(case.method, case.preset, case.settings),
         acquisition=stack.acquisition,
@@ -91,7 +107,9 @@ def measure(case: Case, save: Path | None = None) -> dict[str, Any]:
     if save is not None:
         np.save(save, data)
     return {
-        **rules.score(truth, data, projections, case.slices, case.profile),
+        **rules.score(truth, data, stack.data, case.slices, case.profile),
+        **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
+        "found": result.volume.provenance.get("found", {}),
         "z_smoothness": _roughness(data) / _roughness(truth),
         "seconds": time.monotonic() - began,
         "stages": {name: round(end - start, 1) for (name, start), end in zip(stages, ends, strict=True)},

@@ -19,6 +19,8 @@ COLUMNS = {
     "ssim": ("SSIM", ".3f"),
     "dice": ("DICE", ".3f"),
     "reprojection_max_error": ("reprojection error", ".0e"),
+    "coverage_90": ("truth in the 90 % interval", ".3f"),
+    "flagged_error_ratio": ("error², flagged / others", ".1f"),
     "z_smoothness": ("z-smoothness", ".2f"),
     "seconds": ("seconds", ".1f"),
     "peak_memory_gb": ("peak memory (GB)", ".2f"),
@@ -32,12 +34,14 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*rows[0]["case"], *COLUMNS, "device", "precision"])
         for row in rows:
-            writer.writerow([*row["case"].values(), *(row[key] for key in COLUMNS), row["device"], row["precision"]])
+            writer.writerow(
+                [*row["case"].values(), *(row.get(key, "") for key in COLUMNS), row["device"], row["precision"]]
+            )
     lines = ["| volume | method | seed | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("| --- " * (len(COLUMNS) + 3) + "|")
     for row in rows:
         case = row["case"]
-        numbers = " | ".join(format(row[key], style) for key, (_, style) in COLUMNS.items())
+        numbers = " | ".join(format(row[key], style) if key in row else "" for key, (_, style) in COLUMNS.items())
         lines.append(f"| {case['volume']} | {case['method']} | {case['seed']} | {numbers} |")
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())

@@ -7,19 +7,20 @@ learns to undo that, and is applied to every XZ and every YZ plane. No truth, an
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
 from ..numerics import along_z
+from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, decay, finite, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
-from ._planes import Hidden, deviation, hidden_patches, hidden_planes, restored, through_planes
+from ._planes import deviation, restored, through_planes
+from ._sigma import COARSE, FALLBACK, Trial, try_sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,18 +32,6 @@ WARM_UP = 30
 
 TAIL = 0.05
 """Share of the truth that may lie below the interval, and above it."""
-
-WIDEST = 4.0
-"""Most that intervals are widened by."""
-
-FWHM = 2.355
-"""Full width at half maximum of a Gaussian, in standard deviations."""
-
-COARSE = 5
-"""Sigmas of the coarse grid."""
-
-FALLBACK = 1.5
-"""Sigma in slices where nothing tells: too few projections, or not chosen yet."""
 
 
 class Axial(Method):
@@ -75,7 +64,7 @@ class Axial(Method):
     refractive_index: float = setting(1.33, "refractive index of the immersion medium", ge=1, le=2)
     channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
-    steps: int = setting(600, "training steps", ge=1, le=10_000_000)
+    steps: int = setting(1500, "training steps", ge=1, le=10_000_000)
     batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
     learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
     hiding: float = setting(0.3, "share of training batches in which some projections are hidden", ge=0, le=1)
@@ -102,20 +91,21 @@ class Axial(Method):
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
-        sigma, score, floor = self.chosen(weights)
-        if score < floor:
+        trial = Trial.of(weights)
+        sigma = trial.sigma if self.sigma is None else self.sigma
+        worse = trial.floor - trial.score(sigma)
+        if worse > 0:
             yield Notice(
-                f"hidden projections are predicted {floor - score:.1f} dB worse than by the conservative "
-                "interpolation, so that one is given instead: the sample may look different along z than across"
+                f"hidden projections are predicted {worse:.1f} dB worse than by the conservative interpolation, "
+                "so that one is given instead: the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
         else:
             net = self._loaded(stack, weights, context)
             distances = yield from self._restore(net, stack, sigma, context, data)
-            distances *= float(weights["widening"])  # real planes are less like lateral ones than these like another
-            reliability = (
-                None if context.stopped else Reliability(deviation(distances), data - distances[0], data + distances[1])
-            )
+            distances *= np.float32(trial.widening)
+            if not context.stopped:
+                reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         if self.consistency != "none":
             make_consistent(stack, data)
         return Volume(
@@ -124,15 +114,15 @@ class Axial(Method):
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
         """Sigma in slices, the sigmas tried with their held-out scores in dB, the interpolation's, the voxel ratio."""
-        sigma, score, floor = self.chosen(weights)
-        tried = [pair for pair in weights["curve"].T.tolist() if not math.isnan(pair[1])]
+        trial = Trial.of(weights)
+        sigma = trial.sigma if self.sigma is None else self.sigma
         return {
             "sigma_slices": sigma,
-            "sigma_curve": sorted(tried),
-            "interpolation_held_out_db": None if math.isnan(floor) else floor,
+            "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
+            "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
             "voxel_ratio": self.voxel_ratio(stack),
-            "interval_widening": float(weights["widening"]),
-            "fell_back": score < floor,
+            "interval_widening": trial.widening,
+            "fell_back": trial.score(sigma) < trial.floor,
         }
 
     def _learn(
@@ -142,61 +132,25 @@ class Axial(Method):
         import torch
 
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
+        ratio = self.voxel_ratio(stack)
         generator = torch.Generator().manual_seed(context.seed)
-        cut = Cutter(stack, self.voxel_ratio(stack), self.largest_sigma, self.hiding, generator)
+        cut = Cutter(stack, ratio, self.largest_sigma, self.hiding, generator)
         yield from self._train(net, cut, stack, context, steps)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         if context.should_stop():
             return weights
-        found = yield from self._tested(net.requires_grad_(False), cut, stack, given, context)
+        trial = yield from try_sigmas(net.requires_grad_(False), cut, stack, (self.largest_sigma, given), context)
         if context.stopped:
             return weights
-        yield Notice(self._in_words(stack, found))
-        return weights | found
-
-    def _tested(
-        self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, given: float | None, context: Context
-    ) -> Generator[Event, None, Weights]:
-        """Sigmas and their held-out scores in dB, the interpolation's score, and how much to widen intervals.
-
-        Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
-        than hidden ones of patches do, by so much its intervals are too narrow.
-        """
-        import torch
-
-        tried: dict[float, float] = {}
-        hidden: dict[float, Hidden] = {}
-        floor, widening = math.nan, 1.0
-        yield Stage("Choosing sigma by hidden projections", COARSE + 2)
-        for sigma in self._candidates(stack, given, tried):
-            hidden[sigma] = hidden_planes(net, stack, sigma, context)
-            tried[sigma], floor = hidden[sigma].scores(float(np.ptp(stack.data)))
-            yield Step(len(tried))
-            if context.should_stop():
-                return {}
-        if tried:
-            best = max(tried, key=lambda sigma: tried[sigma])
-            widening = hidden[best].surprise / hidden_patches(net, cut, best, context).surprise
-        elif given is not None:  # too few projections for a score
-            tried[given] = math.nan
-        curve = torch.full((2, COARSE + 2), math.nan)
-        curve[:, : len(tried)] = torch.tensor([list(tried), list(tried.values())])
-        return {
-            "curve": curve,
-            "floor": torch.tensor(floor),
-            "widening": torch.tensor(min(max(widening, 1.0), WIDEST)),
-        }
-
-    def _in_words(self, stack: ProjectionStack, weights: Weights) -> str:
-        """What was found out, in a sentence."""
-        sigma, score, floor = self.chosen(weights)
-        ratio = f"voxels {self.voxel_ratio(stack):.3g} times as deep as wide"
-        if math.isnan(score):
-            return f"axial blur taken as {sigma:g} slices, too few projections to choose it; {ratio}"
-        return (
-            f"axial blur {sigma:g} slices beyond the lateral one; hidden projections are predicted to "
-            f"{score:.1f} dB, by interpolation to {floor:.1f} dB; {ratio}"
+        told = (
+            f"hidden projections are predicted to {trial.score(trial.sigma):.1f} dB, "
+            f"by interpolation to {trial.floor:.1f} dB"
         )
+        yield Notice(
+            f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {ratio:.3g} times as deep as wide; "
+            + ("too few projections to hide any" if math.isnan(trial.floor) else told)
+        )
+        return weights | trial.weights()
 
     def _train(
         self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
@@ -246,18 +200,6 @@ class Axial(Method):
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return error.square().mean() / scale + tails / math.sqrt(scale)
 
-    def _candidates(self, stack: ProjectionStack, given: float | None, tried: dict[float, float]) -> Iterator[float]:
-        """Sigmas to try: the one that is given, or a coarse grid and then both sides of its best."""
-        if len(stack.data) <= MINIMUM_PROJECTIONS:
-            return
-        if given is not None:
-            yield given
-            return
-        spacing = self.largest_sigma / (COARSE - 1)
-        yield from (i * spacing for i in range(COARSE))
-        best = max(tried, key=lambda sigma: tried[sigma])
-        yield from (s for s in (best - spacing / 2, best + spacing / 2) if 0 < s < self.largest_sigma)
-
     def _restore(
         self, net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context, data: NDArray[np.float32]
     ) -> Generator[Event, None, NDArray[np.float32]]:
@@ -295,20 +237,8 @@ class Axial(Method):
         yield Preview(0, data)
         context.preview_done()
 
-    def chosen(self, weights: Weights) -> tuple[float, float, float]:
-        """Sigma in slices, and the held-out scores in dB of the network there and of the interpolation (NaN: none)."""
-        sigmas, scores = weights["curve"].tolist()
-        tried = {s: score for s, score in zip(sigmas, scores, strict=True) if not math.isnan(score)}
-        best = max(tried, key=lambda s: tried[s], default=FALLBACK if math.isnan(sigmas[0]) else sigmas[0])
-        sigma = best if self.sigma is None else self.sigma
-        nearest = min(tried, key=lambda s: abs(s - sigma), default=sigma)
-        return sigma, tried.get(nearest, math.nan), float(weights["floor"])
-
     def given_sigma(self, stack: ProjectionStack) -> float | None:
         """Sigma in slices, where it is set or follows from the objective; None where it is to be chosen.
-
-        The axial and lateral full widths of a widefield or confocal point spread function are
-        0.88 λ / (n − √(n² − NA²)) and 0.51 λ / NA.
 
         Raises
         ------
@@ -322,16 +252,8 @@ class Axial(Method):
                 "sigma cannot follow from the objective without the voxel size: state the scale of the stack, "
                 "set sigma itself, or leave objective_na empty"
             )
-        if self.objective_na >= self.refractive_index:
-            raise InvalidInput(
-                f"objective_na {self.objective_na:g} is not below refractive_index {self.refractive_index:g}: "
-                "state the index of the immersion medium (water 1.33, glycerol 1.47, oil 1.52)"
-            )
-        wavelength, index, aperture = self.wavelength_nm / 1000, self.refractive_index, self.objective_na
-        axial = 0.88 * wavelength / (index - math.sqrt(index**2 - aperture**2))
-        lateral = 0.51 * wavelength / aperture
-        beyond = math.sqrt(max(0.0, axial**2 - lateral**2)) / FWHM
-        return min(beyond / stack.volume_scale_um[0], self.largest_sigma)
+        blur = axial_blur_um(self.objective_na, self.wavelength_nm / 1000, self.refractive_index)
+        return min(blur / stack.volume_scale_um[0], self.largest_sigma)
 
     def voxel_ratio(self, stack: ProjectionStack) -> float:
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""

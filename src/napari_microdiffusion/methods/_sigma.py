@@ -1,0 +1,192 @@
+"""What hidden projections tell of a plane network: which axial blur fits, and how far its intervals can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..acquisition import MINIMUM_PROJECTIONS
+from ..events import Event, Stage, Step
+from ..metrics import FLOOR
+from ..numerics import along_z
+from ..volume import ProjectionStack
+from ._base import Context, Weights
+from ._patches import Cutter, along_rows
+from ._planes import Z90, deviation, restored, through_planes
+from .heldout import folds
+
+if TYPE_CHECKING:
+    from ..plane_net import PlaneNet
+
+COARSE = 5
+"""Sigmas of the coarse grid."""
+
+FALLBACK = 1.5
+"""Sigma in slices where nothing tells: too few projections, or not chosen yet."""
+
+INDIFFERENT = 0.2
+"""dB of the held-out score that do not tell sigmas apart. The smallest of them is taken: projections hidden between
+two others ask for detail three times as coarse as that within one, and favour more blur than it (docs/methods.md)."""
+
+WIDEST = 4.0
+"""Most that intervals are widened by."""
+
+SAMPLED_ROWS = 32
+"""XZ planes that stand for the whole stack when projections are hidden."""
+
+PATCHES, BATCHES = 12, 4
+"""Lateral patches, likewise."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The sigmas that were tried, and what came of it.
+
+    Parameters
+    ----------
+    scores
+        Held-out scores in dB by sigma in slices; NaN for a sigma that was given and could not be tried.
+    floor
+        The conservative interpolation's, in dB; NaN where nothing could be tried.
+    widening
+        Factor of the intervals, at least 1.
+    """
+
+    scores: dict[float, float]
+    floor: float
+    widening: float
+
+    @classmethod
+    def of(cls, weights: Weights) -> Trial:
+        """The trial kept with a network's weights."""
+        sigmas, scores = weights["curve"].tolist()
+        pairs = zip(sigmas, scores, strict=True)
+        tried = {sigma: score for sigma, score in pairs if not math.isnan(sigma)}
+        return cls(tried, float(weights["floor"]), float(weights["widening"]))
+
+    def weights(self) -> Weights:
+        """To be kept with the network's weights."""
+        import torch
+
+        curve = torch.full((2, COARSE + 2), math.nan)
+        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values())])
+        return {"curve": curve, "floor": torch.tensor(self.floor), "widening": torch.tensor(self.widening)}
+
+    @property
+    def sigma(self) -> float:
+        """The smallest of those that do about as well as the best."""
+        best = max(self.scores.values(), default=math.nan)
+        good = [sigma for sigma, score in self.scores.items() if not score < best - INDIFFERENT]
+        return min(good, default=FALLBACK)
+
+    def score(self, sigma: float) -> float:
+        """Of the sigma tried that is nearest; NaN where none was."""
+        nearest = min(self.scores, key=lambda tried: abs(tried - sigma), default=sigma)
+        return self.scores.get(nearest, math.nan)
+
+
+def try_sigmas(
+    net: PlaneNet, cut: Cutter, stack: ProjectionStack, sigmas: tuple[float, float | None], context: Context
+) -> Generator[Event, None, Trial]:
+    """Hide projections in turn, and see at which sigma the network tells them best from the others.
+
+    Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
+    than hidden ones of patches do, by so much its intervals are too narrow.
+
+    Parameters
+    ----------
+    sigmas
+        The largest, and the one that is given, if any, in slices.
+    """
+    largest, given = sigmas
+    hidden: dict[float, Hidden] = {}
+    trial = Trial({} if given is None else {given: math.nan}, math.nan, 1.0)
+    if len(stack.data) <= MINIMUM_PROJECTIONS:
+        return trial
+    scores: dict[float, float] = {}
+    yield Stage("Choosing sigma by hidden projections", COARSE + 2)
+    for sigma in _candidates(largest, scores) if given is None else iter([given]):
+        hidden[sigma] = hidden_planes(net, stack, sigma, context)
+        scores[sigma], floor = hidden[sigma].scores(float(np.ptp(stack.data)))
+        trial = Trial(scores, floor, 1.0)
+        yield Step(len(scores))
+        if context.should_stop():
+            return trial
+    expected = hidden_patches(net, cut, trial.sigma, context)
+    widening = hidden[trial.sigma].surprise / max(expected.surprise, 1e-30)
+    return Trial(scores, trial.floor, min(max(widening, 1.0), WIDEST))
+
+
+def _candidates(largest: float, scores: dict[float, float]) -> Iterator[float]:
+    """A coarse grid of sigmas, and then both sides of its best."""
+    spacing = largest / (COARSE - 1)
+    yield from (i * spacing for i in range(COARSE))
+    best = max(scores, key=lambda sigma: scores[sigma])
+    yield from (s for s in (best - spacing / 2, best + spacing / 2) if 0 < s < largest)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Mean squares over hidden projections, each (number of them,).
+
+    Parameters
+    ----------
+    error, interpolated
+        Of the network's error and of the conservative interpolation's.
+    spread
+        Of the standard deviation that the network states for the slices of each, in the mean over the slices.
+    """
+
+    error: NDArray[np.float64]
+    interpolated: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def scores(self, span: float) -> tuple[float, float]:
+        """Held-out scores in dB, of the network and of the interpolation, for a stack of range ``span``."""
+        relative = np.stack([self.error, self.interpolated]) / span**2
+        network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR)).mean(1)
+        return float(network), float(interpolation)
+
+    @property
+    def surprise(self) -> float:
+        """How far off the network is, in the standard deviations it states."""
+        return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
+
+
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden:
+    """How the network tells hidden projections from the others, on some XZ planes."""
+    rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
+    found = []
+    for fold in folds(len(stack.data)):
+        shown = stack.without(fold)
+        forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
+        volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
+        estimate, spread = np.empty_like(volume), np.empty_like(volume)
+        for here, planes, distances in through_planes(net, shown, volume, 1, sigma, context):
+            estimate[:, here], spread[:, here] = planes, deviation(distances)
+        errors = [along_z(forward, v) - measured for v in (estimate, volume)]
+        found.append([(image**2).mean((1, 2)) for image in (*errors, along_z(forward, spread))])
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
+
+
+def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, context: Context) -> Hidden:
+    """The same on lateral patches, where the network is on its own ground."""
+    import torch
+
+    found = []
+    for patches in (cut(PATCHES, sigma) for _ in range(BATCHES)):
+        acquisition = patches.acquisition
+        forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
+        planes = along_rows(acquisition.smoothest(), patches.projections).to(context.device)
+        with torch.no_grad():
+            estimate, spread = restored(net, acquisition, 0.0, planes, patches.blur.to(context.device), context)
+        truth = along_rows(forward, patches.truth)
+        errors = [along_rows(forward, v.cpu()) - truth for v in (estimate, planes)]
+        stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))
+        found.append([image.square().mean((0, 2)).numpy() for image in (*errors, stated)])
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
