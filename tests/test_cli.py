@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from napari_microdiffusion import io, presets
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.methods import Context
 from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import Reliability, Volume
 
@@ -54,6 +57,14 @@ def refused(*arguments: str, code: int = 2) -> str:
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1, result.stderr
     return str(result.stderr)
+
+
+def axial_network() -> str:
+    """Name of a file with a small network of `axial`, as after training on other projections."""
+    stack = io.read_projections("p.ome.tif")
+    method = presets.spec("axial", overrides={"channels": 8, "blocks": 2, "batch": 1, "steps": 2})
+    other = replace(stack, data=stack.data[:, ::-1])
+    return save_trained("axial.safetensors", method, method.untrained(stack, Context()), other, overwrite=True).name
 
 
 @pytest.mark.usefixtures("folder")
@@ -216,6 +227,30 @@ class TestReconstruct:
         assert result.exit_code == 0, result.stderr
         assert "note: the weights were trained on other projections" in result.stderr
 
+    def test_a_reliability_and_where_it_went(self) -> None:
+        network = axial_network()
+        order = ("reconstruct", "p.ome.tif", "--weights", network, "-o")
+        assert "v_reliability.ome.tif: how certain each voxel is" in done(*order, "v.ome.tif")
+        values = json.loads(done(*order, "w.ome.zarr", "--json").splitlines()[-1])
+        assert Path(values["reliability"]).name == "w_reliability.ome.zarr"
+        assert Path(values["reliability"]).exists()
+        plain = done("reconstruct", "p.ome.tif", "-o", "x.ome.tif", "--method", "linear", "--json")
+        assert json.loads(plain.splitlines()[-1])["reliability"] is None
+
+    def test_space_for_the_reliability_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        voxels = int(np.prod(io.read_projections("p.ome.tif").volume_shape))
+        space = types.SimpleNamespace(free=10 * voxels + 2**20)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: space)
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--overwrite")
+        done(*order, "--method", "linear")
+        assert "free some space" in refused(*order, "--weights", axial_network(), "--dtype", "uint8")
+
+    def test_weights_of_axial_are_refined_and_saved_again(self) -> None:
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", axial_network())
+        assert "leave --save-weights out" in refused(*order, "--save-weights", "again.safetensors")
+        done(*order, "--set", "fine_tuning=2", "--save-weights", "again.safetensors")
+        assert load_trained("again.safetensors").method.fine_tuning == 2  # type: ignore[attr-defined]
+
     def test_integer_export_says_its_mapping(self) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "cubic", "--dtype", "uint8", "--overwrite")
         assert "intensities kept" in done(*order)
@@ -371,6 +406,18 @@ class TestHeldOut:
         assert provenance is not None
         stack = io.read_projections("p.ome.tif")
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
+
+    def test_weights_on_record_serve_every_fold(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", axial_network())
+        order = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out", "--json")
+        result = invoke(*order)
+        assert result.exit_code == 0, result.stderr
+        assert "Training" not in result.stderr
+        Path("axial.safetensors").unlink()
+        again = invoke(*order, "--set", "steps=1")
+        assert again.exit_code == 0, again.stderr
+        assert "trained once, on all projections" in again.stderr
+        assert "Training on the lateral detail: 1 steps" in again.stderr
 
     def test_the_acquisition_comes_from_the_volume(self) -> None:
         np.save("p.npy", io.read_projections("p.ome.tif").data)  # says nothing of it

@@ -85,3 +85,17 @@ def test_other_networks_may_serve_another_stack(tmp_path: Path) -> None:
 def test_files_from_before_the_hash(tmp_path: Path) -> None:
     path = save_weights(tmp_path / "w.safetensors", spec("inr").model_dump(mode="json"), WEIGHTS, STACK.acquisition)
     assert "do not say which projections" in (load_trained(path).check_input(STACK) or "")
+
+
+def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:
+    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK)
+    assert load_trained(path).check_input(STACK) is None
+    note = load_trained(path).check_input(OTHER) or ""
+    assert "same kind of sample, microscope and voxel size" in note
+    assert "set fine_tuning" in note
+    assert "conservative" not in note
+    tuned = load_trained(path, {"fine_tuning": 50, "sigma": 2.0})
+    assert tuned.method == spec("axial", overrides={"fine_tuning": 50, "sigma": 2.0})
+    assert "trained on for 50 steps" in (tuned.check_input(OTHER) or "")
+    with pytest.raises(InvalidInput, match="ratio cannot be changed"):
+        load_trained(path, {"ratio": 2.0})

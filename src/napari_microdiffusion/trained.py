@@ -51,8 +51,19 @@ class Trained:
                     "a neural representation is the specimen itself, so train again for this stack (leave the "
                     "weights out)"
                 )
-            notes.append("the weights were trained on other projections: compare the result with the conservative one")
+            notes.append(self._elsewhere)
         return "; ".join(notes) or None
+
+    @property
+    def _elsewhere(self) -> str:
+        """What to think of weights from another stack: some methods mean them for that."""
+        if self.method.retrains:
+            return "the weights were trained on other projections: compare the result with the conservative one"
+        steps = getattr(self.method, "fine_tuning", 0)
+        suits = (
+            "the weights were trained on another stack, which suits the same kind of sample, microscope and voxel size"
+        )
+        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else set fine_tuning"
 
 
 def save_trained(

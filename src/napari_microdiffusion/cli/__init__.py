@@ -138,7 +138,8 @@ def evaluate(
     """Score a volume against the truth, its own projections, or both.
 
     With --held-out, inr and all diffusion methods are trained anew in each fold, and 4 folds take about 4 times as
-    long as one run; the interpolations train nothing. Ctrl-C gives the score of the folds finished by then.
+    long as one run; axial is trained once, or not at all where the volume was made with --weights; the
+    interpolations train nothing. Ctrl-C gives the score of the folds finished by then.
     """
     options: dict[str, Any] = dict(locals())
     as_json = options.pop("json")

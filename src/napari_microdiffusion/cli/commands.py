@@ -120,6 +120,7 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
     provenance = result.volume.provenance or {}
     return {
         "output": str(exported.path),
+        "reliability": None if exported.reliability is None else str(exported.reliability),
         "method": name_of(prepared.job.method),
         "complete": not result.partial,
         "shape": result.volume.shape,
@@ -143,6 +144,8 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}",
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities",
     ]
+    if exported.reliability is not None:
+        lines.append(f"{exported.reliability}: how certain each voxel is (standard deviation, 90 % interval)")
     lines += [exported.mapping] if exported.mapping else []
     lines += [f"{saved}: the trained weights"] if saved else []
     return lines

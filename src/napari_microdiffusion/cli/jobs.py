@@ -13,7 +13,7 @@ from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
 from ..events import InvalidInput
-from ..methods import Method, Weights
+from ..methods import Axial, Method, Weights
 from ..presets import METHODS, explain, name_of, parse_value, spec
 from ..run import Job, check
 from ..trained import Trained, load_trained
@@ -103,20 +103,26 @@ def prepare(options: Options) -> Prepared:
     if options.save_weights is not None:
         if not job.method.learned:
             raise InvalidInput(f"{name_of(job.method)} trains nothing: leave --save-weights out")
-        if draft.trained is not None:
+        if draft.trained is not None and not getattr(job.method, "fine_tuning", 0):
             raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, job.projections)
-    voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
-    io.check_output(output, voxels * {"uint8": 1, "uint16": 2}.get(options.dtype or "", 4), options.overwrite)
+    io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
     notice = None if draft.trained is None else draft.trained.check_input(stack)
     weights = None if draft.trained is None else draft.trained.weights
     return Prepared(job, stack, weights, output, draft.input_sha256, [notice] if notice else [])
+
+
+def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
+    """Size of the volume, and of the reliability beside it where the method gives one."""
+    voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
+    reliability = 3 * 4 if isinstance(method, Axial) else 0
+    return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)
 
 
 @dataclass(frozen=True)

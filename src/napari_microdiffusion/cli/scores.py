@@ -9,10 +9,11 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..events import InvalidInput, RunFailed
-from ..methods import Method, heldout
+from ..methods import Method, Weights, heldout
 from ..metrics import evaluate
 from ..presets import METHODS, name_of, override, spec
 from ..run import Job, check
+from ..trained import load_trained
 from ..trust import held_out
 from ..volume import ProjectionStack, Volume
 from .console import INTERRUPTED, Interrupt, follow, note
@@ -132,7 +133,7 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     method = _method(options, before)
     changes = {"method": method, "channel": options.channel, "time": options.time, "device": options.device}
     changes = {key: value for key, value in changes.items() if value is not None}
-    job = job_of(**{**(before.model_dump() if before else {}), **changes, "weights": None})
+    job = job_of(**{**(before.model_dump() if before else {}), **changes})
     known = before.acquisition if before and "acquisition" in values else None
     return _Recipe(job, known, record.get("input_sha256"))
 
@@ -177,7 +178,8 @@ def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[floa
     interrupt = Interrupt()
     try:
         with interrupt.listening():
-            found = follow(held_out(recipe.job, stack, folds=folds, cancelled=interrupt))
+            weights = _trained_before(recipe.job)
+            found = follow(held_out(recipe.job, stack, weights=weights, folds=folds, cancelled=interrupt))
     except RunFailed as error:
         if not interrupt.pressed:
             raise
@@ -186,3 +188,14 @@ def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[floa
     if found.partial:
         note(f"note: stopped: the held-out score is that of {found.folds} of {turns} folds")
     return found.psnr, found.partial
+
+
+def _trained_before(job: Job) -> Weights | None:
+    """The weights on record, where every fold may use them; None: to be trained, once or in each fold."""
+    if job.weights is None or job.method.retrains:
+        return None
+    try:
+        return load_trained(job.weights, method=job.method).weights
+    except InvalidInput as error:
+        note(f"note: {error}; so the network is trained once, on all projections")
+        return None
