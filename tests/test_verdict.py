@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,13 @@ def test_gaps_and_the_beyond_are_named_only_where_there_are_any() -> None:
 )
 def test_how_sure_it_is(case: dict[str, Any], says: str) -> None:
     assert says in verdict(*made(**case))
+
+
+def test_axial_that_fell_back_is_plain_interpolation() -> None:
+    result, stack = made(method="axial")
+    known = {**(result.volume.provenance or {}), "found": {"fell_back": True}}
+    result = replace(result, volume=replace(result.volume, provenance=known))
+    assert "How sure: no error bars, as this is plain interpolation;" in verdict(result, stack)
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,10 @@ def _inferred(stack: ProjectionStack) -> str:
 def _sure(result: Result) -> str:
     found = result.volume.reliability
     if found is None:
-        return (
-            "no error bars, as the run did not end"
-            if result.partial
-            else "this method gives no error bars (axial does)"
-        )
+        fell_back = (result.volume.provenance or {}).get("found", {}).get("fell_back")
+        if result.partial or fell_back:
+            return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
+        return "this method gives no error bars (axial does)"
     found = _some(found)
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     text = (
