@@ -439,6 +439,16 @@ def test_ticks_of_the_loss_curve(losses: list[float], texts: list[str]) -> None:
     assert [text for _, text in loss_ticks(losses)] == texts
 
 
+def test_the_trend_of_the_loss() -> None:
+    from napari_microdiffusion.plugin.run_box import smoothed
+
+    assert smoothed([1.0, 4.0, 1.0]) == pytest.approx([1, 4, 1])  # too few to smooth
+    flat = smoothed([1.0, 4.0] * 40)
+    assert len(flat) == 80
+    assert min(flat[2:-2]) > 1.5
+    assert max(flat[2:-2]) < 2.7
+
+
 def test_a_new_column_fits_the_view(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(source="vessels truth", simulate=True)
     for method in ("conservative", "linear", "cubic"):

@@ -31,7 +31,17 @@ LABELS = {
     "p_uncond": "Condition dropout",
     "gamma": "Share of the prior, γ",
     "timesteps": "Noise levels",
+    "sigma": "Axial blur σ (slices)",
+    "ratio": "Voxel depth / width",
+    "objective_na": "Objective's NA",
+    "wavelength_nm": "Wavelength (nm)",
+    "refractive_index": "Refractive index",
+    "hiding": "Share with hidden proj.",
+    "largest_sigma": "Largest σ tried (slices)",
+    "fine_tuning": "Fine-tuning steps",
 }
+EMPTY = {"objective_na": "not given"}
+"""What an empty field stands for, where it is not that the method finds the value."""
 
 
 class AdvancedSettings(QCollapsible):
@@ -49,8 +59,11 @@ class AdvancedSettings(QCollapsible):
         self._form = QWidget()
         self.addWidget(self._form)
 
-    def set_method(self, name: str, preset: str, overrides: dict[str, Any]) -> None:
-        """Show the settings of a method: the preset's values with overrides on top."""
+    def set_method(self, name: str, preset: str, overrides: dict[str, Any], fixed: bool = False) -> None:
+        """Show the settings of a method: the preset's values with overrides on top.
+
+        ``fixed``: the network is trained already, so that only settings that need no training can be changed.
+        """
         found = settings_of(name)
         self._preset = {setting.path: setting.values[preset] for setting in found}
         _layout(self.content()).removeWidget(self._form)
@@ -61,6 +74,10 @@ class AdvancedSettings(QCollapsible):
         for path, value in overrides.items():
             if path in self._editors:
                 self._editors[path].set_value(value)
+        for setting in found:
+            if fixed and not setting.sampling:
+                self._editors[setting.path].setEnabled(False)
+                self._editors[setting.path].setToolTip("Fixed by the training of the loaded network")
         self.setVisible(bool(found))
 
     def overrides(self) -> dict[str, Any]:
@@ -91,7 +108,8 @@ class AdvancedSettings(QCollapsible):
 
     def _reset(self) -> None:
         for path, editor in self._editors.items():
-            editor.set_value(self._preset[path])
+            if editor.isEnabled():
+                editor.set_value(self._preset[path])
         self.changed.emit()
 
 
@@ -165,6 +183,8 @@ class Editor(QWidget):
 
     def _line(self) -> QWidget:
         line = QLineEdit()
+        if self._setting.optional:
+            line.setPlaceholderText(EMPTY.get(self._setting.path.rpartition(".")[2], "automatic"))
         line.editingFinished.connect(self.changed)
         return line
 
@@ -179,7 +199,7 @@ def tooltip_of(setting: Setting, preset: str) -> str:
     """Meaning, range, and where the preset's value comes from."""
     text = setting.description[:1].upper() + setting.description[1:]
     if setting.range:
-        text += f".\nRange: {setting.range}"
+        text += f".\nRange: {setting.range}" + (", or empty" if setting.optional else "")
     if preset in setting.sources:
         text += f".\nThis preset's value is from: {setting.sources[preset]}"
     return text

@@ -13,18 +13,21 @@ from superqt.utils import FunctionWorker
 
 from ..events import EngineError
 from ..volume import ProjectionStack, Volume
-from .layers import LayerTuple, facts, in_memory, pixels, reliability, spacing_um
+from .layers import LayerTuple, Ran, facts, in_memory, pixels, reliability, spacing_um
 from .model import Setup
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+    from ..methods import Method
+
 TYPES = {
     "32-bit: values as they are": "float32",
     "16-bit: half the size": "uint16",
     "8-bit: a quarter of the size": "uint8",
 }
+WEIGHTS = "Trained network (*.safetensors)"
 FORMATS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
 
 
@@ -93,6 +96,46 @@ class Files:
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
 
         in_background(write, show_info)
+
+    def save_weights(self, layer: Image) -> None:
+        """Ask for a name and save the network of a result."""
+        ran = facts(layer).get("ran")
+        if not isinstance(ran, Ran) or not ran.result.weights:
+            return
+        name, _ = QFileDialog.getSaveFileName(self._parent, "Save network", f"{tidy(layer.name)}.safetensors", WEIGHTS)
+        complete = name if name.lower().endswith(".safetensors") else f"{name}.safetensors"
+        path = self._completed(name, Path(complete))
+        if path is not None:
+            self.write_weights(ran, path)
+
+    def write_weights(self, ran: Ran, path: Path, overwrite: bool = True) -> None:
+        """Save the network of a run with its settings."""
+
+        def write() -> str:
+            from ..trained import save_trained
+
+            saved = save_trained(path, ran.job.method, ran.result.weights, ran.stack, overwrite)
+            return f"Saved {saved}. To use it on another stack: Method, Network, Load"
+
+        in_background(write, show_info)
+
+    def open_weights(self, then: Callable[[Path, Method], None]) -> None:
+        """Ask for a file of a trained network, then hand its path and its method over."""
+        name, _ = QFileDialog.getOpenFileName(self._parent, "Load a trained network", "", WEIGHTS)
+        if name:
+            self.read_weights(Path(name), then)
+
+    def read_weights(self, path: Path, then: Callable[[Path, Method], None]) -> None:
+        """See for which method a network was trained."""
+
+        def read() -> Method:
+            from ..trained import load_trained
+            from .preload import load_torch
+
+            load_torch()
+            return load_trained(path).method
+
+        in_background(read, lambda method: then(path.resolve(), method))
 
     def _completed(self, name: str, path: Path) -> Path | None:
         """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""

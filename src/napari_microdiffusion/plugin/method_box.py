@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QSizePolicy, QSpinBox
+from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
 
 from ..events import EngineError
 from ..presets import PRESETS, spec
 from .advanced import AdvancedSettings, unscrolled
+from .choices import side_by_side
 from .model import PRESET_HINTS, Setup, friendly, method_order
 
 DEVICES = {
@@ -19,12 +21,18 @@ DEVICES = {
     "cuda": "NVIDIA GPU (CUDA)",
     "mps": "Apple GPU (MPS)",
 }
+LOAD = (
+    "Use a network that was trained before and saved with “Save network…”, instead of training. Axial "
+    "super-resolution means it for further stacks of the same sample and microscope: time points, fields of view"
+)
+FORGET = "Leave the trained network out, and train one on the chosen stack"
 
 
 class MethodBox(QGroupBox):
     """The part of the setup that says how."""
 
     changed = Signal()
+    load = Signal()  # a trained network is to be chosen
 
     def __init__(self) -> None:
         super().__init__("2 · Method")
@@ -44,6 +52,11 @@ class MethodBox(QGroupBox):
         self._hint = QLabel()
         self._hint.setWordWrap(True)
         self._hint.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._weights: Path | None = None
+        self._network, self._network_button = QLabel(), QPushButton()
+        self._network.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._network_button.clicked.connect(self._load_or_forget)
+        self._network_row = side_by_side(self._network, self._network_button)
         self.advanced = AdvancedSettings()
         self._lay_out()
         self.set_value(Setup())
@@ -54,6 +67,7 @@ class MethodBox(QGroupBox):
             "method": self._method.currentData(),
             "preset": self._preset.currentData(),
             "overrides": self.advanced.overrides(),
+            "weights": self._weights,
             "seed": self._seed.value(),
             "device": self._device.currentData(),
         }
@@ -69,6 +83,7 @@ class MethodBox(QGroupBox):
         self._seed.blockSignals(True)
         self._seed.setValue(setup.seed)
         self._seed.blockSignals(False)
+        self._weights = setup.weights
         self._show_settings(setup.overrides)
 
     def _lay_out(self) -> None:
@@ -78,6 +93,7 @@ class MethodBox(QGroupBox):
             form.addRow(text, unscrolled(widget))
             if widget is self._method:
                 form.addRow(self._hint)
+        form.addRow("Network", self._network_row)
         form.addRow("Computed on", unscrolled(self._device))
         form.addRow("Seed", unscrolled(self._seed))
         form.addRow(self.advanced)
@@ -89,8 +105,25 @@ class MethodBox(QGroupBox):
         self.advanced.changed.connect(self.changed)
 
     def _chosen(self) -> None:
+        self._weights = None  # it belongs to the method and the settings that were chosen before
         self._show_settings({})
         self.changed.emit()
+
+    def _load_or_forget(self) -> None:
+        if self._weights is None:
+            self.load.emit()
+            return
+        self._weights = None
+        self._show_settings(self.advanced.overrides())
+        self.changed.emit()
+
+    def _show_network(self) -> None:
+        """Where the network comes from, and the button for the other way."""
+        loaded = self._weights is not None
+        self._network.setText(self._weights.name if self._weights else "trained on this stack")
+        self._network.setToolTip(str(self._weights) if self._weights else "The method learns from the chosen stack")
+        self._network_button.setText("Train anew" if loaded else "Load…")
+        self._network_button.setToolTip(FORGET if loaded else LOAD)
 
     def _show_settings(self, overrides: dict[str, Any]) -> None:
         self._hint.setText(friendly(self._method.currentData())[1])
@@ -99,6 +132,8 @@ class MethodBox(QGroupBox):
         except EngineError as error:  # a preset that this method does not have
             self._hint.setText(str(error))
             return
-        for widget in (self._preset, self._device, self._seed):
+        for widget in (self._preset, self._device, self._seed, self._network_row):
             self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them
-        self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides)
+        self._show_network()
+        fixed = self._weights is not None
+        self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides, fixed)

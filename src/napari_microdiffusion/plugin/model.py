@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import InvalidInput
-from ..presets import METHODS, PresetName, explain, spec
+from ..presets import METHODS, PRESETS, PresetName, explain, name_of, spec
+from ..trained import flat
 from ..volume import MINIMUM_LATERAL
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ FRIENDLY: dict[str, tuple[str, str]] = {
     "microdiffusion": (
         "MicroDiffusion",
         "A neural network learns the volume, then a diffusion model refines it slice by slice. The slowest.",
+    ),
+    "axial": (
+        "Axial (super-resolution along z)",
+        "Learns from the sharp lateral detail of your own sample what was lost along z, and says how certain each "
+        "voxel is. Minutes. Not for samples that look different along z than across, such as layers or upright fibres.",
     ),
     "inr": (
         "INR (neural representation)",
@@ -41,6 +47,10 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "Diffusion on linear interpolation",
         "A diffusion model refines the linear interpolation. For comparison.",
     ),
+    "axial_diffusion": (
+        "Diffusion on axial super-resolution",
+        "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
+    ),
     "naive_diffusion": (
         "Diffusion alone",
         "A diffusion model that is shown the projections but no first guess. For comparison.",
@@ -49,7 +59,7 @@ FRIENDLY: dict[str, tuple[str, str]] = {
 """What people read for each method: its name and one sentence. A method that is not here goes by its own name."""
 
 PRESET_HINTS = {
-    "preview": "minutes, no GPU needed",
+    "preview": "minutes on a CPU",
     "standard": "minutes on a GPU",
     "paper": "hours on a GPU",
 }
@@ -82,6 +92,7 @@ class Setup(BaseModel):
     method: str = "microdiffusion"
     preset: PresetName = "preview"
     overrides: dict[str, Any] = Field({}, description="dotted settings over the preset")
+    weights: Path | None = Field(None, description="file of a trained network to use instead of training")
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
@@ -105,6 +116,7 @@ class Setup(BaseModel):
             projections=projections,
             channel=channel,
             time=time,
+            weights=self.weights,
             seed=self.seed,
             device=self.device,
         )
@@ -118,6 +130,15 @@ class Setup(BaseModel):
     def replace(self, **changes: Any) -> Setup:
         """A validated copy with some fields changed."""
         return Setup.model_validate({**dict(self), **changes})
+
+
+def choices_of(method: Method) -> dict[str, Any]:
+    """Fields of a setup that stand for a spec: its name, the preset that is nearest, and what differs from that."""
+    name, wanted = name_of(method), flat(method.model_dump())
+    presets = {preset: flat(spec(name, preset).model_dump()) for preset in PRESETS}
+    differing = {preset: {k: v for k, v in wanted.items() if v != values[k]} for preset, values in presets.items()}
+    nearest = min(differing, key=lambda preset: len(differing[preset]))
+    return {"method": name, "preset": nearest, "overrides": differing[nearest]}
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from ..events import InvalidInput
+from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
 from .layers import facts, header
 from .live import show_side_by_side
 from .method_box import MethodBox
-from .model import Setup, Source, plan
+from .model import Setup, Source, choices_of, plan
 from .result_box import ResultBox
 from .run_box import RunBox
 from .session import Session, preferences
@@ -27,6 +28,8 @@ from .watching import watch
 
 if TYPE_CHECKING:
     from napari.layers import Image
+
+    from ..methods import Method
 
 RED, PLAIN = "color: #f0605a", ""
 
@@ -53,6 +56,7 @@ class ReconstructWidget(QWidget):
         self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
         self._files = Files(viewer, self)
         self._trust = Trusting(viewer, self.result.trust, self)
+        self._garbage = MainThreadCollection(self)
         self._lay_out()
         self._connect()
         self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
@@ -89,6 +93,7 @@ class ReconstructWidget(QWidget):
             show_error(self.problem())
             return
         self.run_box.begin()
+        self._garbage.begin()
         self._trust.set_busy(True)
         self._session = session = Session(self._viewer, setup, source, self.data.truth(), self)
         session.progressed.connect(self.run_box.show_progress)
@@ -139,6 +144,7 @@ class ReconstructWidget(QWidget):
     def _finish(self, message: str, line: str, done: bool = True) -> None:
         """Nothing runs any more."""
         self._session = None
+        self._garbage.end()
         self.message = message
         self.run_box.end(line, done)
         self._trust.set_busy(False)
@@ -202,6 +208,15 @@ class ReconstructWidget(QWidget):
         if layer is not None:
             self._files.save(layer)
 
+    def _save_weights(self) -> None:
+        layer = self._chosen()
+        if layer is not None:
+            self._files.save_weights(layer)
+
+    def _use_weights(self, path: Path, method: Method) -> None:
+        """A trained network brings its method and settings."""
+        self.setValue(self.value().replace(**choices_of(method), weights=path))
+
     def _save_job(self) -> None:
         source = self.data.source()
         if source is not None:
@@ -237,9 +252,12 @@ class ReconstructWidget(QWidget):
         self.run_box.stop.connect(self.stop)
         self.result.save.connect(self._save)
         self.result.save_job.connect(self._save_job)
+        self.result.save_weights.connect(self._save_weights)
+        self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
         self.result.chosen.connect(self._show_scores)
         self.result.side_by_side.connect(self._show_side_by_side)
         self._trust.began.connect(self.run_box.begin)
+        self._trust.began.connect(lambda *_: self._garbage.begin())
         self._trust.progressed.connect(self.run_box.show_progress)
         self._trust.ended.connect(lambda message: self._finish(message, message))
         self._trust.failed.connect(self._score_failed)

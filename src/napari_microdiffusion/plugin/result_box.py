@@ -45,6 +45,7 @@ class ResultBox(QGroupBox):
 
     save = Signal()
     save_job = Signal()
+    save_weights = Signal()
     side_by_side = Signal(bool)
     chosen = Signal()
 
@@ -67,6 +68,12 @@ class ResultBox(QGroupBox):
         self._save, self._job = QPushButton("Save volume…"), QPushButton("Save job…")
         self._save.setToolTip("Save the volume as OME-TIFF or OME-Zarr, with its voxel size and how it was made")
         self._job.setToolTip("Save the settings, to repeat the run with: napari-microdiffusion reconstruct --job FILE")
+        self._weights = QPushButton("Save network…")
+        self._weights.setToolTip(
+            "Save what the method has learned, to use it without training on further stacks of the same sample and "
+            "microscope, such as time points: Load… under Method"
+        )
+        self._weights.clicked.connect(self.save_weights)
         self._save.clicked.connect(self.save)
         self._job.clicked.connect(self.save_job)
         self._lay_out()
@@ -82,6 +89,7 @@ class ResultBox(QGroupBox):
         self._results.blockSignals(False)
         self._results.setEnabled(bool(names))
         self._save.setEnabled(bool(names))
+        self._weights.setEnabled(False)  # until it is known what the chosen one has learned
 
     def current(self) -> str:
         """Name of the chosen result's layer."""
@@ -98,7 +106,8 @@ class ResultBox(QGroupBox):
 
     def show_known(self, known: dict[str, Any]) -> None:
         """The scores kept with a result's layer."""
-        scores = known.get("scores", {})
+        scores, ran = known.get("scores", {}), known.get("ran")
+        self._weights.setEnabled(ran is not None and bool(ran.result.weights) and not ran.result.partial)
         self.show_scores(scores, "psnr" in scores)
 
     def set_job_possible(self, possible: bool) -> None:
@@ -115,7 +124,7 @@ class ResultBox(QGroupBox):
                 label.setToolTip(tooltip)
                 scores.addWidget(label, row, column)
             self._values[key] = value
-        for button in (self._save, self._job):
+        for button in (self._save, self._job, self._weights):
             buttons.addWidget(button)
         layout.addWidget(unscrolled(self._results))
         layout.addLayout(scores)

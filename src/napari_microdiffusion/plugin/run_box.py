@@ -83,7 +83,7 @@ class RunBox(QGroupBox):
 
 
 class LossCurve(QWidget):
-    """Loss over training steps, logarithmic; hidden until there is one."""
+    """Loss over training steps, logarithmic, faint, and its trend; hidden until there is one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,6 +101,7 @@ class LossCurve(QWidget):
         self._plot.setLabel("left", "loss")
         self._plot.setLabel("bottom", "training step")
         self._plot.getAxis("left").enableAutoSIPrefix(False)
+        self._faint = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e050", width=1))
         self._line = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e0", width=1.5))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -124,9 +125,19 @@ class LossCurve(QWidget):
             return
         if len(self._points) > CURVE_POINTS:
             self._points = self._points[::2]
-        self._line.setData(*map(list, zip(*self._points, strict=True)))
+        steps, shown = map(list, zip(*self._points, strict=True))
+        self._faint.setData(steps, shown)
+        self._line.setData(steps, smoothed(shown))
         self._plot.getAxis("left").setTicks([loss_ticks([loss for _, loss in self._points])])
         self.setVisible(True)
+
+
+def smoothed(losses: list[float]) -> list[float]:
+    """The trend: each loss replaced by the geometric mean of its neighbours, a twentieth of all."""
+    reach = len(losses) // 40
+    logs = [math.log(loss) for loss in losses]
+    near = [logs[max(0, i - reach) : i + reach + 1] for i in range(len(logs))]
+    return [math.exp(sum(part) / len(part)) for part in near]
 
 
 def loss_ticks(losses: list[float]) -> list[tuple[float, str]]:

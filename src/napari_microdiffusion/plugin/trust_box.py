@@ -8,6 +8,7 @@ import re
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from .found_box import FoundBox
 from .maps import INTERVAL, MAPS, UNCERTAINTY
 
 NO_MAP = "This method does not say how certain it is. The method axial does"
@@ -28,6 +29,7 @@ class TrustBox(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._verdict, self._score_text = _paragraph(), _paragraph()
+        self.found = FoundBox()
         self._button = QPushButton("Score without truth")
         self._button.clicked.connect(self.score)
         self._score_text.setToolTip(SCORE_TOOLTIP)
@@ -70,6 +72,7 @@ class TrustBox(QWidget):
         score.addWidget(self._button)
         score.addWidget(self._score_text, 1)
         layout.addWidget(self._verdict)
+        layout.addWidget(self.found)
         layout.addLayout(score)
         layout.addLayout(maps)
 

@@ -8,7 +8,7 @@ from qtpy.QtCore import QObject, Signal
 
 from . import maps
 from .files import in_background
-from .layers import KEY, Ran, facts
+from .layers import KEY, Ran, facts, spacing_um
 from .trust_box import TrustBox
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Trusting(QObject):
         ran = None if layer is None else _ran(layer)
         on = set() if layer is None else {kind for kind in maps.MAPS if self._wanted(layer, kind)}
         self._box.show_verdict(known.get("verdict", ""))
+        spacing = None if layer is None else spacing_um(layer)
+        self._box.found.show_found(known.get("provenance"), spacing and spacing[0])
         self._box.show_maps(maps.possible(ran), on)
         self._box.show_score(known.get("held_out", ""), possible=ran is not None and not self._busy)
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from superqt.utils import GeneratorWorker
 
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
-from ..methods import Conservative
+from ..methods import Conservative, Weights
 from ..run import Job, Result, check, run
+from ..trained import load_trained
 from ..verdict import verdict
 from ..volume import ProjectionStack, Volume
 from .follow import Follower, Progress, Recorder
@@ -141,7 +142,8 @@ def _driven(
     if not at_once:
         check(job, stack)
     recorder = Recorder(canvas, stack, truth)
-    events = run(job, stack, cancelled=cancelled, preview_seconds=preview_seconds)
+    weights = _trained_before(job, stack, recorder)
+    events = run(job, stack, weights=weights, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
         result = yield from followed(events, recorder)
     finally:
@@ -150,6 +152,17 @@ def _driven(
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
     return Outcome(result, recorder.closing_scores(result), verdict(result, stack))
+
+
+def _trained_before(job: Job, stack: ProjectionStack, recorder: Recorder) -> Weights | None:
+    """The weights that the job names, None where it names none; what is to be known of them goes to the recorder."""
+    if job.weights is None:
+        return None
+    trained = load_trained(job.weights, method=job.method)
+    note = trained.check_input(stack)
+    if note is not None:
+        recorder.notice(Notice(note))
+    return trained.weights
 
 
 def device_is_known(job: Job) -> bool:

@@ -1,0 +1,117 @@
+"""What a method found out about the stack by itself: the axial blur it chose, why, and the shape of the voxels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+TOOLTIP = (
+    "How much more blurred the sample is along z than across, beyond what each projection averages: a standard "
+    "deviation, chosen so that projections hidden from the network are predicted best"
+)
+CURVE_TOOLTIP = (
+    "How well hidden projections are predicted with each blur that was tried (higher is better; +6 dB halves the "
+    "error). The filled point was chosen. Below the dashed line, plain interpolation would be better"
+)
+
+
+class FoundBox(QWidget):
+    """A line or two in words, and the score over the blurs that were tried; hidden where nothing was found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import pyqtgraph
+
+        self._text = QLabel()
+        self._text.setWordWrap(True)
+        self._text.setToolTip(TOOLTIP)
+        self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._plot = pyqtgraph.PlotWidget(background=None)
+        self._plot.setFixedHeight(130)
+        self._plot.setToolTip(CURVE_TOOLTIP)
+        self._plot.setMouseEnabled(False, False)
+        self._plot.hideButtons()
+        self._plot.setMenuEnabled(False)
+        self._plot.setLabel("left", "PSNR (dB)")
+        self._plot.setLabel("bottom", "axial blur σ (slices)")
+        for side in ("left", "bottom"):
+            self._plot.getAxis(side).enableAutoSIPrefix(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._text)
+        layout.addWidget(self._plot)
+        self.show_found(None)
+
+    def show_found(self, provenance: dict[str, Any] | None, dz_um: float | None = None) -> None:
+        """Show what is on record of a result.
+
+        Parameters
+        ----------
+        provenance
+            As `run` writes it; None or one without ``found`` hides the box.
+        dz_um
+            Distance of slices in µm, where it is known.
+        """
+        found = (provenance or {}).get("found", {})
+        self.setVisible("sigma_slices" in found)
+        if "sigma_slices" not in found:
+            return
+        self._text.setText(in_words(provenance or {}, dz_um))
+        curve = found.get("sigma_curve", [])
+        self._plot.setVisible(len(curve) > 1)
+        self._draw(curve, found["sigma_slices"], found.get("interpolation_held_out_db"))
+
+    def _draw(self, curve: list[list[float]], chosen: float, floor: float | None) -> None:
+        from pyqtgraph import InfiniteLine, mkPen
+
+        self._plot.clear()
+        if len(curve) < 2:
+            return
+        sigmas, scores = zip(*curve, strict=True)
+        line = mkPen("#4fa3e0", width=1.5)
+        self._plot.plot(sigmas, scores, pen=line, symbol="o", symbolSize=5, symbolPen=line, symbolBrush=None)
+        at = [(sigma, score) for sigma, score in curve if sigma == chosen]
+        self._plot.plot(
+            *zip(*at, strict=True), pen=None, symbol="o", symbolSize=9, symbolPen=None, symbolBrush="#ffa726"
+        )
+        shown = list(scores)
+        if floor is not None:
+            below = floor > max(scores)  # the name lies towards the curve, where there is room
+            label = {"position": 0.98, "anchors": [(1, 0 if below else 1)] * 2, "color": "#c0c0c0"}
+            pen = mkPen("#c0c0c0", style=Qt.PenStyle.DashLine)
+            self._plot.addItem(InfiniteLine(floor, angle=0, pen=pen, label="interpolation", labelOpts=label))
+            shown.append(floor)
+        self._plot.setYRange(min(shown), max(shown), padding=0.15)
+
+
+def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
+    """The blur, where it comes from, the voxels' shape; and plainly, whether the interpolation was given instead."""
+    found = provenance["found"]
+    sigma, floor = found["sigma_slices"], found.get("interpolation_held_out_db")
+    scores = [score for _, score in found.get("sigma_curve", [])]
+    depth = "" if dz_um is None else f" ({sigma * dz_um:.2g} µm)"
+    text = f"Axial blur {sigma:.2g} slices{depth} beyond the lateral one{_origin(provenance, bool(scores))}"
+    if found.get("voxel_ratio") is not None:
+        text += f" · voxels {found['voxel_ratio']:.2g} times as deep as wide"
+    if found.get("fell_back") and scores and floor is not None:
+        text += (
+            f"\nThis is plain interpolation: the network predicts hidden projections worse ({max(scores):.2f} dB "
+            f"against {floor:.2f} dB). The sample may look different along z than across, or training was too short."
+        )
+    return text
+
+
+def _origin(provenance: dict[str, Any], tried: bool) -> str:
+    """Where the blur comes from, if not from hidden projections of this very stack."""
+    job = provenance.get("job", {})
+    method = job.get("method", {})
+    if method.get("sigma") is not None:
+        return ", as set"
+    if job.get("weights") and not method.get("fine_tuning"):
+        return ", as chosen on the stack that the network was trained on"
+    if method.get("objective_na") is not None:
+        return ", from the objective"
+    return "" if tried else ", a usual value: there are too few projections to choose it"

@@ -1,0 +1,220 @@
+"""What a method found out by itself, a trained network used again, and whose thread collects; needs a display."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_microdiffusion.methods import Context
+from napari_microdiffusion.plugin.contributions import SAMPLE_ACQUISITION, sample
+from napari_microdiffusion.plugin.found_box import FoundBox, in_words
+from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.model import choices_of
+from napari_microdiffusion.presets import PRESETS, spec
+from napari_microdiffusion.trained import load_trained, save_trained
+
+pytestmark = pytest.mark.skipif(
+    sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),
+    reason="needs a display",
+)
+
+Open = Callable[..., tuple[Any, Any]]
+SMALL = {"channels": 8, "blocks": 2, "steps": 2, "batch": 1}
+FOUND = {
+    "sigma_slices": 3.75,
+    "sigma_curve": [[0.0, 30.0], [3.75, 31.5], [6.0, 31.0]],
+    "interpolation_held_out_db": 30.5,
+    "voxel_ratio": 2.1,
+    "fell_back": False,
+}
+
+
+def record(job: dict[str, Any] | None = None, **found: Any) -> dict[str, Any]:
+    """A provenance."""
+    return {"found": {**FOUND, **found}, "job": {"method": {"sigma": None, "objective_na": None}, **(job or {})}}
+
+
+def method(**settings: Any) -> dict[str, Any]:
+    return {"method": {"sigma": None, "objective_na": None, **settings}}
+
+
+# -- in words and as a curve -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("provenance", "dz", "text"),
+    [
+        (record(), 0.5, "Axial blur 3.8 slices (1.9 µm) beyond the lateral one · voxels 2.1 times as deep as wide"),
+        (record(), None, "Axial blur 3.8 slices beyond the lateral one · voxels 2.1 times as deep as wide"),
+        (record(method(sigma=3.75)), None, "Axial blur 3.8 slices beyond the lateral one, as set ·"),
+        (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
+        (record({"weights": "w.safetensors"}), None, "as chosen on the stack that the network was trained on"),
+        (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
+        (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
+        (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
+        (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),
+    ],
+)
+def test_what_was_found_in_words(provenance: dict[str, Any], dz: float | None, text: str) -> None:
+    assert text in in_words(provenance, dz)
+
+
+def test_the_curve_and_what_was_chosen(qtbot: Any) -> None:
+    box = FoundBox()
+    qtbot.addWidget(box)
+    assert box.isHidden()
+    for provenance, hidden, curve in (
+        (record(), False, True),
+        (record(sigma_curve=[[2.0, 30.0]]), False, False),
+        (record(sigma_slices=2.0), False, True),  # set afterwards: it is none of those that were tried
+        ({"complete": False}, True, None),
+        (record(interpolation_held_out_db=None), False, True),
+        (None, True, None),
+    ):
+        box.show_found(provenance, 1.0)
+        assert box.isHidden() == hidden
+        assert curve is None or box._plot.isHidden() != curve
+    box.show_found(record(), 1.0)
+    tried, chosen = (item.getData() for item in box._plot.listDataItems())
+    assert [list(axis) for axis in tried] == [[0, 3.75, 6], [30, 31.5, 31]]
+    assert [list(axis) for axis in chosen] == [[3.75], [31.5]]
+
+
+# -- a trained network -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """Of `axial`, saved as after a training on other vessels."""
+    from napari_microdiffusion.phantoms import phantom
+
+    chosen = spec("axial", overrides=SMALL)
+    stack = phantom("vessels", (36, 48, 48), seed=9).simulate(SAMPLE_ACQUISITION)[0]
+    return save_trained(tmp_path / "w.safetensors", chosen, chosen.untrained(stack, Context()), stack)
+
+
+@pytest.mark.parametrize("name", ["axial", "microdiffusion", "naive_diffusion", "linear"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_choices_stand_for_a_spec(name: str, preset: str) -> None:
+    wanted = spec(name, preset, {"consistency": "none"})
+    choices = choices_of(wanted)
+    assert spec(**{{"method": "name"}.get(key, key): value for key, value in choices.items()}) == wanted
+    assert len(choices["overrides"]) <= 1
+
+
+def test_a_trained_network_is_applied_to_another_stack(opened: Open, qtbot: Any, network: Path) -> None:
+    _, widget = opened(show=True)
+    widget._files.read_weights(network, widget._use_weights)
+    qtbot.waitUntil(lambda: widget.value().weights == network.resolve(), timeout=20_000)
+    assert widget.value().spec() == load_trained(network).method
+    enabled = {path for path, editor in widget.method.advanced._editors.items() if editor.isEnabled()}
+    assert enabled == {"consistency", "sigma", "fine_tuning"}
+    widget.method.advanced._reset()
+    assert widget.value().overrides == SMALL  # what the training has fixed stays
+    said: list[str] = []
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+        widget._session.noticed.connect(said.append)
+    assert any("trained on another stack" in text for text in said)
+    known = facts(widget.results()[-1])
+    assert known["provenance"]["job"]["weights"] == str(network.resolve())
+    assert known["ran"].result.volume.reliability is not None
+    box = widget.result.trust
+    assert "as chosen on the stack that the network was trained on" in box.found._text.text()
+    assert box.found.isVisible()
+    widget.method._network_button.click()
+    assert widget.value().weights is None
+    assert widget.value().overrides == SMALL
+    assert box.found.isVisible()
+
+
+def test_another_method_drops_the_network(opened: Open, network: Path) -> None:
+    _, widget = opened()
+    widget.setValue(widget.value().replace(**choices_of(load_trained(network).method), weights=network))
+    widget.method._method.setCurrentIndex(widget.method._method.findData("inr"))
+    assert widget.value().weights is None
+    assert widget.method.advanced._editors["steps"].isEnabled()
+
+
+def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network: Path, tmp_path: Path) -> None:
+    _, widget = opened()
+    save = widget.result._weights
+    assert not save.isEnabled()
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    assert not save.isEnabled()  # an interpolation has learned nothing
+    widget.setValue(widget.value().replace(method="axial", overrides={**SMALL, "fine_tuning": 1}))
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    assert save.isEnabled()
+    ran = facts(widget.results()[-1])["ran"]
+    path = tmp_path / "again.safetensors"
+    widget._files.write_weights(ran, path)
+    qtbot.waitUntil(path.exists, timeout=10_000)
+    assert load_trained(path).method == ran.job.method != load_trained(network).method
+
+
+def test_a_network_of_other_settings_is_refused(opened: Open, qtbot: Any, network: Path, notices: list[str]) -> None:
+    viewer, widget = opened()
+    changed = choices_of(spec("axial", overrides={**SMALL, "channels": 16}))
+    widget.setValue(widget.value().replace(**changed, weights=network))
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    assert len(notices) == 1
+    assert "cannot be changed on the trained weights" in notices[0]
+    assert len(viewer.layers) == len(sample("vessels", (36, 48, 48)))  # nothing is left behind
+
+
+# -- garbage ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collecting() -> Generator[None]:
+    """Automatic collection on, and as it was afterwards."""
+    before = gc.isenabled()
+    gc.enable()
+    yield
+    (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.usefixtures("collecting")
+def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qtpy.QtCore import QObject
+
+    from napari_microdiffusion.plugin import collecting
+
+    monkeypatch.setattr(collecting, "MILLISECONDS", 5)
+    owner = QObject()
+    guard = collecting.MainThreadCollection(owner)
+    guard.begin()
+    guard.begin()
+    assert not gc.isenabled()
+    qtbot.waitUntil(lambda: guard._turns > 2, timeout=5000)
+    guard.end()
+    assert gc.isenabled()
+    gc.disable()
+    guard.begin()
+    guard.end()
+    assert not gc.isenabled()  # somebody else has switched it off
+    gc.enable()
+    guard.begin()
+    with qtbot.waitSignal(owner.destroyed):
+        owner.deleteLater()
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("collecting")
+def test_only_while_something_runs(opened: Open, qtbot: Any) -> None:
+    _, widget = opened()
+    gc.enable()  # the fixture of the viewer has switched it off
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
