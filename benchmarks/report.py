@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .case import SHARED, Case, protocol
+from .case import SHARED, protocol
 
 COLUMNS = {
     "psnr": ("PSNR (dB)", ".2f"),
@@ -37,16 +37,17 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
             writer.writerow(
                 [*row["case"].values(), *(row.get(key, "") for key in COLUMNS), row["device"], row["precision"]]
             )
-    lines = ["| volume | method | seed | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
-    lines.append("| --- " * (len(COLUMNS) + 3) + "|")
+    lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in COLUMNS.values()) + " | arithmetic |"]
+    lines.append("| --- " * (len(COLUMNS) + 5) + "|")
     for row in rows:
         case = row["case"]
         numbers = " | ".join(format(row[key], style) if key in row else "" for key, (_, style) in COLUMNS.items())
-        lines.append(f"| {case['volume']} | {case['method']} | {case['seed']} | {numbers} |")
+        which = " | ".join(str(case[key]) for key in ("volume", "slices", "method", "seed"))
+        lines.append(f"| {which} | {numbers} | {row['precision']} |")
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    note = f"n = {first['case']['slices']}, {first['case']['profile']} profile, preset {first['case']['preset']}; "
-    lines += ["", f"{note}{first['device']}, {first['precision']}; {versions}.", ""]
+    note = f"{first['case']['profile']} profile, preset {first['case']['preset']}; "
+    lines += ["", f"{note}{first['device']}; {versions}.", ""]
     path.with_suffix(".md").write_text("\n".join(lines))
 
 
@@ -72,17 +73,23 @@ def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_panels(path: Path, rows: dict[str, dict[str, Any]], volumes: Path) -> None:
-    """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, for volumes still at hand."""
-    by_volume: dict[str, dict[str, NDArray[np.float32]]] = {}
+    """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, where all are still at hand.
+
+    Of other depths than n = 6, ``path``_VOLUME_n.png.
+    """
+    pictures: dict[tuple[str, int], dict[str, Path]] = {}
     for key, row in rows.items():
-        if (volumes / f"{key}.npy").exists() and row["case"]["seed"] == 0:
-            by_volume.setdefault(row["case"]["volume"], {})[row["case"]["method"]] = np.load(volumes / f"{key}.npy")
-    for name, methods in by_volume.items():
-        case = Case.model_validate(next(row["case"] for row in rows.values() if row["case"]["volume"] == name))
-        image = tifffile.imread(SHARED / "data" / f"{name}.ome.tif")
-        truth = protocol().prepare(image, case.slices)
-        tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **methods}.items()]
-        Image.fromarray(np.concatenate(tiles, 1)).save(f"{path}_{name}.png", optimize=True)
+        if row["case"]["seed"] == 0:
+            here = pictures.setdefault((row["case"]["volume"], row["case"]["slices"]), {})
+            here[row["case"]["method"]] = volumes / f"{key}.npy"
+    for (name, slices), methods in pictures.items():
+        if not all(file.exists() for file in methods.values()):
+            continue
+        truth = protocol().prepare(tifffile.imread(SHARED / "data" / f"{name}.ome.tif"), slices)
+        arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
+        tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **arrays}.items()]
+        depth = "" if slices == 6 else f"_{slices}"
+        Image.fromarray(np.concatenate(tiles, 1)).save(f"{path}_{name}{depth}.png", optimize=True)
 
 
 def _tile(label: str, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:

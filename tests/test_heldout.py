@@ -238,7 +238,9 @@ def test_priors_of_the_whole_stack_are_not_used(small):
 @pytest.mark.parametrize("name", METHODS)
 def test_all_that_is_trained_on_the_stack_is_trained_anew(name):
     cls, _ = METHODS[name]
-    assert cls.retrains is cls.learned
+    assert cls.retrains is (
+        cls.learned and name != "axial"
+    )  # which knows patches, and fills gaps it was not trained on
 
 
 def test_trained_in_each_fold_without_the_hidden_projections(small):

@@ -194,6 +194,9 @@ def _work(
                 reliability = intensity.restore_reliability(volume.reliability)
     if job.method.consistency != "none":
         make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
+        if reliability is not None:
+            lower, upper = np.minimum(reliability.lower, canvas), np.maximum(reliability.upper, canvas)
+            reliability = replace(reliability, lower=lower, upper=upper)
     return canvas, reliability, weights
 
 

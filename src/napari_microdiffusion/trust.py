@@ -26,8 +26,9 @@ def held_out(
     """Hide projections in turn, reconstruct from the rest with the job's method, and compare, step by step.
 
     Methods whose weights know the projections themselves (`Method.retrains`) are trained anew in each fold, and take
-    about ``folds`` times as long as one run. Of the hidden projections, no pixel is used; the intensity scale alone
-    (two percentiles) is that of the whole stack.
+    about ``folds`` times as long as one run. They use no pixel of the hidden projections; the intensity scale alone
+    (two percentiles) is that of the whole stack. Axial super-resolution is trained once, on lateral patches of all
+    projections, and fills gaps along z: its score is that of a network that has seen the hidden images from the side.
 
     Parameters
     ----------

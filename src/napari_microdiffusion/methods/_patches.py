@@ -24,6 +24,9 @@ LOG_STRETCH = -math.log(2), math.log(2)
 """Random factors of intensities, and of scales (their logarithms): the network should hang on neither."""
 
 
+GUESSED = 256
+"""Pixels along y and x that an unknown ratio is guessed from."""
+
 LAGS, RATIOS = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
 """Distances in projections, and voxel ratios, at which an unknown ratio is looked for."""
 
@@ -76,7 +79,8 @@ class Cutter:
         self._images = torch.from_numpy(np.ascontiguousarray(stack.data))
         slices = stack.acquisition.smoothest(stack.acquisition.ridge(stack.data))
         self._sources = [torch.tensor(m, dtype=torch.float32) for m in (slices, np.eye(len(stack.data)))]
-        self._ratio, self._largest_blur, self._hiding = ratio, largest_blur, hiding
+        self.ratio = ratio
+        self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
         # a slice is noisier than a projection, its weighted mean: patches get the noise that slices would have
         averaged = float((stack.acquisition.profile_weights**2).sum())
@@ -104,7 +108,7 @@ class Cutter:
     def _bound(self) -> Acquisition:
         """How deep the patches of this batch are: as the images allow at a random scale."""
         n, step = self._acquisition.slices, self._acquisition.step
-        scale = self._ratio * math.exp(float(self._uniform(*LOG_STRETCH)))
+        scale = self.ratio * math.exp(float(self._uniform(*LOG_STRETCH)))
         least = MINIMUM_PROJECTIONS * step + n  # one more than a stack needs: one can be hidden
         depth = min(int(min(self._images.shape[1:]) / scale), max(PATCH_DEPTH, least))
         return self._acquisition.bound((max(depth, least) - n) // step + 1)
@@ -113,7 +117,7 @@ class Cutter:
         """Patches (count, depth, width) at random places, turned and stretched at random; beyond an edge, mirrored."""
         import torch
 
-        images = self._window(round(3 * max(depth * self._ratio, width)))
+        images = self._window(round(3 * max(depth * self.ratio, width)))
         rows, height, breadth = images.shape
         sources = torch.stack([s[self._below(len(s))] for s in (self._sources[self._below(2)] for _ in range(count))])
         slices = (sources @ images.reshape(rows, -1)).view(count, 1, height, breadth)
@@ -123,9 +127,9 @@ class Cutter:
             torch.randint(4, (count,), generator=self._generator) * (math.pi / 2),
         )
         along, across = (self._uniform(*LOG_STRETCH, count).exp() for _ in range(2))
-        along = along * self._ratio
+        along = along * self.ratio
         mirrored = 2 * torch.randint(2, (count,), generator=self._generator) - 1
-        finer = max(1, round(1.5 * self._ratio))  # a deep voxel is a mean, not a sample, of the pixels in it
+        finer = max(1, round(1.5 * self.ratio))  # a deep voxel is a mean, not a sample, of the pixels in it
         u = ((torch.arange(depth * finer) + 0.5) / finer - depth / 2) * along[:, None]
         v = (torch.arange(width) + 0.5 - width / 2) * (across * mirrored)[:, None]
         cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
@@ -190,7 +194,7 @@ def estimated_ratio(stack: ProjectionStack) -> float:
     """The voxel ratio dz/dx at which lateral images, degraded like z, change from projection to projection as it does.
 
     Both the ratio and the axial blur change how fast projections differ with their distance; ratios near 1 are
-    preferred where that leaves a choice. A guess within a factor of two or so; 1 for fewer than five projections.
+    preferred where that leaves a choice. A guess, from 1 to 4; 1 for fewer than five projections, or with hidden ones.
     """
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +29,13 @@ COARSE = 5
 FALLBACK = 1.5
 """Sigma in slices where nothing tells: too few projections, or not chosen yet."""
 
+NEAR = 0.8
+"""Slices within which one sigma's score stands for another's."""
+
 INDIFFERENT = 0.2
 """dB of the held-out score that do not tell sigmas apart. The smallest of them is taken: projections hidden between
-two others ask for detail three times as coarse as that within one, and favour more blur than it (docs/methods.md)."""
+two others ask for detail three times as coarse as that within one, and favour more blur than it
+(benchmarks/axial.md)."""
 
 WIDEST = 4.0
 """Most that intervals are widened by."""
@@ -54,12 +58,15 @@ class Trial:
     floor
         The conservative interpolation's, in dB; NaN where nothing could be tried.
     widening
-        Factor of the intervals, at least 1.
+        Factor of the intervals, at least 1; NaN where nothing could be tried.
+    ratio
+        Voxel ratio dz/dx that the network was trained for.
     """
 
     scores: dict[float, float]
-    floor: float
-    widening: float
+    floor: float = math.nan
+    widening: float = math.nan
+    ratio: float = 1.0
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
@@ -67,7 +74,7 @@ class Trial:
         sigmas, scores = weights["curve"].tolist()
         pairs = zip(sigmas, scores, strict=True)
         tried = {sigma: score for sigma, score in pairs if not math.isnan(sigma)}
-        return cls(tried, float(weights["floor"]), float(weights["widening"]))
+        return cls(tried, *(float(weights[name]) for name in ("floor", "widening", "ratio")))
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
@@ -75,7 +82,8 @@ class Trial:
 
         curve = torch.full((2, COARSE + 2), math.nan)
         curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values())])
-        return {"curve": curve, "floor": torch.tensor(self.floor), "widening": torch.tensor(self.widening)}
+        values = {"floor": self.floor, "widening": self.widening, "ratio": self.ratio}
+        return {"curve": curve} | {name: torch.tensor(value) for name, value in values.items()}
 
     @property
     def sigma(self) -> float:
@@ -85,9 +93,9 @@ class Trial:
         return min(good, default=FALLBACK)
 
     def score(self, sigma: float) -> float:
-        """Of the sigma tried that is nearest; NaN where none was."""
-        nearest = min(self.scores, key=lambda tried: abs(tried - sigma), default=sigma)
-        return self.scores.get(nearest, math.nan)
+        """Of the sigma tried that is nearest; NaN where none within half the coarse grid's spacing was."""
+        nearest = min(self.scores, key=lambda tried: abs(tried - sigma), default=math.inf)
+        return self.scores[nearest] if abs(nearest - sigma) <= NEAR else math.nan
 
 
 def try_sigmas(
@@ -105,7 +113,7 @@ def try_sigmas(
     """
     largest, given = sigmas
     hidden: dict[float, Hidden] = {}
-    trial = Trial({} if given is None else {given: math.nan}, math.nan, 1.0)
+    trial = Trial({} if given is None else {given: math.nan}, ratio=cut.ratio)
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
     scores: dict[float, float] = {}
@@ -113,13 +121,13 @@ def try_sigmas(
     for sigma in _candidates(largest, scores) if given is None else iter([given]):
         hidden[sigma] = hidden_planes(net, stack, sigma, context)
         scores[sigma], floor = hidden[sigma].scores(float(np.ptp(stack.data)))
-        trial = Trial(scores, floor, 1.0)
+        trial = Trial(scores, floor, math.nan, cut.ratio)
         yield Step(len(scores))
         if context.should_stop():
             return trial
-    expected = hidden_patches(net, cut, trial.sigma, context)
+    expected = hidden_patches(net, cut, trial.sigma, stack.acquisition.ridge(stack.data), context)
     widening = hidden[trial.sigma].surprise / max(expected.surprise, 1e-30)
-    return Trial(scores, trial.floor, min(max(widening, 1.0), WIDEST))
+    return replace(trial, widening=min(max(widening, 1.0), WIDEST))
 
 
 def _candidates(largest: float, scores: dict[float, float]) -> Iterator[float]:
@@ -174,7 +182,7 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: 
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, context: Context) -> Hidden:
+def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, ridge: float, context: Context) -> Hidden:
     """The same on lateral patches, where the network is on its own ground."""
     import torch
 
@@ -182,9 +190,9 @@ def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, context: Context) -
     for patches in (cut(PATCHES, sigma) for _ in range(BATCHES)):
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
-        planes = along_rows(acquisition.smoothest(), patches.projections).to(context.device)
+        planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)
         with torch.no_grad():
-            estimate, spread = restored(net, acquisition, 0.0, planes, patches.blur.to(context.device), context)
+            estimate, spread = restored(net, acquisition, ridge, planes, patches.blur.to(context.device), context)
         truth = along_rows(forward, patches.truth)
         errors = [along_rows(forward, v.cpu()) - truth for v in (estimate, planes)]
         stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))

@@ -20,7 +20,7 @@ from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, decay, finite, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
 from ._planes import deviation, restored, through_planes
-from ._sigma import COARSE, FALLBACK, Trial, try_sigmas
+from ._sigma import FALLBACK, Trial, try_sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,18 +79,18 @@ class Axial(Method):
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on lateral patches, then choose sigma by projections hidden from the network."""
-        return (yield from self._learn(self.network(stack, context), stack, context, self.steps))
+        ratio = self.voxel_ratio(stack)
+        return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
-        """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose sigma anew."""
-        if not self.fine_tuning:
-            return weights
+        """Train on for `fine_tuning` steps on a further stack of the same microscope, and try sigmas on it."""
         net = self._loaded(stack, weights, context).requires_grad_(True)
-        return (yield from self._learn(net, stack, context, self.fine_tuning))
+        return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
+        distances: NDArray[np.float32] | None = None
         trial = Trial.of(weights)
         sigma = trial.sigma if self.sigma is None else self.sigma
         worse = trial.floor - trial.score(sigma)
@@ -103,11 +103,11 @@ class Axial(Method):
         else:
             net = self._loaded(stack, weights, context)
             distances = yield from self._restore(net, stack, sigma, context, data)
-            distances *= np.float32(trial.widening)
-            if not context.stopped:
-                reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         if self.consistency != "none":
-            make_consistent(stack, data)
+            make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
+        if distances is not None and not context.stopped and not math.isnan(trial.widening):
+            distances *= np.float32(trial.widening)
+            reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         return Volume(
             data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
         )
@@ -120,25 +120,22 @@ class Axial(Method):
             "sigma_slices": sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
-            "voxel_ratio": self.voxel_ratio(stack),
-            "interval_widening": trial.widening,
+            "voxel_ratio": trial.ratio,
+            "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "fell_back": trial.score(sigma) < trial.floor,
         }
 
     def _learn(
-        self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int
+        self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int, ratio: float
     ) -> Generator[Event, None, Weights]:
         """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
-        import torch
-
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
-        ratio = self.voxel_ratio(stack)
-        generator = torch.Generator().manual_seed(context.seed)
-        cut = Cutter(stack, ratio, self.largest_sigma, self.hiding, generator)
-        yield from self._train(net, cut, stack, context, steps)
+        if steps:
+            yield from self._train(net, self._cutter(stack, ratio, context), stack, context, steps)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         if context.should_stop():
             return weights
+        cut = self._cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
         trial = yield from try_sigmas(net.requires_grad_(False), cut, stack, (self.largest_sigma, given), context)
         if context.stopped:
             return weights
@@ -152,15 +149,21 @@ class Axial(Method):
         )
         return weights | trial.weights()
 
+    def _cutter(self, stack: ProjectionStack, ratio: float, context: Context) -> Cutter:
+        import torch
+
+        generator = torch.Generator().manual_seed(context.seed)
+        return Cutter(stack, ratio, self.largest_sigma, self.hiding, generator)
+
     def _train(
         self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, None]:
         """Train the network in place, until the run is stopped."""
         import torch
 
-        # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
-        scale = sum(_unexplained(cut(self.batch)) for _ in range(8)) / 8
         ridge = stack.acquisition.ridge(stack.data)
+        # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
+        scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(8)) / 8
         large = [p for name, p in net.named_parameters() if p.ndim == 2]
         small = [p for name, p in net.named_parameters() if p.ndim != 2]
         optimisers = [
@@ -276,15 +279,12 @@ class Axial(Method):
             return PlaneNet(step * -(-stack.acquisition.slices // step), self.channels, self.blocks).to(context.device)
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
-        import torch
-
-        found = {"curve": torch.zeros(2, COARSE + 2), "floor": torch.zeros(()), "widening": torch.ones(())}
-        return dict(self.network(stack, context).state_dict()) | found
+        trial = Trial({}, floor=0.0, widening=1.0).weights()
+        return dict(self.network(stack, context).state_dict()) | trial | {"curve": trial["curve"].nan_to_num(0.0)}
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
-        depth, y, x = stack.volume_shape
         training = 60 * 4 * self.batch * PATCH_DEPTH * PATCH_WIDTH * self.channels // stack.acquisition.step
-        return training + 3 * 4 * depth * y * x, "lower batch or channels"
+        return training, "lower batch or channels"
 
     def _loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> PlaneNet:
         net = self.network(stack, context)
@@ -297,7 +297,7 @@ def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
 
 
-def _unexplained(patches: Patches) -> float:
+def _unexplained(patches: Patches, ridge: float) -> float:
     """Mean squared error of the interpolation of patches."""
-    planes = along_rows(patches.acquisition.smoothest(), patches.projections)
+    planes = along_rows(patches.acquisition.smoothest(ridge), patches.projections)
     return max(float((planes - patches.truth).square().mean()), 1e-12)

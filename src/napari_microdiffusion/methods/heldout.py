@@ -105,9 +105,10 @@ def score(
     hidings = folds(len(stack.data), wanted)
     if method.retrains:
         weights = None
-    elif weights is None:
+    else:
         own = _own(context)
-        weights = yield from _told(method.fit(stack, own), "Once for all folds")
+        train = method.fit(stack, own) if weights is None else method.refine(stack, weights, own)
+        weights = yield from _told(train, "Once for all folds")
         context.stopped = own.stopped
     squares: dict[int, float] = {}
     finished = 0

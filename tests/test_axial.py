@@ -1,0 +1,585 @@
+"""Axial super-resolution: its contract whatever the weights, sigma, weights kept, stops, intervals, hard stacks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
+from napari_microdiffusion.methods._sigma import INDIFFERENT, Trial
+from napari_microdiffusion.metrics import evaluate
+from napari_microdiffusion.numerics import noise_variance
+from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.presets import name_of
+from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
+from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.volume import ProjectionStack, Volume
+
+TINY: dict[str, Any] = {"channels": 8, "blocks": 2, "batch": 1, "steps": 3, "ratio": 1.0}
+SHORT: dict[str, Any] = TINY | {"batch": 2, "steps": 100, "learning_rate": 1e-2}
+"""Enough to learn something, or to be found wanting by the held-out score."""
+
+ACQUISITIONS = {
+    "uniform": Acquisition(slices=6, count=6),
+    "gaussian": Acquisition(slices=6, profile="gaussian", fwhm=3, count=6),
+    "point": Acquisition(slices=4, profile="point", count=6),
+    "measured": Acquisition(slices=3, profile="measured", weights=(1.0, 3.0, 0.5), count=6),
+    "gaps": Acquisition(slices=4, stride=7, count=5),
+    "hidden": Acquisition(slices=4, count=7, hidden=(0, 3)),
+    "single slices": Acquisition(slices=1, count=6),
+}
+
+
+BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0).weights()
+"""Of a network that told hidden projections 1 dB better than the interpolation."""
+
+
+def waves(acquisition: Acquisition = ACQUISITIONS["uniform"], size: tuple[int, int] = (32, 36)) -> ProjectionStack:
+    """Projections of noisy waves on the engine's scale."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.meshgrid(np.arange(acquisition.depth), np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    volume = 0.5 + 0.4 * np.sin(z / 3 + x / 5) * np.cos(y / 4) + 0.02 * rng.standard_normal(z.shape)
+    return ProjectionStack(acquisition.project(volume.astype(np.float32)), acquisition)
+
+
+@pytest.fixture(scope="module")
+def stack() -> ProjectionStack:
+    """Six uniform projections of six slices."""
+    return waves()
+
+
+def fitted(method: Axial, stack: ProjectionStack, **context: Any) -> Weights:
+    return exhaust(method.fit(stack, Context(**context)))
+
+
+def scrambled(method: Axial, stack: ProjectionStack, seed: int = 0) -> Weights:
+    """Weights of a network that says anything, and is believed: hidden projections were told well."""
+    generator = torch.Generator().manual_seed(seed)
+    network = method.network(stack, Context()).state_dict()
+    random = {name: 0.2 * torch.randn(tensor.shape, generator=generator) for name, tensor in network.items()}
+    return random | BELIEVED
+
+
+def predicted(method: Axial, stack: ProjectionStack, weights: Weights, **context: Any) -> Volume:
+    return exhaust(method.predict(stack, weights, Context(**context)))
+
+
+def conservative(stack: ProjectionStack) -> np.ndarray:
+    return exhaust(Conservative().predict(stack, {}, Context())).data
+
+
+def job(method: Axial | Guided, stack: ProjectionStack, **changes: Any) -> Job:
+    return Job(
+        **{"method": method, "acquisition": stack.acquisition, "device": "cpu", "precision": "float32"} | changes
+    )
+
+
+def collected(events: Generator[Event, None, Any]) -> tuple[list[Event], Any]:
+    """All events, and what the generator returned."""
+    seen: list[Event] = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def largest_residual(data: np.ndarray, stack: ProjectionStack) -> float:
+    return float(np.abs(stack.acquisition.residual(data.astype(float), stack.data)).max())
+
+
+# -- samples --------------------------------------------------------------------------------
+
+CUBIC = (1.0, 1.0, 1.0)
+Made = tuple[ProjectionStack, Volume | None]
+
+
+def sample(shape: tuple[int, int, int] = (48, 48, 48), seed: int = 0) -> np.ndarray:
+    """Nuclei, which look the same from all sides, between 0 and 1."""
+    return phantom("nuclei", shape, seed).data
+
+
+def simulated(data: np.ndarray, acquisition: Acquisition | None = None, scale: Any = CUBIC) -> Made:
+    """Projections and the truth they are of."""
+    return Volume(data.astype(np.float32), scale).simulate(acquisition or Acquisition(slices=6))
+
+
+def gain(volume: Volume, stack: ProjectionStack, truth: Volume) -> float:
+    """How much better than the conservative interpolation, in dB."""
+    plain = reconstruct(stack, Conservative(), device="cpu")
+    return evaluate(volume, truth)["psnr"] - evaluate(plain, truth)["psnr"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A run that has learned something, and what it was of."""
+
+    stack: ProjectionStack
+    truth: Volume
+    method: Axial
+    result: Result
+
+
+@pytest.fixture(scope="module")
+def learned() -> Learned:
+    """A short training on nuclei."""
+    stack, truth = simulated(sample())
+    assert truth is not None
+    method = Axial(**SHORT)
+    return Learned(stack, truth, method, exhaust(run(job(method, stack), stack)))
+
+
+# -- the contract ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+@pytest.mark.parametrize("consistency", ["none", "final"])
+def test_whatever_the_network_says_the_volume_is_consistent(acquisition, consistency):
+    stack = waves(acquisition)
+    method = Axial(**TINY, consistency=consistency)
+    data = predicted(method, stack, scrambled(method, stack)).data
+    assert data.shape == stack.volume_shape
+    assert data.dtype == np.float32
+    assert largest_residual(data, stack) < 1e-5
+    assert (np.abs(data - conservative(stack)).max() > 1e-2) == (acquisition.slices > 1)  # else all is measured
+
+
+def test_overlapping_projections_are_explained_to_within_their_noise():
+    stack = waves(Acquisition(slices=6, stride=3, count=8))
+    method = Axial(**TINY)
+    data = predicted(method, stack, scrambled(method, stack)).data
+    assert np.abs(data - conservative(stack)).max() > 1e-2
+    ours, smoothest = (np.square(stack.acquisition.residual(v, stack.data)).mean() for v in (data, conservative(stack)))
+    assert ours < 2 * max(smoothest, noise_variance(stack.data))
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+def test_without_training_it_is_the_conservative_interpolation(acquisition):
+    stack = waves(acquisition)
+    method = Axial(**TINY)
+    data = predicted(method, stack, method.untrained(stack, Context())).data
+    np.testing.assert_allclose(data, conservative(stack), atol=1e-5)
+
+
+def test_both_directions_count(stack):
+    """Turning the images turns the volume: it is the mean of XZ and YZ planes."""
+    method = Axial(**TINY)
+    weights = scrambled(method, stack)
+    turned = replace(stack, data=np.ascontiguousarray(stack.data.transpose(0, 2, 1)))
+    one, other = predicted(method, stack, weights), predicted(method, turned, weights)
+    np.testing.assert_allclose(one.data, other.data.transpose(0, 2, 1), atol=1e-5)
+    assert one.reliability is not None
+    assert other.reliability is not None
+    np.testing.assert_allclose(one.reliability.std, other.reliability.std.transpose(0, 2, 1), atol=1e-5)
+
+
+def test_batches_change_rounding_only(stack):
+    method = Axial(**TINY)
+    weights = scrambled(method, stack)
+    whole, single = (predicted(method, stack, weights, memory_bytes=memory) for memory in (2**31, 1))
+    np.testing.assert_allclose(single.data, whole.data, atol=1e-4)  # of about 10: the network says anything
+
+
+def test_the_seed_fixes_the_result_to_the_last_bit(stack):
+    method = Axial(**TINY)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    once, again, other = (fitted(method, stack, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert once.keys() == again.keys()
+    assert all(torch.equal(once[name].nan_to_num(-1), again[name].nan_to_num(-1)) for name in once)
+    assert not torch.equal(once["enter.weight"], other["enter.weight"])
+    one, same = (predicted(method, stack, weights | BELIEVED) for weights in (once, again))
+    np.testing.assert_array_equal(one.data, same.data)
+    assert one.reliability is not None
+    assert same.reliability is not None
+    np.testing.assert_array_equal(one.reliability.upper, same.reliability.upper)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(stack):
+    huge = replace(stack, data=np.where(stack.data > 0.8, np.float32(1e25), 0))  # its square is beyond float32
+    with pytest.raises(RunFailed, match="training diverged"):
+        fitted(Axial(**TINY), huge)
+
+
+# -- sigma ----------------------------------------------------------------------------------
+
+
+def test_sigma_is_the_smallest_that_does_about_as_well_as_the_best(stack):
+    method = Axial(**TINY)
+    weights = fitted(method, stack)
+    found = method.findings(stack, weights)
+    curve = dict(found["sigma_curve"])
+    assert len(curve) >= 5
+    good = [sigma for sigma, score in curve.items() if score >= max(curve.values()) - INDIFFERENT]
+    assert found["sigma_slices"] == min(good)
+    assert min(curve) == 0
+    assert max(curve) == method.largest_sigma
+
+
+def test_a_given_sigma_is_used(stack):
+    free, given = Axial(**TINY), Axial(**TINY, sigma=2.5)
+    weights = fitted(given, stack)
+    found = given.findings(stack, weights)
+    assert found["sigma_slices"] == 2.5
+    assert [sigma for sigma, _ in found["sigma_curve"]] == [2.5]
+    weights = scrambled(free, stack)  # whose sigma is 0
+    sharp, blurred = (predicted(method, stack, weights).data for method in (free, given))
+    assert np.abs(sharp - blurred).max() > 1e-4
+    np.testing.assert_array_equal(predicted(Axial(**TINY, sigma=0.0), stack, weights).data, sharp)
+
+
+OBJECTIVES = {
+    "water": ({"objective_na": 1.0, "refractive_index": 1.33}, 0.25, 1.6551),
+    "air": ({"objective_na": 0.5, "refractive_index": 1.0, "wavelength_nm": 600.0}, 1.0, 1.6532),
+    "oil": ({"objective_na": 1.4, "refractive_index": 1.518}, 0.1, 1.9254),
+    "weak": ({"objective_na": 0.3, "refractive_index": 1.0}, 0.5, 6.0),  # 8.4: more than the network was trained for
+}
+"""Settings, slices' spacing in µm, and sigma in slices, worked out by hand."""
+
+
+@pytest.mark.parametrize(("settings", "dz", "sigma"), OBJECTIVES.values(), ids=OBJECTIVES)
+def test_sigma_follows_from_the_objective(settings, dz, sigma, stack):
+    scaled = replace(stack, scale_um=(6 * dz, dz, dz))
+    method = Axial(**TINY, **settings)
+    assert method.given_sigma(scaled) == pytest.approx(sigma, abs=1e-3)
+    assert method.findings(scaled, fitted(method, scaled))["sigma_slices"] == pytest.approx(sigma, abs=1e-3)
+    assert Axial(**TINY, **settings, sigma=1.0).given_sigma(scaled) == 1.0  # what is set, counts
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "message"),
+    [
+        ({"objective_na": 1.0}, None, "state the scale of the stack"),
+        ({"objective_na": 1.4, "refractive_index": 1.33}, (6.0, 1.0, 1.0), "state the index of the immersion medium"),
+    ],
+)
+def test_an_objective_that_gives_no_sigma_is_refused_before_training(settings, scale, message, stack):
+    events = Axial(**TINY, **settings).fit(replace(stack, scale_um=scale), Context())
+    with pytest.raises(InvalidInput, match=message):
+        next(events)
+
+
+@pytest.mark.parametrize(("settings", "sigma"), [({}, 1.5), ({"sigma": 2.0}, 2.0), (OBJECTIVES["water"][0], 1.6551)])
+def test_three_projections_are_too_few_to_choose_sigma(settings, sigma):
+    stack = replace(waves(Acquisition(slices=6, count=3)), scale_um=(1.5, 0.25, 0.25))
+    method = Axial(**TINY, **settings)
+    events, weights = collected(method.fit(stack, Context()))
+    found = method.findings(stack, weights)
+    assert found["sigma_slices"] == pytest.approx(sigma, abs=1e-3)
+    assert found["sigma_curve"] == []
+    assert found["interpolation_held_out_db"] is None
+    assert not found["fell_back"]
+    assert any("too few projections" in event.message for event in events if isinstance(event, Notice))
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "ratio"),
+    [({"ratio": 2.5}, (6.0, 1.0, 1.0), 2.5), ({}, (12.0, 0.5, 0.5), 4.0), ({}, (6.0, 4.0, 1.0), 0.5)],
+)
+def test_the_voxel_ratio_as_set_or_from_the_voxel_size(settings, scale, ratio, stack):
+    method = Axial(**{key: value for key, value in TINY.items() if key != "ratio"} | settings)
+    assert method.voxel_ratio(replace(stack, scale_um=scale)) == pytest.approx(ratio)
+
+
+# -- falling back ---------------------------------------------------------------------------
+
+
+def test_where_interpolation_is_better_it_is_given_instead(stack):
+    method = Axial(**TINY)
+    weights = scrambled(method, stack) | Trial({0.0: 20.0}, 21.0, 1.0).weights()
+    events, volume = collected(method.predict(stack, weights, Context()))
+    np.testing.assert_allclose(volume.data, conservative(stack), atol=1e-6)
+    assert volume.reliability is None
+    said = next(event.message for event in events if isinstance(event, Notice))
+    assert said.startswith("hidden projections are predicted 1.0 dB worse")
+
+
+def test_weights_that_do_not_suit_a_stack_are_found_out(stack):
+    """They say that they did well elsewhere: on the projections at hand they are tried again."""
+    method = Axial(**TINY)
+    result = exhaust(run(job(method, stack), stack, weights=scrambled(method, stack)))
+    np.testing.assert_allclose(result.volume.data, conservative(stack), atol=1e-5)
+    assert result.volume.reliability is None
+    assert (result.volume.provenance or {})["found"]["fell_back"] is True
+
+
+# -- intervals ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [6, 4])
+def test_the_volume_lies_within_its_intervals(stride):
+    stack = waves(Acquisition(slices=6, stride=stride, count=6))
+    method = Axial(**TINY)
+    volume = predicted(method, stack, scrambled(method, stack))
+    assert volume.reliability is not None
+    assert (volume.reliability.std >= 0).all()
+    assert (volume.reliability.lower <= volume.data).all()
+    assert (volume.data <= volume.reliability.upper).all()
+    width = volume.reliability.upper - volume.reliability.lower
+    np.testing.assert_allclose(volume.reliability.std, width / (2 * 1.6449), rtol=1e-3, atol=1e-5)
+
+
+def test_intervals_come_on_the_inputs_scale(learned):
+    """A power of two changes no digit, so not even rounding differs."""
+    plain = learned.result.volume
+    stack = replace(learned.stack, data=1024 * learned.stack.data)
+    bright = exhaust(run(job(learned.method, stack), stack, weights=learned.result.weights)).volume
+    np.testing.assert_array_equal(bright.data, 1024 * plain.data)
+    assert (bright.reliability.lower <= bright.data).all()
+    assert (bright.data <= bright.reliability.upper).all()
+    width = bright.reliability.upper - bright.reliability.lower
+    assert width.min() > 0
+    np.testing.assert_allclose(bright.reliability.std, width / (2 * 1.6449), rtol=1e-3)
+    ratio = bright.reliability.std.mean() / plain.reliability.std.mean()
+    assert 1024 / 1.5 < ratio < 1024 * 1.5  # trained or not, the interval is measured on other lateral patches
+
+
+# -- what it finds out ----------------------------------------------------------------------
+
+
+def test_findings_are_kept_with_the_volume(stack):
+    method = Axial(**TINY)
+    events, result = collected(run(job(method, stack), stack))
+    found = (result.volume.provenance or {})["found"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found == method.findings(stack, result.weights)
+    assert {"sigma_slices", "sigma_curve", "interpolation_held_out_db", "voxel_ratio", "fell_back"} <= found.keys()
+    said = " ".join(event.message for event in events if isinstance(event, Notice))
+    assert f"{found['sigma_slices']:g} slices" in said
+    assert f"{found['interpolation_held_out_db']:.1f} dB" in said
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float64"])
+def test_any_camera_will_do(dtype):
+    """Voxel size unknown: the ratio is estimated from the camera's own counts."""
+    images = np.round(100 + 100 * waves().data).astype(dtype)
+    stack = ProjectionStack(images, ACQUISITIONS["uniform"])
+    result: Result = exhaust(run(job(Axial(**TINY | {"ratio": None}), stack), stack))
+    assert result.residual.maximum < 1e-3
+    assert result.volume.provenance is not None
+    assert result.volume.provenance["found"]["voxel_ratio"] >= 1
+
+
+# -- previews and stops ---------------------------------------------------------------------
+
+
+def test_training_shows_the_volume_so_far(stack):
+    method = Axial(**TINY)
+    events, watched = collected(method.fit(stack, Context(preview_seconds=0)))
+    previews = [event for event in events if isinstance(event, Preview)]
+    assert previews
+    for preview in previews:
+        assert preview.data.shape == stack.volume_shape
+        assert largest_residual(preview.data, stack) < 1e-5
+    quiet = fitted(method, stack)
+    assert all(torch.equal(quiet[name], watched[name]) for name in method.network(stack, Context()).state_dict())
+
+
+STAGES = ["Training on the lateral detail", "Choosing sigma by hidden projections", "Restoring XZ and YZ planes"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stop_gives_what_there_is(stage, stack, learned):
+    """After two steps of any stage: the volume shown last, whole and consistent, marked partial."""
+    method, weights, told = Axial(**TINY | {"steps": 5}), None, []
+    if stage == STAGES[2]:
+        method, weights, stack = learned.method, learned.result.weights, learned.stack
+
+    def asked() -> bool:
+        stages = [event.name for event in told if isinstance(event, Stage)]
+        return stages[-1:] == [stage] and isinstance(told[-1], Step) and told[-1].done >= 2
+
+    events = run(job(method, stack), stack, weights=weights, cancelled=asked, preview_seconds=math.inf)
+    while True:
+        try:
+            told.append(next(events))
+        except StopIteration as end:
+            result: Result = end.value
+            break
+    last = max(i for i, event in enumerate(told) if isinstance(event, Stage))
+    assert told[last].name == stage
+    assert len([event for event in told[last:] if isinstance(event, Step)]) <= 2
+    assert result.partial
+    np.testing.assert_allclose(result.volume.data, conservative(stack), atol=1e-5)
+    assert result.volume.reliability is None
+    assert result.volume.provenance is not None
+    assert result.volume.provenance["complete"] is False
+    assert "found" not in result.volume.provenance
+    if weights is None:
+        with pytest.raises(InvalidInput, match="stopped early"):
+            next(run(job(method, stack), stack, weights=result.weights))
+
+
+# -- weights that are kept ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def further() -> ProjectionStack:
+    """Projections of another sample of the same kind."""
+    return simulated(sample(seed=1))[0]
+
+
+@pytest.mark.parametrize("which", ["its own stack", "a further stack"])
+def test_saved_weights_give_the_same_volume(which, tmp_path: Path, learned, further):
+    path = save_trained(tmp_path / "axial.safetensors", learned.method, learned.result.weights, learned.stack)
+    trained = load_trained(path)
+    assert trained.method == learned.method
+    stack = learned.stack if which == "its own stack" else further
+    kept, again = (
+        exhaust(run(job(trained.method, stack), stack, weights=weights))
+        for weights in (learned.result.weights, trained.weights)
+    )
+    np.testing.assert_array_equal(again.volume.data, kept.volume.data)
+    assert again.residual.maximum < 1e-5
+    assert np.abs(again.volume.data - conservative(stack)).max() > 1e-2
+    if which == "its own stack":
+        np.testing.assert_array_equal(again.volume.data, learned.result.volume.data)
+
+
+def test_fine_tuning_fits_weights_to_a_further_stack(tmp_path: Path, learned, further):
+    path = save_trained(tmp_path / "axial.safetensors", learned.method, learned.result.weights, learned.stack)
+    plain, tuned = load_trained(path), load_trained(path, {"fine_tuning": 2})
+    before = {name: tensor.clone() for name, tensor in tuned.weights.items()}
+    same, changed = (exhaust(run(job(t.method, further), further, weights=t.weights)) for t in (plain, tuned))
+    network = learned.method.network(further, Context()).state_dict()
+    assert changed.weights.keys() == before.keys()
+    assert all(torch.equal(same.weights[name], before[name]) for name in network)
+    assert not any(torch.equal(changed.weights[name], before[name]) for name in network if name.endswith("weight"))
+    for result in (same, changed):  # compared with this stack's interpolation
+        assert float(result.weights["floor"]) == pytest.approx(float(same.weights["floor"]))
+        assert float(result.weights["floor"]) != pytest.approx(float(before["floor"]))
+        assert result.residual.maximum < 1e-5
+    for name, tensor in before.items():  # not in place
+        assert torch.equal(tuned.weights[name].nan_to_num(-1), tensor.nan_to_num(-1))
+
+
+def test_weights_of_another_stride_do_not_fit(stack):
+    other = waves(ACQUISITIONS["gaps"])
+    with pytest.raises(InvalidInput, match="do not fit axial"):
+        next(run(job(Axial(**TINY), other), other, weights=fitted(Axial(**TINY), stack)))
+
+
+# -- as a prior -----------------------------------------------------------------------------
+
+
+def test_it_guides_a_diffusion_model(stack):
+    method = Guided(
+        prior=Axial(**TINY),
+        channels=8,
+        multipliers=(1, 2),
+        timesteps=20,
+        beta_end=0.2,
+        sampling_steps=2,
+        steps=2,
+        batch=2,
+        crop=16,
+    )
+    assert name_of(method) == "axial_diffusion"
+    context = Context()
+    weights = exhaust(method.fit(stack, context))
+    prior = exhaust(method.prior.fit(stack, Context()))
+    volume = predicted(method.prior, stack, prior)
+    np.testing.assert_array_equal(context.volumes[method.prior.model_dump_json()], volume.data)
+    result = exhaust(run(job(method, stack), stack, weights=weights))
+    assert result.residual.maximum < 1e-5
+    assert np.abs(result.volume.data - conservative(stack)).max() > 1e-2
+
+
+# -- that it is worth it --------------------------------------------------------------------
+
+
+def test_it_beats_the_conservative_interpolation(learned):
+    volume = learned.result.volume
+    assert gain(volume, learned.stack, learned.truth) > 0.3
+    assert volume.provenance["found"]["fell_back"] is False
+    assert 0.5 < evaluate(volume, learned.truth)["coverage_90"] <= 1
+
+
+# -- hard stacks ----------------------------------------------------------------------------
+
+
+def fault(change: Callable[[np.ndarray], np.ndarray]) -> Made:
+    """Projections that were spoilt, so that no truth goes with them."""
+    stack, _ = simulated(sample())
+    return replace(stack, data=change(stack.data.copy())), None
+
+
+def spoilt(data: np.ndarray, where: Any, value: float) -> np.ndarray:
+    data[where] = value
+    return data
+
+
+def bright_object(noise: float) -> np.ndarray:
+    z, y, x = np.ogrid[:48, :48, :48]
+    distance = (z - 20) ** 2 + (y - 30) ** 2 + (x - 10) ** 2
+    return 100 * np.exp(-distance / 12) + noise * np.random.default_rng(0).standard_normal((48, 48, 48))
+
+
+DEPTHS = np.arange(48)[:, None, None]
+STACKS: dict[str, Callable[[], Made]] = {
+    "three projections": lambda: simulated(sample()[:18]),
+    "four projections": lambda: simulated(sample()[:24]),
+    "small images": lambda: simulated(sample((60, 32, 32)), Acquisition(slices=12)),
+    "beams longer than images": lambda: simulated(sample((160, 32, 32)), Acquisition(slices=40)),
+    "gaps longer than images": lambda: simulated(sample((160, 32, 32)), Acquisition(slices=4, stride=35)),
+    "voxels ten times as deep": lambda: simulated(sample()[::4].repeat(4, 0), scale=(10.0, 1.0, 1.0)),
+    "pure noise": lambda: simulated(np.random.default_rng(0).standard_normal((48, 48, 48))),
+    "no noise at all": lambda: simulated(sample() > 0.4),
+    "one bright object": lambda: simulated(bright_object(1.0)),
+    "one bright voxel": lambda: simulated(spoilt(np.zeros((48, 48, 48)), (20, 30, 10), 1)),
+    "nothing across": lambda: simulated(np.broadcast_to(DEPTHS / 48, (48, 48, 48))),
+    "light that fades": lambda: simulated(sample() * np.exp(-DEPTHS / 16)),
+    "overlap": lambda: simulated(sample(), Acquisition(slices=6, stride=4)),
+    "empty projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 0)),
+    "saturated projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 1)),
+    "saturated pixels": lambda: fault(lambda images: images.clip(max=0.2)),
+}
+
+
+@pytest.mark.parametrize("make", STACKS.values(), ids=STACKS)
+def test_a_hard_stack_does_no_harm(make):
+    """Finite, consistent, and no worse than the conservative interpolation, which it gives where in doubt."""
+    stack, truth = make()
+    settings = {key: value for key, value in SHORT.items() if key != "ratio"}
+    result: Result = exhaust(run(job(Axial(**settings), stack), stack))
+    volume = result.volume
+    assert np.isfinite(volume.data).all()
+    if stack.acquisition.decoupled:
+        assert result.residual.maximum < 1e-5 * np.abs(stack.data).max()
+    if volume.reliability is not None:
+        assert np.isfinite(volume.reliability.std).all()
+        assert (volume.reliability.lower <= volume.data).all()
+        assert (volume.data <= volume.reliability.upper).all()
+    found = (volume.provenance or {})["found"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert truth is None or gain(volume, stack, truth) > -0.1
+
+
+def test_there_are_stacks_without_noise_among_them():
+    assert noise_variance(STACKS["no noise at all"]()[0].data) == 0
+
+
+REFUSED: dict[str, tuple[np.ndarray, str]] = {
+    "two projections": (sample((18, 32, 32))[:2], "at least 3 are needed: acquire a deeper stack"),
+    "tiny images": (sample((18, 32, 31))[:4], "at least 32 x 32 are needed: use a larger field of view"),
+    "not a number": (spoilt(sample((18, 32, 32))[:4], (1, 2, 3), np.nan), "replace them"),
+    "constant": (np.full((4, 32, 32), 7.0, np.float32), "check the channel and the file"),
+}
+
+
+@pytest.mark.parametrize(("images", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_work_is_refused(images, message):
+    stack = ProjectionStack(images, Acquisition(slices=6))
+    with pytest.raises(InvalidInput, match=message):
+        next(run(job(Axial(**TINY), stack), stack))
