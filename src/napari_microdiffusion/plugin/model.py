@@ -89,7 +89,7 @@ class Setup(BaseModel):
     scale_um: tuple[float, float, float] | None = Field(
         None, description="voxel size of the volume (z, y, x) in µm; None: not stated"
     )
-    method: str = "microdiffusion"
+    method: str = "axial"
     preset: PresetName = "preview"
     overrides: dict[str, Any] = Field({}, description="dotted settings over the preset")
     weights: Path | None = Field(None, description="file of a trained network to use instead of training")
