@@ -40,10 +40,10 @@ def short_stack() -> ProjectionStack:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["inr", "microdiffusion"])
+@pytest.mark.parametrize("name", ["inr", "microdiffusion", "axial"])
 class TestCuda:
     def job(self, name: str) -> Job:
-        short = {"steps": 30} | ({} if name == "inr" else {"prior.steps": 30, "sampling_steps": 4})
+        short = {"steps": 30} | ({"prior.steps": 30, "sampling_steps": 4} if name == "microdiffusion" else {})
         return Job(method=spec(name, "standard", short), device="cuda", seed=5)
 
     def test_the_seed_fixes_a_consistent_volume(self, name: str, short_stack: ProjectionStack) -> None:

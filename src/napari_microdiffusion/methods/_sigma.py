@@ -119,12 +119,13 @@ def try_sigmas(
     scores: dict[float, float] = {}
     yield Stage("Choosing sigma by hidden projections", COARSE + 2)
     for sigma in _candidates(largest, scores) if given is None else iter([given]):
-        hidden[sigma] = hidden_planes(net, stack, sigma, context)
-        scores[sigma], floor = hidden[sigma].scores(float(np.ptp(stack.data)))
+        told = hidden_planes(net, stack, sigma, context)
+        if told is None:
+            return trial
+        hidden[sigma] = told
+        scores[sigma], floor = told.scores(float(np.ptp(stack.data)))
         trial = Trial(scores, floor, math.nan, cut.ratio)
         yield Step(len(scores))
-        if context.should_stop():
-            return trial
     expected = hidden_patches(net, cut, trial.sigma, stack.acquisition.ridge(stack.data), context)
     widening = hidden[trial.sigma].surprise / max(expected.surprise, 1e-30)
     return replace(trial, widening=min(max(widening, 1.0), WIDEST))
@@ -166,11 +167,13 @@ class Hidden:
         return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
 
 
-def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden:
-    """How the network tells hidden projections from the others, on some XZ planes."""
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:
+    """How the network tells hidden projections from the others, on some XZ planes; None when stopped."""
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     found = []
     for fold in folds(len(stack.data)):
+        if context.should_stop():
+            return None
         shown = stack.without(fold)
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
@@ -130,6 +131,12 @@ class Axial(Method):
     ) -> Generator[Event, None, Weights]:
         """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
+        acquisition = stack.acquisition
+        if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
+            yield Notice(
+                "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
+                "and the network may learn little; larger images or fewer slices per projection would help"
+            )
         if steps:
             yield from self._train(net, self._cutter(stack, ratio, context), stack, context, steps)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,10 @@ class Guided(Method):
         prior = {} if self.prior is None else self.prior.untrained(stack, context)
         named = {PRIOR + name: tensor for name, tensor in prior.items()}
         return named | {DENOISER + name: tensor for name, tensor in self._denoiser(context).state_dict().items()}
+
+    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+        """What the prior found out."""
+        return {} if self.prior is None else self.prior.findings(stack, without_prefix(weights, PRIOR))
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         training = self.batch * self.crop**2 * self.channels * 4 * 60
