@@ -331,18 +331,16 @@ def test_the_volume_lies_within_its_intervals(stride):
 
 
 def test_intervals_come_on_the_inputs_scale(learned):
-    """A power of two changes no digit, so not even rounding differs."""
-    plain = learned.result.volume
+    """A power of two changes no digit, so not even rounding differs; and weights find the same again."""
     stack = replace(learned.stack, data=1024 * learned.stack.data)
+    plain = learned.result.volume
     bright = exhaust(run(job(learned.method, stack), stack, weights=learned.result.weights)).volume
     np.testing.assert_array_equal(bright.data, 1024 * plain.data)
+    for name in ("std", "lower", "upper"):
+        np.testing.assert_array_equal(getattr(bright.reliability, name), 1024 * getattr(plain.reliability, name))
     assert (bright.reliability.lower <= bright.data).all()
     assert (bright.data <= bright.reliability.upper).all()
-    width = bright.reliability.upper - bright.reliability.lower
-    assert width.min() > 0
-    np.testing.assert_allclose(bright.reliability.std, width / (2 * 1.6449), rtol=1e-3)
-    ratio = bright.reliability.std.mean() / plain.reliability.std.mean()
-    assert 1024 / 1.5 < ratio < 1024 * 1.5  # trained or not, the interval is measured on other lateral patches
+    assert bright.reliability.std.min() > 0
 
 
 # -- what it finds out ----------------------------------------------------------------------
@@ -531,14 +529,10 @@ STACKS: dict[str, Callable[[], Made]] = {
     "three projections": lambda: simulated(sample()[:18]),
     "four projections": lambda: simulated(sample()[:24]),
     "small images": lambda: simulated(sample((60, 32, 32)), Acquisition(slices=12)),
-    "beams longer than images": lambda: simulated(sample((160, 32, 32)), Acquisition(slices=40)),
-    "gaps longer than images": lambda: simulated(sample((160, 32, 32)), Acquisition(slices=4, stride=35)),
     "voxels ten times as deep": lambda: simulated(sample()[::4].repeat(4, 0), scale=(10.0, 1.0, 1.0)),
     "pure noise": lambda: simulated(np.random.default_rng(0).standard_normal((48, 48, 48))),
     "no noise at all": lambda: simulated(sample() > 0.4),
     "one bright object": lambda: simulated(bright_object(1.0)),
-    "one bright voxel": lambda: simulated(spoilt(np.zeros((48, 48, 48)), (20, 30, 10), 1)),
-    "nothing across": lambda: simulated(np.broadcast_to(DEPTHS / 48, (48, 48, 48))),
     "light that fades": lambda: simulated(sample() * np.exp(-DEPTHS / 16)),
     "overlap": lambda: simulated(sample(), Acquisition(slices=6, stride=4)),
     "empty projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 0)),
@@ -564,6 +558,14 @@ def test_a_hard_stack_does_no_harm(make):
     found = (volume.provenance or {})["found"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert truth is None or gain(volume, stack, truth) > -0.1
+
+
+@pytest.mark.parametrize(("slices", "ratio", "small"), [(6, 1.0, False), (12, 1.0, True), (6, 10.0, True)])
+def test_images_too_small_for_patches_are_named(slices, ratio, small):
+    """No patch as deep as four projections can be cut from 32 pixels."""
+    stack = waves(Acquisition(slices=slices, count=4))
+    first = next(Axial(**TINY | {"ratio": ratio}).fit(stack, Context()))
+    assert (isinstance(first, Notice) and "larger images or fewer slices" in first.message) == small
 
 
 def test_there_are_stacks_without_noise_among_them():
