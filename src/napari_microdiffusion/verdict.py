@@ -109,6 +109,8 @@ def _sure(result: Result) -> str:
 
 def _tested(result: Result, held_out: float | None, baseline: float | None) -> str:
     if held_out is None:
+        held_out, baseline = _own_test(result)
+    if held_out is None:
         return "it has not been tested on hidden projections"
     text = f"it predicts hidden projections to {held_out:.1f} dB"
     if baseline is None or (result.volume.provenance or {}).get("method") == "conservative":
@@ -122,6 +124,15 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
         f"{text}, no better than plain interpolation ({baseline:.1f} dB) as far as this test can tell, which is to "
         f"about {CLOSE_DB:.0f} dB: if in doubt, prefer the conservative interpolation"
     )
+
+
+def _own_test(result: Result) -> tuple[float | None, float | None]:
+    """What a method found by hiding projections on its own, its score and the interpolation's in dB."""
+    found = (result.volume.provenance or {}).get("found", {})
+    scores = dict(found.get("sigma_curve", []))
+    if found.get("fell_back") or found.get("sigma_slices") not in scores:
+        return None, None
+    return scores[found["sigma_slices"]], found["interpolation_held_out_db"]
 
 
 def _helpful(result: Result, stack: ProjectionStack) -> str:
