@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import Event, Returned
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -23,6 +24,16 @@ TINY = (36, 48, 48)
 """Of the sample in the widget's tests."""
 
 REAL = ("axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo", "vessels")
+
+
+def collected(events: Generator[Event, None, Returned]) -> tuple[list[Event], Returned]:
+    """All events of a generator, and what it returned."""
+    seen: list[Event] = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return seen, end.value
 
 
 def pytest_configure() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._sigma import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
@@ -82,16 +83,6 @@ def job(method: Axial | Guided, stack: ProjectionStack, **changes: Any) -> Job:
     return Job(
         **{"method": method, "acquisition": stack.acquisition, "device": "cpu", "precision": "float32"} | changes
     )
-
-
-def collected(events: Generator[Event, None, Any]) -> tuple[list[Event], Any]:
-    """All events, and what the generator returned."""
-    seen: list[Event] = []
-    while True:
-        try:
-            seen.append(next(events))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def largest_residual(data: np.ndarray, stack: ProjectionStack) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import collected
 from napari_microdiffusion import diffusion
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.diffusion import slice_noise
@@ -58,16 +59,6 @@ def projected(acquisition: Acquisition = Acquisition(slices=4, count=4), size: t
 def stack() -> ProjectionStack:
     """Four uniform projections of four slices."""
     return projected()
-
-
-def collected(events: Generator[Event, None, Any]) -> tuple[list[Event], Any]:
-    """All events, and what the generator returned."""
-    seen: list[Event] = []
-    while True:
-        try:
-            seen.append(next(events))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def reconstructed(method: Guided, stack: ProjectionStack, **context: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
+from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method
@@ -94,15 +95,6 @@ def small() -> ProjectionStack:
 
 def scored(method: Method, stack: ProjectionStack, wanted: int = 4, **changes: Any) -> HeldOut:
     return exhaust(score(method, stack, Context(**changes), None, wanted))
-
-
-def collected(events: Generator[Event, None, HeldOut]) -> tuple[list[Event], HeldOut]:
-    seen: list[Event] = []
-    while True:
-        try:
-            seen.append(next(events))
-        except StopIteration as end:
-            return seen, end.value
 
 
 # -- which projections are hidden -----------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import (
     DeviceUnavailable,
@@ -63,15 +64,6 @@ def job(method: Method, stack: ProjectionStack, **changes: Any) -> Job:
     return Job(
         **{"method": method, "acquisition": stack.acquisition, "device": "cpu", "precision": "float32"} | changes
     )
-
-
-def collected(events: Generator[Event, None, Result]) -> tuple[list[Event], Result]:
-    seen: list[Event] = []
-    while True:
-        try:
-            seen.append(next(events))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def painted(events: list[Event], shape: tuple[int, ...]) -> np.ndarray:

@@ -6,10 +6,13 @@ knows no callback, queue or signal.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
+
+Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ class Notice:
 
 
 Event = Stage | Step | Preview | Notice
+
+
+def relay(
+    events: Generator[Event, None, Returned], change: Callable[[Event], Event | None]
+) -> Generator[Event, None, Returned]:
+    """Pass events on as ``change`` makes them, without those it gives None for; the return value stays."""
+    while True:
+        try:
+            event = change(next(events))
+        except StopIteration as stop:
+            value: Returned = stop.value
+            return value
+        if event is not None:
+            yield event
 
 
 class EngineError(Exception):

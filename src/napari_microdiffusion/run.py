@@ -9,22 +9,20 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import Event, InvalidInput, Notice, Preview, RunFailed
+from .events import Event, InvalidInput, Notice, Preview, Returned, RunFailed, relay
 from .hardware import Device, batch_bytes, check_memory, device_of, release_memory, repeatable, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
 from .volume import Intensity, ProjectionStack, Reliability, Volume
-
-Returned = TypeVar("Returned")
 
 
 class Job(BaseModel):
@@ -204,16 +202,14 @@ def _shown(
     events: Generator[Event, None, Returned], canvas: NDArray[np.float32], intensity: Intensity
 ) -> Generator[Event, None, Returned]:
     """Pass events on with previews on the input's intensity scale, and keep the canvas as people see it."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            value: Returned = stop.value
-            return value
+
+    def shown(event: Event) -> Event:
         if isinstance(event, Preview):
             event = replace(event, data=intensity.restore(event.data))
             canvas[event.start : event.start + len(event.data)] = event.data
-        yield event
+        return event
+
+    return relay(events, shown)
 
 
 def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS
-from ..events import Event, InvalidInput, Preview, RunFailed, Stage, Step
+from ..events import Event, InvalidInput, Preview, Returned, RunFailed, Stage, Step, relay
 from ..metrics import FLOOR
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights
-
-Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True)
@@ -152,16 +149,13 @@ def _compared(
 
 def _told(events: Generator[Event, None, Returned], where: str) -> Generator[Event, None, Returned]:
     """Pass events on, stages under the name of where they happen, previews not at all."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            value: Returned = stop.value
-            return value
+
+    def told(event: Event) -> Event | None:
         if isinstance(event, Stage):
-            event = replace(event, name=f"{where}: {event.name}")
-        if not isinstance(event, Preview):
-            yield event
+            return replace(event, name=f"{where}: {event.name}")
+        return None if isinstance(event, Preview) else event
+
+    return relay(events, told)
 
 
 def _own(context: Context) -> Context:
