@@ -1,9 +1,13 @@
-"""The conditional U-Net (MicroDiffusion, Sec. 4.2): every ResNet block's output takes time and condition."""
+"""The conditional U-Net of all diffusion models here (MicroDiffusion, Sec. 4.2; Sparse3Diff, Sec. 2.2).
+
+Every ResNet block's output takes the time, and the condition where it is added; else tokens are attended to.
+"""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +15,8 @@ from torch.nn import functional
 
 IMAGE_FEATURES = 128
 POSITION_FEATURES = 32
+
+Conditioning = Literal["none", "addition", "cross_attention"]
 
 
 def sinusoidal(position: Tensor, size: int, period: float = 10_000.0) -> Tensor:
@@ -53,8 +59,29 @@ class Attention(nn.Module):
         return attended
 
 
+class CrossAttention(nn.Module):
+    """Attention of the pixels of the lowest resolution, as queries, to the condition's tokens.
+
+    With one token, as in MicroDiffusion's ablation (Table 3), every pixel receives the same.
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.query, self.out = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        self.key_value = nn.Linear(features, 2 * channels)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """(B, c, y, x) from images of that shape and tokens (B, L, features)."""
+        query = self.query(self.norm(x)).flatten(2).transpose(1, 2)
+        key, value = self.key_value(tokens).chunk(2, -1)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(x.shape)
+        attended: Tensor = x + self.out(mixed)
+        return attended
+
+
 class UNet(nn.Module):
-    """Images (B, 1, y, x) of any size to images of that size, given time and condition.
+    """Images (B, inputs, y, x) of any size to images (B, outputs, y, x) of that size, given time and condition.
 
     Parameters
     ----------
@@ -64,35 +91,58 @@ class UNet(nn.Module):
         Channels at each resolution, as multiples of ``channels``; each level halves the resolution.
     attention
         Self-attention at the lowest resolution.
+    inputs, outputs
+        Channels of the images that come in and go out.
+    conditioning
+        ``addition`` to the output of every block, ``cross_attention`` at the lowest resolution, or ``none``.
+    features
+        Size of the condition, or of each of its tokens.
     """
 
-    def __init__(self, channels: int, multipliers: tuple[int, ...], attention: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        multipliers: tuple[int, ...],
+        attention: bool,
+        inputs: int = 1,
+        outputs: int = 1,
+        conditioning: Conditioning = "addition",
+        features: int = IMAGE_FEATURES + POSITION_FEATURES,
+    ) -> None:
         super().__init__()
         widths = [channels * m for m in multipliers]
         embedding = 4 * channels
         self.channels = channels
         self.time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.condition = nn.Linear(IMAGE_FEATURES + POSITION_FEATURES, embedding)
-        self.enter = nn.Conv2d(1, channels, 3, padding=1)
+        self.condition = nn.Linear(features, embedding) if conditioning == "addition" else None
+        self.enter = nn.Conv2d(inputs, channels, 3, padding=1)
         self.down = nn.ModuleList(Block(a, b, embedding) for a, b in zip([channels, *widths], widths, strict=False))
         self.middle = Block(widths[-1], widths[-1], embedding)
         self.attention = Attention(widths[-1]) if attention else nn.Identity()
+        self.cross = CrossAttention(widths[-1], features) if conditioning == "cross_attention" else None
         below = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(Block(a + b, b, embedding) for a, b in zip(below, widths, strict=True))
-        self.leave = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 1, 3, padding=1))
+        self.leave = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, 1, y, x) from noisy images, noise levels ``time`` (B,) and conditions (B, 160)."""
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, outputs, y, x) from noisy images, noise levels ``time`` (B,) and what is known of them.
+
+        Conditions are (B, features) where they are added, tokens (B, L, features) where they are attended to.
+        """
         height, width = x.shape[2:]
         fold = 2 ** (len(self.down) - 1)
         x = functional.pad(x, (0, -width % fold, 0, -height % fold), mode="replicate")
-        embedding = functional.silu(self.time(sinusoidal(time, self.channels)) + self.condition(condition))
+        embedding = self.time(sinusoidal(time, self.channels))
+        if self.condition is not None:
+            embedding = embedding + self.condition(condition)
+        embedding = functional.silu(embedding)
         x = self.enter(x)
         levels = []
         for i, block in enumerate(self.down):
             x = block(functional.avg_pool2d(x, 2) if i else x, embedding)
             levels.append(x)
         x = self.attention(self.middle(x, embedding))
+        x = x if self.cross is None else self.cross(x, condition)
         for i, block in reversed(list(enumerate(self.up))):
             x = block(torch.cat([x, levels.pop()], 1), embedding)
             if i:

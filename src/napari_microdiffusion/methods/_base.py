@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from ..acquisition import Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
 from ..numerics import noise_variance
@@ -126,8 +127,31 @@ class Method(BaseModel):
     """Whether the weights know the projections themselves, so that a held-out score must train anew without the
     hidden ones."""
 
+    pretrained: ClassVar[bool] = False
+    """Whether the weights come from full volumes (`pretrain`) and not from the stack, so that a run needs a base
+    model; `refine` may fit it to the stack."""
+
     kind: str
     consistency: FinalConsistency = "none"
+
+    def unsuited(self, acquisition: Acquisition) -> str | None:
+        """Why the method cannot work on such projections, in words that follow its name; None where it can."""
+        return None
+
+    def pretrain(
+        self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
+    ) -> Generator[Event, None, Weights]:
+        """Train on fully sampled volumes, as the acquisition would see them; for methods that are `pretrained`.
+
+        Parameters
+        ----------
+        volumes
+            Each (Z, y, x), normalised like a stack: 0.1 and 99.9 percentiles at 0 and 1.
+        acquisition
+            Of the projections that the weights are meant for; not bound to a stack.
+        """
+        raise TypeError(f"{type(self).__name__} is not trained on volumes")
+        yield
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on the stack; methods with nothing to train return no weights."""
