@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .acquisition import Acquisition
 from .events import InvalidInput
@@ -24,6 +25,16 @@ FORMAT = 1
 
 SUFFIXES = (".safetensors",)
 _KEY = "napari_microdiffusion"
+
+
+class VolumeRecord(BaseModel):
+    """A full volume that a base model was trained on: its name, (z, y, x), and the SHA-256 of its pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    shape: tuple[int, int, int]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,12 @@ class Checkpoint:
     software
         Version of this package that wrote the file.
     input_sha256
-        SHA-256 of the projections' pixels that they were trained on; None in files of before it was recorded.
+        SHA-256 of the projections' pixels that they were trained on; None in files of before it was recorded, and
+        for weights that were trained on volumes.
+    volumes
+        That they were trained on instead of projections; empty otherwise.
+    complete
+        False where the training was stopped before its end.
     """
 
     spec: dict[str, Any]
@@ -49,6 +65,8 @@ class Checkpoint:
     acquisition: Acquisition
     software: str
     input_sha256: str | None = None
+    volumes: tuple[VolumeRecord, ...] = ()
+    complete: bool = True
 
 
 def save_weights(
@@ -58,6 +76,8 @@ def save_weights(
     acquisition: Acquisition,
     overwrite: bool = False,
     input_sha256: str | None = None,
+    volumes: Iterable[VolumeRecord] = (),
+    complete: bool = True,
 ) -> Path:
     """Write weights with their spec, all or nothing.
 
@@ -69,6 +89,8 @@ def save_weights(
         The method's spec as plain, JSON-ready values.
     acquisition, input_sha256
         Of the projections that the weights were trained on.
+    volumes, complete
+        As in `Checkpoint`.
 
     Raises
     ------
@@ -87,6 +109,8 @@ def save_weights(
         "spec": dict(spec),
         "acquisition": acquisition.model_dump(mode="json"),
         "input_sha256": input_sha256,
+        "volumes": [volume.model_dump(mode="json") for volume in volumes],
+        "complete": complete,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -118,11 +142,29 @@ def load_weights(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
     try:
-        acquisition = Acquisition.model_validate(record["acquisition"])
         sha = record.get("input_sha256")
-        return Checkpoint(dict(record["spec"]), weights, acquisition, str(record["software"]), sha and str(sha))
+        return Checkpoint(
+            spec=dict(record["spec"]),
+            weights=weights,
+            acquisition=Acquisition.model_validate(record["acquisition"]),
+            software=str(record["software"]),
+            input_sha256=sha and str(sha),
+            volumes=tuple(VolumeRecord.model_validate(each) for each in record.get("volumes", ())),
+            complete=bool(record.get("complete", True)),
+        )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of weights, in the order of their names."""
+    import torch
+
+    found = sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _record(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:

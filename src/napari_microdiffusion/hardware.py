@@ -1,18 +1,19 @@
-"""What a run may use of the computer: device, precision, memory; and arithmetic that repeats itself."""
+"""What work may use of the computer: device, precision, memory; arithmetic that repeats itself; errors in words."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, Literal
+from traceback import clear_frames
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import psutil
 
-from .events import DeviceUnavailable, TooLarge
-from .methods import Method
+from .events import DeviceUnavailable, RunFailed, TooLarge
+from .methods import Context, Method
 from .presets import name_of
-from .volume import ProjectionStack
+from .volume import ProjectionStack, Volume
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -21,6 +22,61 @@ CPU_BATCH_BYTES = 2**27
 
 WORKING_VOLUMES = 6
 """Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
+
+
+class Work(Protocol):
+    """What is common to a run and a training on volumes."""
+
+    @property
+    def method(self) -> Method:
+        """The recipe."""
+
+    @property
+    def seed(self) -> int:
+        """Fixes every random number."""
+
+    @property
+    def device(self) -> Device:
+        """As it was asked for."""
+
+
+@contextmanager
+def at_work(
+    work: Work, data: str, remedy: str, cancelled: Callable[[], bool], preview_seconds: float = 5.0
+) -> Generator[Context]:
+    """The device and the context of some work, while it lasts; errors in plain words, and memory given back at the end.
+
+    Parameters
+    ----------
+    data
+        What people call that which is worked on.
+    remedy
+        What to do if memory runs out.
+
+    Raises
+    ------
+    RunFailed
+        In place of torch's and numpy's own errors.
+    """
+    device = device_of(work.method, work.device)
+    memory = batch_bytes(device)
+    try:
+        with repeatable(device):
+            yield Context(device, "float32", work.seed, cancelled, preview_seconds, memory)
+    except Exception as error:
+        clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
+        if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
+            raise RunFailed(_explanation(error, name_of(work.method), data, remedy)) from error
+        raise
+    finally:
+        release_memory(device)
+
+
+def _explanation(error: RuntimeError | MemoryError, name: str, data: str, remedy: str) -> str:
+    words = ("out of memory", "can't allocate")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in words):
+        return f"memory ran out during {name} on {data}: {remedy}"
+    return f"{name} broke off on {data}: {error}"
 
 
 def device_of(method: Method, wanted: Device) -> str:
@@ -87,28 +143,44 @@ def batch_bytes(device: str) -> int:
 
 
 def check_memory(method: Method, stack: ProjectionStack, device: str) -> None:
-    """Refuse what does not fit.
+    """Refuse a stack that does not fit.
 
     Raises
     ------
     TooLarge
         Saying how much is missing, and what lowers it.
     """
+    held = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
+    _check_memory(method, stack, device, held, "this stack", "crop the images or take fewer projections")
+
+
+def check_training_memory(method: Method, volumes: Iterable[Volume], like: ProjectionStack, device: str) -> None:
+    """Refuse volumes to train on that do not fit, all at once, as float32; errors as for `check_memory`.
+
+    Parameters
+    ----------
+    like
+        A stack of the size of the smallest volume: the least that the method's own batches take.
+    """
+    held = 4 * sum(volume.data.size for volume in volumes)
+    _check_memory(method, like, device, held, "these volumes", "crop them or take fewer")
+
+
+def _check_memory(method: Method, stack: ProjectionStack, device: str, held: int, what: str, crop: str) -> None:
     batch, remedy = method.memory_bytes(stack)
-    volumes = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
     if device == "cuda":
         import torch
 
-        _compare(method, batch, torch.cuda.mem_get_info()[0], "GPU memory", f"{remedy}, or use the CPU")
+        _compare(method, what, batch, torch.cuda.mem_get_info()[0], "GPU memory", f"{remedy}, or use the CPU")
         batch = 0
-    crop = "crop the images or take fewer projections"
-    _compare(method, volumes + batch, psutil.virtual_memory().available, "memory", remedy if batch > volumes else crop)
+    free = psutil.virtual_memory().available
+    _compare(method, what, held + batch, free, "memory", remedy if batch > held else crop)
 
 
-def _compare(method: Method, needed: int, free: int, kind: str, remedy: str) -> None:
+def _compare(method: Method, what: str, needed: int, free: int, kind: str, remedy: str) -> None:
     if needed > free:
         raise TooLarge(
-            f"{name_of(method)} needs {needed / 1e9:.1f} GB of {kind} for this stack, "
+            f"{name_of(method)} needs {needed / 1e9:.1f} GB of {kind} for {what}, "
             f"and {free / 1e9:.1f} GB are free: {remedy}"
         )
 

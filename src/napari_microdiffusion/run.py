@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from traceback import clear_frames
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .events import Event, InvalidInput, Notice, Preview, Returned, RunFailed, relay
-from .hardware import Device, batch_bytes, check_memory, device_of, release_memory, repeatable, resolve_precision
+from .checkpoint import fingerprint
+from .events import Event, InvalidInput, Notice, Preview, Returned, relay
+from .hardware import Device, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
@@ -79,6 +78,7 @@ def run(
         (k, y, x), any real dtype.
     weights
         Trained weights of ``job.method``: they are used, or refined where the method does so, instead of training.
+        A method that is `pretrained` cannot do without: they are its base model.
 
     Raises
     ------
@@ -89,9 +89,9 @@ def run(
     """
     began = time.monotonic()
     check(job, stack)
-    if weights is not None:
-        check_weights(job.method, stack, weights)
-    with at_work(job, stack, cancelled, preview_seconds) as context:
+    check_weights(job.method, stack, weights)
+    given = {} if weights is None else {"weights_sha256": fingerprint(weights)}
+    with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:
         canvas, reliability, weights = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
@@ -106,7 +106,7 @@ def run(
         stack.volume_scale_um,
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
-        _provenance(job, stack, context, seconds) | _findings(job, stack, weights, context),
+        _provenance(job, stack, context, seconds) | given | _findings(job, stack, weights, context),
         reliability,
     )
     return Result(result, weights, residual, context.stopped, seconds)
@@ -131,11 +131,37 @@ def exhaust(events: Generator[Event, None, Returned]) -> Returned:
 def check(job: Job, stack: ProjectionStack) -> None:
     """Refuse, before any work, what cannot succeed; errors as for `run`."""
     stack.check()
+    check_suited(job.method, stack.acquisition)
     check_memory(job.method, stack, device_of(job.method, job.device))
 
 
-def check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> None:
-    """Refuse weights that are not those of the method, with `InvalidInput`."""
+def check_suited(method: Method, acquisition: Acquisition) -> None:
+    """Refuse projections that the method is not made for, with `InvalidInput`."""
+    reason = method.unsuited(acquisition)
+    if reason is not None:
+        raise InvalidInput(f"{name_of(method)} {reason}")
+
+
+def check_base(method: Method, given: bool) -> None:
+    """Refuse a method that is trained on volumes where no weights are given, with `InvalidInput`."""
+    if method.pretrained and not given:
+        raise InvalidInput(
+            f"{name_of(method)} needs a base model: train one on full volumes with `napari-microdiffusion pretrain`, "
+            "and give it with --base (in the window, choose it as trained network)"
+        )
+
+
+def check_weights(method: Method, stack: ProjectionStack, weights: Weights | None) -> None:
+    """Refuse weights that are not those of the method, and their lack where it needs a base model.
+
+    Raises
+    ------
+    InvalidInput
+        Saying what to do.
+    """
+    check_base(method, weights is not None)
+    if weights is None:
+        return
     given, expected = (
         {name: tuple(tensor.shape) for name, tensor in found.items()}
         for found in (weights, method.untrained(stack, Context()))
@@ -147,29 +173,9 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights) -> N
         )
 
 
-@contextmanager
-def at_work(
-    job: Job, stack: ProjectionStack, cancelled: Callable[[], bool], preview_seconds: float = 5.0
-) -> Generator[Context]:
-    """The device and the context of a job, while it works; errors in plain words, and memory given back at the end.
-
-    Raises
-    ------
-    RunFailed
-        In place of torch's and numpy's own errors.
-    """
-    device = device_of(job.method, job.device)
-    memory = batch_bytes(device)
-    try:
-        with repeatable(device):
-            yield Context(device, "float32", job.seed, cancelled, preview_seconds, memory)
-    except Exception as error:
-        clear_frames(error.__traceback__)  # they hold tensors: memory in use cannot be given back
-        if isinstance(error, RuntimeError | MemoryError):  # torch's OutOfMemoryError, numpy's
-            raise RunFailed(_explanation(error, job.method, stack)) from error
-        raise
-    finally:
-        release_memory(device)
+def remedy(method: Method, stack: ProjectionStack) -> str:
+    """What to do if memory runs out on a stack."""
+    return f"{method.memory_bytes(stack)[1]}, or crop the stack"
 
 
 def _work(
@@ -221,14 +227,6 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
         yield Notice(
             f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
         )
-
-
-def _explanation(error: RuntimeError | MemoryError, method: Method, stack: ProjectionStack) -> str:
-    words = ("out of memory", "can't allocate")
-    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in words):
-        remedy = method.memory_bytes(stack)[1]
-        return f"memory ran out during {name_of(method)} on {stack.name}: {remedy}, or crop the stack"
-    return f"{name_of(method)} broke off on {stack.name}: {error}"
 
 
 def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Trained weights with the method they belong to: saved after a run, and used again without training."""
+"""Trained weights with the method they belong to: saved after a training, and used again without it.
+
+A base model, trained on full volumes, is a weights file like any other.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .acquisition import Acquisition
-from .checkpoint import load_weights, save_weights
+from .checkpoint import VolumeRecord, load_weights, save_weights
 from .events import InvalidInput
 from .methods import Inr, Method, Weights
 from .presets import name_of, override, validated
+from .pretraining import Base
 from .settings import sampling_paths
 from .volume import ProjectionStack
 
@@ -22,13 +28,37 @@ class Trained:
     Parameters
     ----------
     acquisition, input_sha256
-        Of the projections it was trained on; the hash is None in older files.
+        Of the projections it was trained on; the hash is None in older files. Of a base model, the acquisition that
+        it is meant for; the hash of the stack that it was fitted to, None where it is as it came from the volumes.
+    volumes
+        That a base model was trained on; empty for others.
+    complete
+        Whether its training came to its end.
     """
 
     method: Method
     weights: Weights = field(repr=False)
     acquisition: Acquisition
     input_sha256: str | None
+    volumes: tuple[VolumeRecord, ...] = ()
+    complete: bool = True
+
+    @property
+    def is_base(self) -> bool:
+        """Whether these are the weights of a base model, which its method cannot do without."""
+        return self.method.pretrained
+
+    @property
+    def origin(self) -> str:
+        """What it was trained on and for, in one line: ``3 volumes (a, b, c), for 6 slices, stride 6, ...``."""
+        if not self.is_base:
+            return f"projections with {self.acquisition.description}"
+        names = ", ".join(volume.name for volume in self.volumes)
+        count = f"{len(self.volumes)} volume{'s' * (len(self.volumes) != 1)}"
+        found = f"{count} ({names})" if names else "volumes that are not on record"
+        fitted = "" if self.input_sha256 is None else ", fitted to a stack"
+        stopped = "" if self.complete else ", stopped before the end"
+        return f"{found}, for {self.acquisition.description}{fitted}{stopped}"
 
     def check_input(self, stack: ProjectionStack) -> str | None:
         """What the user should know before these weights are used on a stack; None where all agrees.
@@ -37,8 +67,10 @@ class Trained:
         ------
         InvalidInput
             If a neural representation would be used on other projections than its own: it would give back the
-            volume it was trained on.
+            volume it was trained on. If a base model was trained for projections that were made in another way.
         """
+        if self.is_base:
+            return self._check_base(stack)
         notes = []
         if stack.acquisition.replace(count=None, hidden=()) != self.acquisition.replace(count=None, hidden=()):
             notes.append(f"the weights were trained on projections with {self.acquisition.description}")
@@ -52,6 +84,19 @@ class Trained:
                     "weights out)"
                 )
             notes.append(self._elsewhere)
+        return "; ".join(notes) or None
+
+    def _check_base(self, stack: ProjectionStack) -> str | None:
+        before, now = self.acquisition, stack.acquisition
+        same = (before.slices, before.step) == (now.slices, now.step)
+        if not same or not np.allclose(before.profile_weights, now.profile_weights, atol=1e-6):
+            raise InvalidInput(
+                f"the base model of {name_of(self.method)} was trained for {before.description}, and {stack.name} "
+                f"has {now.description}: train one for it"
+            )
+        notes = [] if self.complete else ["the training of the base model was stopped before its end"]
+        if self.input_sha256 not in (None, stack.sha256):
+            notes.append("the base model was fitted to another stack before")
         return "; ".join(notes) or None
 
     @property
@@ -74,6 +119,19 @@ def save_trained(
     return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256)
 
 
+def save_base(path: str | Path, base: Base, overwrite: bool = False) -> Path:
+    """Save a base model, complete or not, with what it was trained on; errors as for `checkpoint.save_weights`."""
+    return save_weights(
+        path,
+        base.method.model_dump(mode="json"),
+        base.weights,
+        base.acquisition,
+        overwrite,
+        volumes=base.volumes,
+        complete=not base.partial,
+    )
+
+
 def load_trained(path: str | Path, overrides: dict[str, Any] | None = None, method: Method | None = None) -> Trained:
     """A trained method and its weights, with sampling settings changed if asked for.
 
@@ -93,7 +151,7 @@ def load_trained(path: str | Path, overrides: dict[str, Any] | None = None, meth
     trained = validated(stored.spec)
     wanted = method or override(trained, overrides or {})
     check_sampling_only(trained, wanted)
-    return Trained(wanted, stored.weights, stored.acquisition, stored.input_sha256)
+    return Trained(wanted, stored.weights, stored.acquisition, stored.input_sha256, stored.volumes, stored.complete)
 
 
 def check_sampling_only(trained: Method, wanted: Method) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 
 from .events import Event
-from .hardware import resolve_precision
+from .hardware import at_work, resolve_precision
 from .methods import Weights, heldout
 from .methods.heldout import HeldOut
-from .run import Job, at_work, check, check_weights
+from .run import Job, check, check_weights, remedy
 from .volume import ProjectionStack
 
 __all__ = ["HeldOut", "held_out"]
@@ -29,6 +29,7 @@ def held_out(
     about ``folds`` times as long as one run. They use no pixel of the hidden projections; the intensity scale alone
     (two percentiles) is that of the whole stack. Axial super-resolution is trained once, on lateral patches of all
     projections, and fills gaps along z: its score is that of a network that has seen the hidden images from the side.
+    Base models (`Method.pretrained`) have seen no projection; each fold refines them on the projections it shows.
 
     Parameters
     ----------
@@ -37,7 +38,8 @@ def held_out(
     stack
         (k, y, x), any real dtype, four projections or more.
     weights
-        Trained weights of ``job.method``, used in every fold. Ignored where the method is trained anew.
+        Trained weights of ``job.method``, used in every fold. Ignored where the method is trained anew, and needed
+        where it is `pretrained`.
     folds
         In how many turns each inner projection is hidden once, see `heldout.folds`.
     cancelled
@@ -57,11 +59,10 @@ def held_out(
     """
     check(job, stack)
     heldout.folds(len(stack.data), folds)
-    if job.method.retrains:
+    if job.method.retrains and not job.method.pretrained:
         weights = None
-    elif weights is not None:
-        check_weights(job.method, stack, weights)
-    with at_work(job, stack, cancelled) as context:
+    check_weights(job.method, stack, weights)
+    with at_work(job, stack.name, remedy(job.method, stack), cancelled) as context:
         if job.method.learned:
             context.dtype = resolve_precision(job.precision, context.device)
         working, intensity = stack.normalised()

@@ -1,0 +1,150 @@
+"""Base models: training a method on fully sampled volumes, for the stacks that it is to reconstruct later.
+
+`pretrain` does for volumes what `run.run` does for projections: a generator of events whose value is the result. The
+`Base` is saved by `trained.save_base`, read again by `trained.load_trained`, and its weights go to `run.run`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .acquisition import Acquisition
+from .checkpoint import VolumeRecord
+from .events import Event, InvalidInput, Preview, relay
+from .hardware import Device, at_work, check_training_memory, device_of, resolve_precision
+from .methods import AnyMethod, Method, Weights
+from .presets import METHODS, name_of
+from .run import check_suited
+from .volume import ProjectionStack, Volume
+
+__all__ = ["Base", "Pretraining", "VolumeRecord", "check", "pretrain", "pretrained_methods"]
+
+
+class Pretraining(BaseModel):
+    """All that a base model depends on, beside the volumes' pixels.
+
+    ``volumes`` may be paths, for the record, or empty where they are handed over in memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: AnyMethod
+    acquisition: Acquisition = Field(description="of the projections that the base model is meant for")
+    volumes: tuple[Path, ...] = Field((), description="files of the full volumes")
+    channel: int | None = Field(None, ge=0, description="channel to use, where a file has several")
+    time: int | None = Field(None, ge=0, description="time point to use, where a file has several")
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: Device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the networks; auto takes bfloat16 where the hardware has it"
+    )
+
+    @field_validator("acquisition")
+    @classmethod
+    def _unbound(cls, value: Acquisition) -> Acquisition:
+        """A base model is for stacks of any depth: how many projections there were somewhere says nothing of it."""
+        return value.replace(count=None, hidden=())
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: a method's weights, and what they were trained on and for.
+
+    Parameters
+    ----------
+    acquisition
+        Of the projections that it is meant for; not bound to a stack.
+    volumes
+        Name, shape and SHA-256 of each volume it was trained on.
+    partial
+        Whether the training was stopped; the weights are as far as they had come, and can be used.
+    """
+
+    method: Method
+    weights: Weights = field(repr=False)
+    acquisition: Acquisition
+    volumes: tuple[VolumeRecord, ...]
+    partial: bool
+    seconds: float
+
+
+def pretrained_methods() -> tuple[str, ...]:
+    """The names of the methods that need a base model."""
+    return tuple(name for name, (cls, _) in METHODS.items() if cls.pretrained)
+
+
+def pretrain(
+    plan: Pretraining, volumes: Sequence[Volume], *, cancelled: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, Base]:
+    """Train a base model on full volumes, step by step.
+
+    The events are `Stage`, `Step` and `Notice`: there is no volume to preview. When ``cancelled`` says yes, the base
+    model is as far as it has come, marked partial.
+
+    Parameters
+    ----------
+    plan
+        What to do; its ``volumes`` paths are for the record, ``volumes`` is used.
+    volumes
+        One or more, (z, y, x) each, any real dtype, of any sizes. Each is brought to a common range by itself
+        (0.1 and 99.9 percentiles at 0 and 1), as stacks are.
+
+    Raises
+    ------
+    InvalidInput, DeviceUnavailable, TooLarge
+        Before any work.
+    RunFailed
+        If memory runs out or training diverges half way.
+    """
+    began = time.monotonic()
+    check(plan, volumes)
+    stacks = [_as_stack(volume) for volume in volumes]
+    data = f"{len(volumes)} volumes" if len(volumes) > 1 else volumes[0].name
+    remedy = f"{plan.method.memory_bytes(_projected(plan, volumes))[1]}, or crop the volumes"
+    with at_work(plan, data, remedy, cancelled, math.inf) as context:
+        context.dtype = resolve_precision(plan.precision, context.device)
+        working = [stack.normalised()[0].data for stack in stacks]
+        events = plan.method.pretrain(working, plan.acquisition, context)
+        weights = yield from relay(events, lambda event: None if isinstance(event, Preview) else event)
+    records = tuple(VolumeRecord(name=each.name, shape=each.shape, sha256=each.sha256) for each in stacks)
+    seconds = time.monotonic() - began
+    return Base(plan.method, weights, plan.acquisition, records, context.stopped, seconds)
+
+
+def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
+    """Refuse, before any work, what cannot succeed; errors as for `pretrain`."""
+    if not plan.method.pretrained:
+        raise InvalidInput(
+            f"{name_of(plan.method)} is not trained on volumes and needs no base model; "
+            f"those that are: {', '.join(pretrained_methods())}"
+        )
+    check_suited(plan.method, plan.acquisition)
+    if not volumes:
+        raise InvalidInput("there is no volume to train on: give one fully sampled volume or more")
+    for volume in volumes:
+        try:
+            plan.acquisition.fitted(volume.shape[0])
+        except InvalidInput as error:
+            raise InvalidInput(f"{volume.name}: {error}") from error
+        _as_stack(volume).check()
+    device = device_of(plan.method, plan.device)
+    check_training_memory(plan.method, volumes, _projected(plan, volumes), device)
+
+
+def _as_stack(volume: Volume) -> ProjectionStack:
+    """A full volume is the stack of its own slices: what is refused, and the range worked in, are those of a stack."""
+    return ProjectionStack(volume.data, Acquisition(slices=1), volume.scale_um, volume.name, volume.source_dtype)
+
+
+def _projected(plan: Pretraining, volumes: Sequence[Volume]) -> ProjectionStack:
+    """A stack of the size that the smallest volume's projections have, to ask a method for its needs."""
+    volume = min(volumes, key=lambda each: each.data.size)
+    bound = plan.acquisition.fitted(volume.shape[0])
+    return ProjectionStack(volume.data[: len(bound.shown)], bound, volume.scale_um, volume.name)
