@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from napari_microdiffusion import checkpoint
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import load_weights, save_weights
+from napari_microdiffusion.checkpoint import VolumeRecord, fingerprint, load_weights, save_weights
 from napari_microdiffusion.events import InvalidInput, RunFailed
 
 WEIGHTS = {"prior.a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(4)}
@@ -29,6 +29,41 @@ def test_save_then_load(tmp_path: Path) -> None:
         assert found.weights[name].dtype == tensor.dtype
         assert torch.equal(found.weights[name], tensor)
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_what_base_models_record(tmp_path: Path) -> None:
+    volumes = (
+        VolumeRecord(name="a", shape=(9, 32, 40), sha256="ab"),
+        VolumeRecord(name="b", shape=(7, 8, 9), sha256="c"),
+    )
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION, volumes=volumes, complete=False)
+    found = load_weights(path)
+    assert (found.volumes, found.complete, found.input_sha256) == (volumes, False, None)
+
+
+def test_files_from_before_base_models(tmp_path: Path) -> None:
+    record = {"format": 1, "spec": {}, "software": "1", "acquisition": {"slices": 6}, "input_sha256": "ab"}
+    save_file(WEIGHTS, tmp_path / "w.safetensors", {"napari_microdiffusion": json.dumps(record)})
+    found = load_weights(tmp_path / "w.safetensors")
+    assert (found.volumes, found.complete, found.input_sha256) == ((), True, "ab")
+
+
+def test_the_fingerprint_is_of_names_types_shapes_and_bytes(tmp_path: Path) -> None:
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    same = fingerprint(WEIGHTS)
+    assert len(same) == 64
+    assert fingerprint(load_weights(path).weights) == same
+    assert fingerprint(dict(reversed(WEIGHTS.items()))) == same
+    base = torch.arange(12.0).reshape(3, 4)
+    assert fingerprint({"t": base.T}) == fingerprint({"t": base.T.contiguous()})  # however it lies in memory
+    others = [
+        WEIGHTS | {"n": torch.tensor(5)},
+        WEIGHTS | {"n": torch.tensor(4.0)},
+        WEIGHTS | {"prior.a": WEIGHTS["prior.a"].T},
+        WEIGHTS | {"more": torch.empty(0)},
+        {f"{name}_": tensor for name, tensor in WEIGHTS.items()},
+    ]
+    assert len({same, *map(fingerprint, others)}) == 1 + len(others)
 
 
 def test_shared_and_transposed_tensors(tmp_path: Path) -> None:

@@ -59,6 +59,21 @@ class WatchedOnce(Watched):
     retrains: ClassVar[bool] = False
 
 
+class Fitted(Watched):
+    """Any method with a base model, here without weights, that is fitted to the stack by training on it."""
+
+    retrains: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = True
+
+    def fit(self, *_: Any) -> Generator[Event, None, Weights]:
+        raise AssertionError("a base model is never trained on projections")
+        yield
+
+    def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
+        assert weights == {}, "weights fitted in one fold must not reach another"
+        return (yield from Watched.fit(self, stack, context))
+
+
 class Repeat(Method):
     """Every slice is the projection in use that is nearest to it."""
 
@@ -94,7 +109,7 @@ def small() -> ProjectionStack:
 
 
 def scored(method: Method, stack: ProjectionStack, wanted: int = 4, **changes: Any) -> HeldOut:
-    return exhaust(score(method, stack, Context(**changes), None, wanted))
+    return exhaust(score(method, stack, Context(**changes), {} if method.pretrained else None, wanted))
 
 
 # -- which projections are hidden -----------------------------------------------------------
@@ -201,10 +216,13 @@ def test_any_acquisition(acquisition, hide, method):
 # -- nothing of the hidden projections leaks ------------------------------------------------
 
 
-@pytest.mark.parametrize("inner", EVERY_KIND.values(), ids=EVERY_KIND)
-def test_hidden_pixels_change_no_prediction(inner, small):
+@pytest.mark.parametrize(
+    "method",
+    [*(Watched(inner=inner) for inner in EVERY_KIND.values()), Fitted(inner=INR)],
+    ids=[*EVERY_KIND, "a base model"],
+)
+def test_hidden_pixels_change_no_prediction(method, small):
     """Each fold's pixels are scrambled in turn: its own prediction stays the same to the last bit, others change."""
-    method = Watched(inner=inner)
     scored(method, small, wanted=2)
     before = [data.copy() for data in Watched.predicted]
     for number, fold in enumerate(folds(6, 2)):
@@ -230,9 +248,8 @@ def test_priors_of_the_whole_stack_are_not_used(small):
 @pytest.mark.parametrize("name", METHODS)
 def test_all_that_is_trained_on_the_stack_is_trained_anew(name):
     cls, _ = METHODS[name]
-    assert cls.retrains is (
-        cls.learned and name != "axial"
-    )  # which knows patches, and fills gaps it was not trained on
+    knows_projections = cls.learned and not cls.pretrained and name != "axial"
+    assert cls.retrains is knows_projections  # axial knows patches, and fills gaps it was not trained on
 
 
 def test_trained_in_each_fold_without_the_hidden_projections(small):
@@ -250,6 +267,11 @@ def test_trained_once_where_weights_do_not_know_the_projections(small):
     exhaust(score(method, small, Context(), exhaust(INR.fit(small, Context())), 2))
     assert len(Watched.trained_on) == 1  # not again with weights
     np.testing.assert_array_equal(Watched.predicted[:2], Watched.predicted[2:])
+
+
+def test_a_base_model_is_fitted_anew_in_each_fold_without_the_hidden_projections(small):
+    scored(Fitted(inner=INR), small, wanted=2)
+    assert [stack.acquisition.hidden for stack in Watched.trained_on] == [(1, 3), (2, 4)]
 
 
 # -- progress and stops ---------------------------------------------------------------------

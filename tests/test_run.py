@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.checkpoint import fingerprint
 from napari_microdiffusion.events import (
     DeviceUnavailable,
     EngineError,
@@ -179,6 +180,8 @@ def test_with_weights_nothing_is_trained(method, camera):
     assert not [name for name in stages if name.startswith("Training")]
     np.testing.assert_array_equal(again.volume.data, result.volume.data)
     assert again.weights is result.weights
+    assert "weights_sha256" not in (result.volume.provenance or {})
+    assert (again.volume.provenance or {})["weights_sha256"] == fingerprint(result.weights)
 
 
 # -- what the user should know --------------------------------------------------------------
@@ -345,6 +348,16 @@ def test_needs_are_told_in_gigabytes(camera, monkeypatch):
     method = DIFFUSION.model_copy(update={"batch": 1024, "crop": 256})
     needed = (method.memory_bytes(camera)[0] + 6 * 16 * 32 * 36 * 4) / 1e9
     refused(method, camera, TooLarge, f"needs {needed:.1f} GB of memory .* and 3.0 GB are free")
+
+
+def test_a_base_model_is_needed(camera, monkeypatch):
+    monkeypatch.setattr(Inr, "pretrained", True)
+    refused(INR, camera, InvalidInput, "inr needs a base model: train one on full volumes .*pretrain.* --base")
+
+
+def test_projections_that_a_method_is_not_made_for(camera, monkeypatch):
+    monkeypatch.setattr(Inr, "unsuited", lambda _, acquisition: f"takes no {acquisition.profile} profile")
+    refused(INR, camera, InvalidInput, "inr takes no uniform profile")
 
 
 # -- errors on the way ----------------------------------------------------------------------

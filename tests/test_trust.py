@@ -61,6 +61,17 @@ def test_weights_are_ignored_where_they_know_the_projections(camera):
         found(Linear(), camera, weights=trained)
 
 
+def test_a_base_model_is_needed(camera, monkeypatch):
+    weights = exhaust(INR.fit(camera.normalised()[0], Context()))
+    plain = found(INR, camera).psnr
+    monkeypatch.setattr(Inr, "pretrained", True)  # whatever it says of retraining
+    with pytest.raises(InvalidInput, match="inr needs a base model: train one on full volumes"):
+        next(held_out(job(INR), camera))
+    with pytest.raises(InvalidInput, match="the weights do not fit inr"):
+        next(held_out(job(INR), camera, weights={}))
+    assert found(INR, camera, weights=weights).psnr != plain
+
+
 def test_a_stop_in_time(camera):
     with pytest.raises(RunFailed, match="no held-out score yet"):
         found(INR, camera, cancelled=lambda: True)
@@ -69,12 +80,14 @@ def test_a_stop_in_time(camera):
 @pytest.mark.parametrize(
     ("stack", "changes", "error", "message"),
     [
-        (lambda s: s.without([2, 3]), {}, InvalidInput, "at least 4 projections"),
+        (lambda s: ProjectionStack(s.data[:3], Acquisition(slices=4)), {}, InvalidInput, "at least 4 projections"),
         (lambda s: ProjectionStack(s.data * 0, s.acquisition), {}, InvalidInput, "constant"),
         (lambda s: s, {"folds": 1}, InvalidInput, "at least 2 folds"),
+        (lambda s: s.without([2]), {}, InvalidInput, "inr takes no gaps"),
     ],
 )
-def test_refused_before_any_event(stack, changes, error, message, camera):
+def test_refused_before_any_event(stack, changes, error, message, camera, monkeypatch):
+    monkeypatch.setattr(Inr, "unsuited", lambda _, acquisition: "takes no gaps" if acquisition.hidden else None)
     with pytest.raises(error, match=message):
         next(held_out(job(INR), stack(camera), **changes))
 

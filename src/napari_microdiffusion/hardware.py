@@ -160,7 +160,7 @@ def check_training_memory(method: Method, volumes: Iterable[Volume], like: Proje
     Parameters
     ----------
     like
-        A stack of the size of the smallest volume: the least that the method's own batches take.
+        A stack of the size that training sees at least, for the memory of the method's own batches.
     """
     held = 4 * sum(volume.data.size for volume in volumes)
     _check_memory(method, like, device, held, "these volumes", "crop them or take fewer")

@@ -22,7 +22,7 @@ from .hardware import Device, at_work, check_training_memory, device_of, resolve
 from .methods import AnyMethod, Method, Weights
 from .presets import METHODS, name_of
 from .run import check_suited
-from .volume import ProjectionStack, Volume
+from .volume import MINIMUM_LATERAL, ProjectionStack, Volume
 
 __all__ = ["Base", "Pretraining", "VolumeRecord", "check", "pretrain", "pretrained_methods"]
 
@@ -107,8 +107,7 @@ def pretrain(
     check(plan, volumes)
     stacks = [_as_stack(volume) for volume in volumes]
     data = f"{len(volumes)} volumes" if len(volumes) > 1 else volumes[0].name
-    remedy = f"{plan.method.memory_bytes(_projected(plan, volumes))[1]}, or crop the volumes"
-    with at_work(plan, data, remedy, cancelled, math.inf) as context:
+    with at_work(plan, data, _remedy(plan.method), cancelled, math.inf) as context:
         context.dtype = resolve_precision(plan.precision, context.device)
         working = [stack.normalised()[0].data for stack in stacks]
         events = plan.method.pretrain(working, plan.acquisition, context)
@@ -135,7 +134,7 @@ def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
             raise InvalidInput(f"{volume.name}: {error}") from error
         _as_stack(volume).check()
     device = device_of(plan.method, plan.device)
-    check_training_memory(plan.method, volumes, _projected(plan, volumes), device)
+    check_training_memory(plan.method, volumes, _least(plan, volumes), device)
 
 
 def _as_stack(volume: Volume) -> ProjectionStack:
@@ -143,8 +142,15 @@ def _as_stack(volume: Volume) -> ProjectionStack:
     return ProjectionStack(volume.data, Acquisition(slices=1), volume.scale_um, volume.name, volume.source_dtype)
 
 
-def _projected(plan: Pretraining, volumes: Sequence[Volume]) -> ProjectionStack:
-    """A stack of the size that the smallest volume's projections have, to ask a method for its needs."""
+def _least(plan: Pretraining, volumes: Sequence[Volume]) -> ProjectionStack:
+    """A stack of the size that training sees at least: the smallest volume's projections, or a crop of them."""
     volume = min(volumes, key=lambda each: each.data.size)
     bound = plan.acquisition.fitted(volume.shape[0])
-    return ProjectionStack(volume.data[: len(bound.shown)], bound, volume.scale_um, volume.name)
+    side = max(MINIMUM_LATERAL, getattr(plan.method, "crop", max(volume.shape)))
+    return ProjectionStack(volume.data[: len(bound.shown), :side, :side], bound, volume.scale_um, volume.name)
+
+
+def _remedy(method: Method) -> str:
+    """What lowers the memory that training takes."""
+    settings = [name for name in ("batch", "crop", "channels") if name in type(method).model_fields]
+    return f"lower {', '.join(settings)}, or crop the volumes" if settings else "crop the volumes"

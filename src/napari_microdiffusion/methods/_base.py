@@ -129,10 +129,15 @@ class Method(BaseModel):
 
     pretrained: ClassVar[bool] = False
     """Whether the weights come from full volumes (`pretrain`) and not from the stack, so that a run needs a base
-    model; `refine` may fit it to the stack."""
+    model; `refine` may fit it to the stack. Such weights know no projection until then: `retrains` is false."""
 
     kind: str
     consistency: FinalConsistency = "none"
+
+    @property
+    def refines(self) -> bool:
+        """Whether `refine` changes the weights it is given, so that they are worth saving again."""
+        return False
 
     def unsuited(self, acquisition: Acquisition) -> str | None:
         """Why the method cannot work on such projections, in words that follow its name; None where it can."""

@@ -78,6 +78,11 @@ class Axial(Method):
         sampling=True,
     )
 
+    @property
+    def refines(self) -> bool:
+        """On a further stack, where steps for it are set."""
+        return self.fine_tuning > 0
+
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on lateral patches, then choose sigma by projections hidden from the network."""
         ratio = self.voxel_ratio(stack)

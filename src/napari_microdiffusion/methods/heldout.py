@@ -88,7 +88,7 @@ def score(
         Its ``volumes`` are neither used nor changed: priors computed with the hidden projections would give them away.
     weights
         Of the method, to be used in every fold; without effect where it `retrains`. None: trained once, on all
-        projections.
+        projections. Those of a `pretrained` method are needed, and refined anew in each fold.
     wanted
         Folds, as for `folds`.
 
@@ -100,9 +100,9 @@ def score(
         If stopped before the first fold is finished.
     """
     hidings = folds(len(stack.data), wanted)
-    if method.retrains:
+    if method.retrains and not method.pretrained:
         weights = None
-    else:
+    elif not method.pretrained:
         own = _own(context)
         train = method.fit(stack, own) if weights is None else method.refine(stack, weights, own)
         weights = yield from _told(train, "Once for all folds")
@@ -131,6 +131,8 @@ def _compared(
     shown = stack.without(fold)
     if weights is None:
         weights = yield from method.fit(shown, context)
+    elif method.pretrained:
+        weights = yield from method.refine(shown, weights, context)
     if context.should_stop():
         return None
     volume = yield from method.predict(shown, weights, context)
