@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from napari_microdiffusion.denoiser import Denoiser
-from napari_microdiffusion.diffusion import Parameterisation, Schedule
-from napari_microdiffusion.unet import UNet
+from napari_microdiffusion.denoiser import Denoiser, Injection, condition_features
+from napari_microdiffusion.diffusion import Parameterisation, Schedule, sample
+from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.unet import Conditioning, UNet
 
 PARAMETERISATIONS = get_args(Parameterisation)
 T, MEAN, SPREAD = 50, -0.4, 0.3
@@ -26,10 +27,18 @@ def images(seed: int, count: int = 6, side: int = 16) -> Tensor:
     return MEAN + SPREAD * torch.randn(count, 1, side, side, generator=generator(seed))
 
 
-def denoiser(unet: nn.Module | None = None, gamma: float = 0.3, parameterisation: Parameterisation = "x0") -> Denoiser:
+def denoiser(
+    unet: nn.Module | None = None,
+    gamma: float = 0.3,
+    parameterisation: Parameterisation = "x0",
+    conditioning: Conditioning = "addition",
+    injection: Injection = "interpolation",
+) -> Denoiser:
     torch.manual_seed(0)
-    model = Denoiser(unet or UNet(8, (1, 2), False), SCHEDULE, gamma, parameterisation)
-    nn.init.normal_(model.encoder.empty)
+    net = UNet(8, (1, 2), False, conditioning=conditioning, features=condition_features(injection))
+    model = Denoiser(unet or net, SCHEDULE, gamma, parameterisation, conditioning, injection)
+    if model.encoder is not None:
+        nn.init.normal_(model.encoder.empty)
     model.calibrate(torch.tensor([MEAN - SPREAD, MEAN, MEAN + SPREAD]))
     return model
 
@@ -160,6 +169,88 @@ def test_the_network_sees_the_mixture(gamma):
     torch.testing.assert_close(unet.seen[0][0], gamma * guide + (1 - gamma) * noisy)
 
 
+# -- how the condition enters (Table 3) -----------------------------------------------------
+
+
+def test_attended_to_the_condition_is_one_token():
+    for conditioning, shape in (("addition", (6, 160)), ("cross_attention", (6, 1, 160))):
+        unet = Watch()
+        estimated(denoiser(unet, conditioning=conditioning), images(0), images(1))
+        assert unet.seen[0][2].shape == shape
+
+
+@pytest.mark.parametrize("conditioning", get_args(Conditioning))
+def test_whether_the_condition_is_seen(conditioning):
+    model, t, z = denoiser(conditioning=conditioning), torch.full((6,), 30), torch.linspace(-1, 1, 6)
+    conditions = [model.condition(images(seed), images(1), z) for seed in (2, 3)]
+    with torch.no_grad():
+        one, other = (model.estimate(images(0), images(1), t, condition) for condition in conditions)
+    assert torch.equal(one, other) == (conditioning == "none")
+
+
+@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+def test_without_conditions_depth_dropout_and_guidance_do_nothing(parameterisation):
+    model, clean = denoiser(parameterisation=parameterisation, conditioning="none"), images(0)
+    losses = {
+        model.loss(clean, images(1), torch.full((6,), z), p_uncond, generator()).item()
+        for z in (-0.5, 0.5)
+        for p_uncond in (0.0, 1.0)
+    }
+    assert len(losses) == 1
+    assert torch.equal(estimated(model, images(0), images(1), 2.5), estimated(model, images(0), images(1)))
+    unet = Watch()
+    estimated(denoiser(unet, conditioning="none"), images(0), images(1), 2.5)
+    assert [len(x) for x, _, _ in unet.seen] == [6]  # nor does guidance take its time
+    assert not [name for name in model.state_dict() if name.startswith("encoder")]
+
+
+# -- how the prior enters (Table 5) ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+def test_a_prior_that_is_a_condition_is_not_in_the_input(parameterisation, gamma):
+    unet, as_condition = Watch(), {"parameterisation": parameterisation, "injection": "condition"}
+    model, z = denoiser(unet, gamma, **as_condition), torch.zeros(6)
+    t, condition = torch.full((6,), 30), model.condition(images(3), images(1), z)
+    model.estimate(images(0), images(1), t, condition)
+    model.estimate(images(0), images(2), t, condition)
+    denoiser(unet, 0.0, parameterisation).estimate(images(0), images(1), t, condition)  # naive diffusion
+    inputs = [x for x, _, _ in unet.seen]
+    assert torch.equal(inputs[0], inputs[1])
+    assert torch.equal(inputs[0], inputs[2])
+    if parameterisation != "preconditioned":
+        assert torch.equal(inputs[0], images(0))  # X_t alone
+
+
+@pytest.mark.parametrize("conditioning", ["addition", "cross_attention"])
+def test_a_prior_that_is_a_condition_is_seen_through_it(conditioning):
+    model = denoiser(conditioning=conditioning, injection="condition")
+    t, z = torch.full((6,), 30), torch.linspace(-1, 1, 6)
+    conditions = [model.condition(images(3), images(guide), z) for guide in (1, 2)]
+    with torch.no_grad():
+        one, other = (model.estimate(images(0), images(1), t, condition) for condition in conditions)
+    assert (one - other).abs().amax((1, 2, 3)).min() > 1e-5
+
+
+def test_the_image_encoders_features_of_the_prior_follow_the_others():
+    model, z = denoiser(injection="condition"), torch.linspace(-1, 1, 6)
+    condition = model.condition(images(3), images(1), z)
+    assert condition.shape == (6, condition_features("condition")) == (6, 288)
+    assert torch.equal(condition[:, :160], model.encoder(images(3), z))
+    assert torch.equal(condition[:, 160:], model.encoder(images(1), z)[:, :128])  # one encoder for both
+
+
+def test_a_dropped_condition_hides_the_prior_in_it():
+    model, clean = denoiser(injection="condition"), images(0)
+    dropped, kept = (
+        {model.loss(clean, images(guide), torch.zeros(6), p_uncond, generator()).item() for guide in (1, 2)}
+        for p_uncond in (1.0, 0.0)
+    )
+    assert len(dropped) == 1
+    assert len(kept) == 2
+
+
 # -- guidance -------------------------------------------------------------------------------
 
 
@@ -222,7 +313,7 @@ def test_conditions_are_dropped_at_the_rate_asked_for(p_uncond):
     dropped = (unet.seen[0][2] == model.encoder.empty).all(1)
     assert float(dropped.float().mean()) == pytest.approx(p_uncond, abs=5 * (p_uncond * (1 - p_uncond) / 800) ** 0.5)
     kept = ~dropped
-    torch.testing.assert_close(unet.seen[0][2][kept], model.condition(clean, torch.zeros(800))[kept])
+    torch.testing.assert_close(unet.seen[0][2][kept], model.condition(clean, clean, torch.zeros(800))[kept])
 
 
 def test_every_level_is_trained():
@@ -232,10 +323,17 @@ def test_every_level_is_trained():
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
-def test_the_loss_reaches_every_weight(parameterisation):
-    model, clean = denoiser(parameterisation=parameterisation), images(0, 16)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"conditioning": "none"}, {"conditioning": "cross_attention"}, {"injection": "condition"}],
+    ids=["default", "none", "cross_attention", "injection"],
+)
+def test_the_loss_reaches_every_weight(parameterisation, settings: dict[str, Any]):
+    model, clean = denoiser(parameterisation=parameterisation, **settings), images(0, 16)
     model.loss(clean, images(1, 16), torch.linspace(-1, 1, 16), 0.5, generator()).backward()
-    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
+    chosen = {"norm", "query"} if settings.get("conditioning") == "cross_attention" else ()  # one token: no choice
+    assert still == {f"unet.cross.{layer}.{part}" for layer in chosen for part in ("weight", "bias")}
 
 
 def test_the_generator_fixes_the_loss():
@@ -260,3 +358,26 @@ def test_estimates_are_float32_in_mixed_precision():
         mixed = estimated(model, images(0), images(1), guidance=1.0)
     assert mixed.dtype == torch.float32
     assert 0 < (mixed - exact).abs().max() < 0.1
+
+
+# -- sampling -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler):
+    """Of a Gaussian, the preconditioned estimate is exact where the network is silent."""
+    schedule = Schedule(1000, 1e-4, 0.02)
+    model = Denoiser(Watch(), schedule, 0.0, "preconditioned")
+    model.mean.fill_(MEAN)
+    model.spread.fill_(SPREAD)
+    shape, draws = (40, 1, 32, 32), generator(3)
+    start = torch.randn(shape, generator=draws)
+    condition = torch.zeros(len(start), 160)
+
+    def estimate(x: Tensor, t: int) -> Tensor:
+        return model.estimate(x, x, torch.full((len(x),), t), condition)
+
+    fresh = (lambda _: torch.randn(shape, generator=draws)) if sampler == "ddpm" else None
+    samples = exhaust(sample(estimate, start, schedule, schedule.spaced(1000), fresh)).double()
+    assert float(samples.mean()) == pytest.approx(MEAN, abs=SPREAD * (5 / samples.numel() ** 0.5 + 0.01))
+    assert float(samples.var()) == pytest.approx(SPREAD**2, rel=5 * (2 / samples.numel()) ** 0.5 + 0.01)

@@ -226,6 +226,31 @@ def test_few_steps_from_draws_of_the_posterior_give_the_gaussian_exactly(levels)
     assert_gaussian(exhaust(sample(drawn, x, schedule, levels, lambda i: normal(i, (COUNT,)))), bias=0)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_with_a_measurement_the_samples_are_those_of_the_closed_form_posterior(sampler):
+    """x_0 normal, y = x_0 + error: mean and variance of x_0 given y, for each y its own mean."""
+    schedule, error = Schedule(1000, *BETAS), 0.2
+    y = MEAN + torch.linspace(-0.6, 0.6, 7, dtype=torch.float64)[:, None].expand(-1, COUNT // 4)
+    variance = 1 / (1 / SPREAD**2 + 1 / error**2)
+    mean = variance * (MEAN / SPREAD**2 + y / error**2)
+
+    def estimate(x: Tensor, t: int) -> Tensor:
+        """E[x_0 | x_t, y], from the three Gaussians that know of x_0."""
+        signal, noise = schedule.levels(torch.tensor([t]), x)
+        weight = (signal / noise) ** 2
+        return (MEAN / SPREAD**2 + y / error**2 + weight * x / signal) / (1 / variance + weight)
+
+    noise = (lambda i: normal(i, tuple(y.shape))) if sampler == "ddpm" else None
+    samples = exhaust(sample(estimate, normal(-1, tuple(y.shape)), schedule, schedule.spaced(1000), noise))
+    spread, count = variance**0.5, y.shape[1]
+    torch.testing.assert_close(
+        samples.mean(1), mean[:, 0], rtol=0, atol=5 * spread / count**0.5 + 0.01 * spread, check_dtype=False
+    )
+    torch.testing.assert_close(
+        samples.var(1), torch.full((7,), variance, dtype=torch.float64), rtol=5 * (2 / count) ** 0.5 + 0.01, atol=0
+    )
+
+
 # -- noise of slices ------------------------------------------------------------------------
 
 

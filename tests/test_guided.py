@@ -13,12 +13,16 @@ import torch
 from conftest import collected
 from napari_microdiffusion import diffusion
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.denoiser import Denoiser
 from napari_microdiffusion.diffusion import slice_noise
-from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Weights
-from napari_microdiffusion.methods._crops import crops, pairs
-from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.methods._base import without_prefix
+from napari_microdiffusion.methods._crops import crops, cuts, pairs
+from napari_microdiffusion.presets import spec, validated
+from napari_microdiffusion.run import check_weights, exhaust
 from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.unet import UNet
 from napari_microdiffusion.volume import ProjectionStack
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=2)
@@ -188,7 +192,8 @@ def test_pairing_matters(stack):
 def test_crops_are_pieces_of_the_images(side, expected):
     k, y, x = np.meshgrid(np.arange(3), np.arange(20), np.arange(25), indexing="ij")
     codes = torch.from_numpy(10_000 * k + 100 * y + x)
-    pieces, chosen = crops(torch.stack([codes, -codes], 1), 40, side, torch.Generator().manual_seed(0))
+    where = cuts((3, 20, 25), 40, side, torch.Generator().manual_seed(0))
+    pieces, chosen = crops(torch.stack([codes, -codes], 1), where), torch.tensor([cut.image for cut in where])
     assert pieces.shape == (40, 2, *expected)
     assert torch.equal(pieces[:, 0], -pieces[:, 1])  # image and prior are cut and flipped alike
     assert torch.equal(pieces[:, 0].flatten(1) // 10_000, chosen[:, None].expand(-1, expected[0] * expected[1]))
@@ -316,6 +321,180 @@ def test_gamma_decides_whether_the_prior_is_seen(gamma, stack):
         np.testing.assert_array_equal(exhaust(method.predict(stack, weights, Context(seed=9))).data, with_prior)
 
 
+# -- the paper's ablations ------------------------------------------------------------------
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "cross_attention": {"condition": "cross_attention"},
+    "no_condition": {"condition": "none"},
+    "prior_as_condition": {"injection": "condition"},
+    "both": {"injection": "condition", "condition": "cross_attention"},
+}
+ablations = pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
+
+
+@ablations
+def test_every_ablation_is_another_model(changes, stack):
+    method, default = guided(prior=INR, guidance=0.5, **changes), guided(prior=INR, guidance=0.5)
+    data = reconstructed(method, stack)
+    assert np.isfinite(data).all()
+    assert np.abs(data - reconstructed(default, stack)).max() > 1e-4
+
+
+@ablations
+def test_ablations_with_hidden_projections(changes):
+    acquisition = Acquisition(slices=4, count=6, hidden=(1, 4))
+    data = reconstructed(guided(prior=INR, consistency="final", **changes), stack := projected(acquisition, (20, 21)))
+    assert data.shape == (24, 20, 21)
+    assert largest_residual(data, stack) < 1e-5
+
+
+@ablations
+def test_saved_weights_of_an_ablation(changes, stack, tmp_path: Path):
+    method, context = guided(prior=INR, **changes), Context()
+    weights = exhaust(method.fit(stack, context))
+    volume = exhaust(method.predict(stack, weights, context))
+    trained = load_trained(save_trained(tmp_path / "w.safetensors", method, weights, stack))
+    check_weights(trained.method, stack, trained.weights)
+    np.testing.assert_array_equal(exhaust(trained.method.predict(stack, trained.weights, Context())).data, volume.data)
+    for other in ({}, *ABLATIONS.values()):
+        if other != changes:
+            with pytest.raises(InvalidInput, match="cannot be changed on the trained weights"):
+                load_trained(tmp_path / "w.safetensors", method=guided(prior=INR, **other))
+
+
+def test_weights_of_another_network_are_refused(stack):
+    weights = exhaust(guided(prior=INR).fit(stack, Context()))
+    for changes in ({"condition": "none"}, {"condition": "cross_attention"}, {"injection": "condition"}):
+        with pytest.raises(InvalidInput, match="do not fit"):
+            check_weights(guided(prior=INR, **changes), stack, weights)
+
+
+@ablations
+def test_a_stop_in_training_an_ablation(changes, stack):
+    stop = Stop(is_step(True, 3), stage="Training the diffusion model")
+    method = guided(prior=INR, **changes | {"steps": 1000})
+    weights = stop.run(method.fit(stack, stop.context))
+    assert stop.after == []
+    assert weights.keys() == method.untrained(stack, Context()).keys()
+    assert np.isfinite(exhaust(method.predict(stack, weights, Context())).data).all()  # they can be used
+
+
+@pytest.mark.parametrize("condition", ["addition", "cross_attention", "none"])
+def test_table_3_whether_the_projections_are_a_condition(condition, stack):
+    """Without prior, the closest projection is all that tells one stack's volume from another's."""
+    method = guided(prior=None, condition=condition, guidance=1.0)
+    weights = exhaust(method.fit(stack, Context()))
+    upside_down = ProjectionStack(np.ascontiguousarray(stack.data[::-1]), stack.acquisition)
+    one, other = (exhaust(method.predict(given, weights, Context())).data for given in (stack, upside_down))
+    assert np.array_equal(one, other) == (condition == "none")
+
+
+def test_table_3_cross_attention_takes_the_place_of_self_attention(stack):
+    parts = {
+        condition: {name.split(".")[2] for name in method.untrained(stack, Context()) if ".unet." in name}
+        for condition in ("addition", "cross_attention", "none")
+        for method in [guided(condition=condition, attention=True)]
+    }
+    assert parts["addition"] - parts["none"] == {"condition"}
+    assert parts["none"] >= {"attention"}
+    assert parts["none"] ^ parts["cross_attention"] == {"attention", "cross"}
+
+
+def test_table_3_without_condition_guidance_takes_no_memory(stack):
+    def twice(**changes: Any) -> float:
+        return guided(guidance=1.0, **changes)._slice_bytes(stack) / guided(**changes)._slice_bytes(stack)
+
+    assert twice() == 2
+    assert twice(condition="none") == 1
+
+
+@pytest.mark.parametrize("neighbouring", ["none", "uniform", "gaussian"])
+def test_table_4_how_the_prior_is_inferred(neighbouring):
+    """Of an odd number n of slices the neighbours are slices themselves: their mean is told from the plain volume."""
+    stack = projected(Acquisition(slices=3, count=5), (16, 17))
+    named = spec("microdiffusion", "paper", {"prior.neighbouring": neighbouring})
+    assert isinstance(named, Guided)
+    assert isinstance(named.prior, Inr)
+    assert named.prior.neighbouring == neighbouring
+    prior, context = INR.model_copy(update={"neighbouring": neighbouring, "consistency": "none"}), Context()
+    weights = exhaust(guided(prior=prior).fit(stack, context))
+    [volume] = context.volumes.values()
+    plain = prior.model_copy(update={"neighbouring": "none"})
+    alone = exhaust(plain.predict(stack, without_prefix(weights, "prior."), Context())).data
+    k = np.exp(-(((np.arange(3) + 0.5) / 3 - 0.5) ** 2) / 2)
+    share = {"none": np.array([0, 1, 0]), "uniform": np.ones(3) / 3, "gaussian": k / k.sum()}[neighbouring]
+    expected = share[0] * alone[:-2] + share[1] * alone[1:-1] + share[2] * alone[2:]
+    np.testing.assert_allclose(volume[1:-1], expected, atol=1e-5)
+
+
+def test_table_5_gamma_has_no_effect_on_a_prior_that_is_a_condition(stack):
+    low, high = (reconstructed(guided(injection="condition", gamma=gamma), stack) for gamma in (0.0, 1.0))
+    np.testing.assert_array_equal(low, high)
+
+
+@pytest.mark.parametrize("injection", ["interpolation", "condition"])
+def test_table_5_where_the_prior_is_seen(injection, stack, monkeypatch):
+    """In the network's input or in the condition, in training (paired) and in sampling (slice by slice)."""
+    inputs, guides = [], []
+
+    def forward(self: UNet, x: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        inputs.append(x.detach())
+        return plain_forward(self, x, time, condition)
+
+    def condition(self: Denoiser, images: torch.Tensor, guide: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        guides.append(guide)
+        return plain_condition(self, images, guide, z)
+
+    plain_forward, plain_condition = UNet.forward, Denoiser.condition
+    monkeypatch.setattr(UNet, "forward", forward)
+    monkeypatch.setattr(Denoiser, "condition", condition)
+    prior = Cubic(consistency="none")
+    method = guided(prior=prior, injection=injection, steps=1, crop=64, sampling_steps=1, pairing="mean")
+    weights = exhaust(method.fit(stack, Context()))
+    exhaust(method.predict(stack, weights, Context()))
+    volume = exhaust(prior.predict(stack, {}, Context())).data
+    paired = 2 * stack.acquisition.project(volume) - 1
+    for guide in guides[0][:, 0].numpy():  # crops as large as the image, perhaps flipped
+        flips = [paired[:, ::up, ::left] for up in (1, -1) for left in (1, -1)]
+        assert min(np.abs(image - guide).max() for images in flips for image in images) < 1e-5
+    np.testing.assert_allclose(guides[1][:, 0], 2 * volume - 1, atol=1e-5)
+    noise = slice_noise(0, range(16), 0, stack.shape[1:]).numpy()  # X_T
+    gamma = method.gamma if injection == "interpolation" else 0
+    np.testing.assert_allclose(inputs[1][:, 0], gamma * (2 * volume - 1) + (1 - gamma) * noise, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 1.0])
+def test_table_5_a_prior_that_is_a_condition_guides(gamma, stack):
+    """The same weights with another prior give another volume."""
+    weights = exhaust(guided(injection="condition", gamma=gamma).fit(stack, Context()))
+    one, other = (
+        exhaust(guided(prior=prior, injection="condition", gamma=gamma).predict(stack, weights, Context())).data
+        for prior in (Linear(), Cubic())
+    )
+    assert np.abs(one - other).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prior": None, "injection": "condition"}, "injection=condition needs a prior"),
+        ({"injection": "condition", "condition": "none"}, "needs condition=addition or cross_attention"),
+    ],
+)
+def test_settings_that_exclude_one_another(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        validated(guided().model_dump() | changes)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+@pytest.mark.parametrize("n", [2, 3, 9])
+def test_any_step_length_with_four_projections_left(n, gamma):
+    stack = projected(Acquisition(slices=n, count=6, hidden=(1, 4)), (16, 18))
+    data = reconstructed(guided(prior=INR, gamma=gamma, pairing="slice"), stack)
+    assert data.shape == (6 * n, 16, 18)
+    assert np.isfinite(data).all()
+
+
 # -- previews and stops ---------------------------------------------------------------------
 
 
@@ -343,10 +522,12 @@ def test_training_shows_the_prior_first(stack):
 
 
 class Stop:
-    """A cancel flag, set when an event is seen; keeps what came after."""
+    """A cancel flag, set when an event is seen, in a stage if one is named; keeps what came after."""
 
-    def __init__(self, when: Callable[[Event], bool], **context: Any) -> None:
+    def __init__(self, when: Callable[[Event], bool], stage: str | None = None, **context: Any) -> None:
         self.when = when
+        self.stage = stage
+        self.begun = stage is None
         self.flag = False
         self.after: list[Event] = []
         self.context = Context(cancelled=lambda: self.flag, **context)
@@ -359,7 +540,8 @@ class Stop:
                 return end.value
             if self.flag:
                 self.after.append(event)
-            self.flag = self.flag or self.when(event)
+            self.begun = self.begun or (isinstance(event, Stage) and event.name == self.stage)
+            self.flag = self.flag or (self.begun and self.when(event))
 
 
 def is_step(stage_losses: bool, done: int) -> Callable[[Event], bool]:

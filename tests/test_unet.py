@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_microdiffusion.unet import Attention, ConditionEncoder, UNet, sinusoidal
+from napari_microdiffusion.unet import Attention, ConditionEncoder, Conditioning, CrossAttention, UNet, sinusoidal
 
 SIZES = [(32, 32), (37, 45), (33, 64), (1, 7)]
 
@@ -100,6 +101,63 @@ def test_attention_has_its_own_weights():
     assert names - {name for name, _ in unet().named_parameters()} == {
         f"attention.{layer}.{part}" for layer in ("norm", "qkv", "out") for part in ("weight", "bias")
     }
+
+
+# -- how conditions enter (MicroDiffusion, Table 3) -----------------------------------------
+
+
+def tokens(count: int, batch: int = 2) -> Tensor:
+    return torch.randn(batch, count, 160, generator=torch.Generator().manual_seed(2))
+
+
+def conditioned(conditioning: Conditioning) -> UNet:
+    torch.manual_seed(0)
+    return UNet(8, (1, 2), False, conditioning=conditioning)
+
+
+def test_one_token_gives_every_pixel_the_same():
+    torch.manual_seed(0)
+    layer, x = CrossAttention(8, 160), torch.randn(2, 8, 5, 6)
+    added = layer(x, tokens(1)) - x
+    value = layer.key_value(tokens(1)).chunk(2, -1)[1].transpose(1, 2)[..., None]
+    torch.testing.assert_close(added, layer.out(value).expand_as(x), rtol=1e-4, atol=1e-5)
+    several = layer(x, tokens(3)) - x
+    assert several.flatten(2).std(-1).min() > 1e-4
+
+
+def test_pixels_attend_to_tokens_by_the_softmax_of_queries_and_keys():
+    torch.manual_seed(0)
+    layer, x = CrossAttention(8, 160), torch.randn(2, 8, 3, 4)
+    q = layer.query(layer.norm(x)).flatten(2)
+    k, v = layer.key_value(tokens(5)).chunk(2, -1)
+    weights = torch.einsum("bci,blc->bil", q, k).div(8**0.5).softmax(-1)
+    mixed = torch.einsum("bil,blc->bci", weights, v).reshape(x.shape)
+    torch.testing.assert_close(layer(x, tokens(5)), x + layer.out(mixed), rtol=1e-4, atol=1e-5)
+
+
+def test_the_output_depends_on_each_token():
+    images, time, _ = inputs()
+    net, given = conditioned("cross_attention"), tokens(3)
+    before = net(images, time, given)
+    for token in range(3):
+        changed = given.clone()
+        changed[:, token] += 0.5
+        assert (net(images, time, changed) - before).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+def test_without_conditions_there_is_nothing_they_could_enter_by():
+    images, time, condition = inputs()
+    net = conditioned("none")
+    assert torch.equal(net(images, time, condition), net(images, time))
+    names = {which: {name for name, _ in conditioned(which).named_parameters()} for which in get_args(Conditioning)}
+    assert names["addition"] - names["none"] == {"condition.weight", "condition.bias"}
+    assert {name.partition(".")[0] for name in names["cross_attention"] - names["none"]} == {"cross"}
+
+
+def test_every_weight_of_cross_attention_has_a_gradient():
+    net = conditioned("cross_attention")
+    net(*inputs()[:2], tokens(2)).square().mean().backward()
+    assert [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 
 # -- conditions -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,18 +47,37 @@ def intensities(images: Tensor) -> NDArray[np.float32]:
     return data
 
 
-def crops(images: Tensor, batch: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random crops (B, c, side, side), flipped at random, of images (K, c, y, x), and which images they are of (B,)."""
+class Cut(NamedTuple):
+    """Where a crop is cut from: which image, its rows and columns, and the axes it is flipped along."""
+
+    image: int
+    rows: slice
+    columns: slice
+    flips: tuple[int, ...]
+
+    def of(self, image: Tensor) -> Tensor:
+        """The crop (..., side, side) of an image (..., y, x)."""
+        return image[..., self.rows, self.columns].flip(self.flips)
+
+
+def cuts(shape: tuple[int, int, int], batch: int, side: int, generator: torch.Generator) -> list[Cut]:
+    """Where random crops, flipped at random, are cut from images of shape (K, y, x)."""
     import torch
 
-    height, width = (min(side, size) for size in images.shape[2:])
-    chosen = torch.randint(len(images), (batch,), generator=generator)
-    pieces = []
-    for image in images[chosen.to(images.device)]:
-        top, left, flips = (
-            int(torch.randint(n, (), generator=generator))
-            for n in (image.shape[1] - height + 1, image.shape[2] - width + 1, 4)
-        )
-        crop = image[:, top : top + height, left : left + width]
-        pieces.append(crop.flip([axis for axis in (1, 2) if flips & axis]))
-    return torch.stack(pieces), chosen.to(images.device)
+    def drawn(count: int, *size: int) -> Tensor:
+        return torch.randint(count, size, generator=generator)
+
+    height, width = (min(side, size) for size in shape[1:])
+    found = []
+    for image in drawn(shape[0], batch).tolist():
+        top, left, flips = (int(drawn(n)) for n in (shape[1] - height + 1, shape[2] - width + 1, 4))
+        axes = tuple(axis for bit, axis in ((1, -2), (2, -1)) if flips & bit)
+        found.append(Cut(image, slice(top, top + height), slice(left, left + width), axes))
+    return found
+
+
+def crops(images: Tensor, where: list[Cut]) -> Tensor:
+    """Crops (B, c, side, side) of images (K, c, y, x)."""
+    import torch
+
+    return torch.stack([cut.of(images[cut.image]) for cut in where])

@@ -7,25 +7,24 @@ diffusion (ours) axial super-resolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
-from ._crops import crops, depths, intensities, pairs
+from ._crops import crops, cuts, depths, intensities, pairs
+from ._sampling import Sampler
 from .axial import Axial
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..denoiser import Denoiser
 
 PRIOR, DENOISER = "prior.", "denoiser."
@@ -49,6 +48,11 @@ class Guided(Method):
     kind: Literal["guided"] = "guided"
     consistency: Consistency = "final"  # type: ignore[assignment]
     prior: Prior | None = setting(None, "method whose volume guides the diffusion; none for naive diffusion")
+    injection: Literal["interpolation", "condition"] = setting(
+        "interpolation",
+        "how the prior enters: mixed into the network's input (interpolation), or encoded as a further condition, "
+        "where γ has no effect (condition)",
+    )
     gamma: float = setting(0.8, "share of the prior in the network's input, γ of Eq. 9", ge=0, le=1)
     pairing: Literal["mean", "slice"] = setting(
         "mean",
@@ -75,12 +79,19 @@ class Guided(Method):
     guidance: float = setting(
         0.0, "strength w of classifier-free guidance; 0 needs half the time", ge=0, le=20, sampling=True
     )
+    condition: Literal["addition", "cross_attention", "none"] = setting(
+        "addition",
+        "how the closest projection and the depth enter: added to every block (addition), attended to at the "
+        "lowest resolution (cross_attention), or not at all (none)",
+    )
     p_uncond: float = setting(0.1, "share of training images that are shown without their condition", ge=0, le=1)
     channels: int = setting(16, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = setting(
         (1, 2, 4), "channels at each resolution, as multiples", min_length=1, max_length=5
     )
-    attention: bool = setting(False, "self-attention at the lowest resolution")
+    attention: bool = setting(
+        False, "self-attention at the lowest resolution; attention to the condition takes its place"
+    )
     steps: int = setting(300, "training steps of the diffusion model", ge=1, le=10_000_000)
     epochs: int | None = setting(
         None, "training length as passes over all projections, instead of steps", ge=1, le=100_000
@@ -92,6 +103,15 @@ class Guided(Method):
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
     )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse settings of which one would do nothing."""
+        if self.injection == "condition" and self.prior is None:
+            raise ValueError("injection=condition needs a prior")
+        if self.injection == "condition" and self.condition == "none":
+            raise ValueError("injection=condition needs condition=addition or cross_attention, to carry the prior")
+        return self
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""
@@ -121,22 +141,22 @@ class Guided(Method):
         denoiser = self._denoiser(context)
         denoiser.load_state_dict(without_prefix(weights, DENOISER))
         denoiser.requires_grad_(False).eval()
-        batches = list(self._batches(stack, context))
-        steps = len(denoiser.schedule.spaced(self.sampling_steps, self.spacing))
-        yield Stage("Denoising the slices", len(batches) * steps)
+        sampler = self._sampler(denoiser, stack, context)
+        blocks = sampler.blocks()
+        yield Stage("Denoising the slices", len(blocks) * len(sampler.levels))
         done = 0
-        for batch in batches:
-            guide = torch.from_numpy(data[batch.start : batch.stop])[:, None] * 2 - 1
-            for clean in self._sample(denoiser, stack, context, batch, guide.to(context.device)):
+        for block in blocks:
+            guide = torch.from_numpy(data[block.start : block.stop])[:, None] * 2 - 1
+            for clean in sampler.estimates(block, guide.to(context.device)):
                 done += 1
                 yield Step(done)
                 if context.should_stop():
                     return data
                 if context.preview_due():
-                    yield Preview(batch.start, intensities(clean))
+                    yield Preview(block.start, intensities(clean))
                     context.preview_done()
-            data[batch.start : batch.stop] = intensities(clean)
-            for z in batch:
+            data[block.start : block.stop] = intensities(clean)
+            for z in block:
                 yield Preview(z, data[z : z + 1].copy())
         return data
 
@@ -175,16 +195,24 @@ class Guided(Method):
         """The untrained network; the seed fixes its first weights."""
         import torch
 
-        from ..denoiser import Denoiser
+        from ..denoiser import Denoiser, condition_features
         from ..diffusion import Schedule
         from ..unet import UNet
 
+        attention = self.attention and self.condition != "cross_attention"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            unet = UNet(self.channels, self.multipliers, self.attention)
+            unet = UNet(
+                self.channels,
+                self.multipliers,
+                attention,
+                conditioning=self.condition,
+                features=condition_features(self.injection),
+            )
             schedule = Schedule(self.timesteps, self.beta_start, self.beta_end, context.device)
             gamma = 0.0 if self.prior is None else self.gamma
-            return Denoiser(unet, schedule, gamma, self.parameterisation).to(context.device)
+            denoiser = Denoiser(unet, schedule, gamma, self.parameterisation, self.condition, self.injection)
+            return denoiser.to(context.device)
 
     def _train(
         self, denoiser: Denoiser, stack: ProjectionStack, prior: NDArray[np.float32] | None, context: Context
@@ -201,9 +229,12 @@ class Guided(Method):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
         yield Stage("Training the diffusion model", steps)
         for step in range(steps):
-            batch, chosen = crops(images, self.batch, self.crop, generator)
+            where = cuts(stack.shape, self.batch, self.crop, generator)
+            batch = crops(images, where)
             with autocast(context):
-                loss = denoiser.loss(batch[:, :1], batch[:, 1:], z[chosen], self.p_uncond, generator)
+                loss = denoiser.loss(
+                    batch[:, :1], batch[:, 1:], z[[cut.image for cut in where]], self.p_uncond, generator
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -212,78 +243,20 @@ class Guided(Method):
             if context.should_stop():
                 return
 
-    def _sample(
-        self, denoiser: Denoiser, stack: ProjectionStack, context: Context, batch: range, guide: Tensor
-    ) -> Generator[Tensor, None, None]:
-        """Estimates of x_0 (m, 1, y, x) of the slices in ``batch``, one after each sampling step."""
-        import torch
-
-        from ..diffusion import sample, slice_noise
-
-        parts = list(torch.arange(len(batch), device=context.device).split(self._slices_at_once(stack, context)))
-        conditions = self._conditions(denoiser, stack, context, batch, parts)
-        consistent = self._consistent(stack, context, batch)
-
-        def estimate(noisy: Tensor, t: int) -> Tensor:
-            clean = torch.empty_like(noisy)
-            for p in parts:
-                if context.should_stop():
-                    return noisy  # the caller asks too, and drops it
-                level = torch.full((len(p),), t, device=noisy.device)
-                with torch.no_grad(), autocast(context):
-                    clean[p] = denoiser.estimate(noisy[p], guide[p], level, conditions[p], self.guidance)
-            return consistent(clean)
-
-        def noise(step: int) -> Tensor:
-            return slice_noise(context.seed, batch, step, stack.shape[1:])[:, None].to(context.device)
-
-        fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
-        levels = denoiser.schedule.spaced(self.sampling_steps, self.spacing)
-        yield from sample(estimate, noise(0), denoiser.schedule, levels, fresh)
-
-    def _conditions(
-        self, denoiser: Denoiser, stack: ProjectionStack, context: Context, batch: range, parts: list[Tensor]
-    ) -> Tensor:
-        """Conditions (m, 160) of the slices in ``batch``: their depths, and the projections interpolated there."""
-        import torch
-
-        here = slice(batch.start, batch.stop)
-        closest = along_z(Linear().matrix(stack)[here], stack.data)
-        images = torch.from_numpy(closest)[:, None].to(context.device) * 2 - 1
-        z = depths(stack.acquisition.slice_centres[here], stack).to(context.device)
-        with torch.no_grad(), autocast(context):
-            return torch.cat([denoiser.condition(images[part], z[part]).float() for part in parts])
-
-    def _consistent(self, stack: ProjectionStack, context: Context, batch: range) -> Callable[[Tensor], Tensor]:
-        """What makes estimates of the slices in ``batch`` consistent at every step; else leaves them alone."""
-        import torch
-
-        acquisition = stack.acquisition
-        rows = (acquisition.starts >= batch.start) & (acquisition.starts < batch.stop)
-        if self.consistency != "every_step" or not rows.any():
-            return lambda clean: clean
-        forward = acquisition.matrix[rows, batch.start : batch.stop]
-        backward = acquisition.correction(acquisition.ridge(stack.data))[batch.start : batch.stop, rows]
-        measured = torch.from_numpy(stack.data[rows])[:, None].to(context.device) * 2 - 1
-        return lambda clean: clean + along_z(backward, measured - along_z(forward, clean))
-
-    def _batches(self, stack: ProjectionStack, context: Context) -> Generator[range, None, None]:
-        """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
-
-        Overlapping projections tie all slices together where consistency is enforced at every step.
-        """
-        acquisition = stack.acquisition
-        if self.consistency == "every_step" and not acquisition.decoupled:
-            yield range(acquisition.depth)
-            return
-        blocks = max(1, self._slices_at_once(stack, context) // acquisition.step)
-        edges = [*range(0, acquisition.depth, blocks * acquisition.step), acquisition.depth]
-        yield from map(range, edges, edges[1:])
-
-    def _slices_at_once(self, stack: ProjectionStack, context: Context) -> int:
-        return max(1, context.memory_bytes // self._slice_bytes(stack))
+    def _sampler(self, denoiser: Denoiser, stack: ProjectionStack, context: Context) -> Sampler:
+        return Sampler(
+            denoiser,
+            stack,
+            context,
+            levels=denoiser.schedule.spaced(self.sampling_steps, self.spacing),
+            fresh=self.sampler == "ddpm",
+            guidance=self.guidance,
+            every_step=self.consistency == "every_step",
+            at_once=max(1, context.memory_bytes // self._slice_bytes(stack)),
+        )
 
     def _slice_bytes(self, stack: ProjectionStack) -> int:
         """Memory for one slice in the network: about twelve feature maps at full resolution, doubled by guidance."""
         pixels = stack.shape[1] * stack.shape[2]
-        return pixels * self.channels * 4 * 12 * (2 if self.guidance else 1)
+        twice = self.guidance > 0 and self.condition != "none"
+        return pixels * self.channels * 4 * 12 * (2 if twice else 1)

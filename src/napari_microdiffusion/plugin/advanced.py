@@ -28,6 +28,8 @@ LABELS = {
     "bandwidth_xy": "Finest detail in xy",
     "beta_start": "First noise variance",
     "beta_end": "Last noise variance",
+    "condition": "Condition enters by",
+    "injection": "Prior enters by",
     "p_uncond": "Condition dropout",
     "gamma": "Share of the prior, γ",
     "timesteps": "Noise levels",
