@@ -5,6 +5,7 @@ A base model, trained on full volumes, is a weights file like any other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,22 @@ class Trained:
 
 
 def save_trained(
-    path: str | Path, method: Method, weights: Weights, stack: ProjectionStack, overwrite: bool = False
+    path: str | Path,
+    method: Method,
+    weights: Weights,
+    stack: ProjectionStack,
+    overwrite: bool = False,
+    volumes: Iterable[VolumeRecord] = (),
 ) -> Path:
-    """Save weights with the spec and the stack they were trained for; errors as for `checkpoint.save_weights`."""
+    """Save weights with the spec and the stack they were trained for; errors as for `checkpoint.save_weights`.
+
+    Parameters
+    ----------
+    volumes
+        Of a base model that was fitted to the stack: what it was trained on.
+    """
     values = method.model_dump(mode="json")
-    return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256)
+    return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes)
 
 
 def save_base(path: str | Path, base: Base, overwrite: bool = False) -> Path:

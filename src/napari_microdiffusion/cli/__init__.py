@@ -29,6 +29,13 @@ Channel = Annotated[int | None, typer.Option(help="channel, counted from 0, wher
 Time = Annotated[int | None, typer.Option(help="time point, counted from 0, where the file has several")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting of the preset; repeatable")
+]
+Seed = Annotated[int | None, typer.Option(help="fixes every random number; default 0")]
+Base = Annotated[
+    Path | None, typer.Option(help="base model, from the command pretrain: brings its method and settings")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace outputs that exist")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object last on standard output")]
 
@@ -61,7 +68,7 @@ def simulate(
 ) -> None:
     """Make the projections that an elongated beam would see of a volume."""
     from .commands import simulated
-    from .jobs import acquisition_of
+    from .values import acquisition_of
 
     acquisition = acquisition_of(slices, stride, profile, fwhm)
     lines, values = simulated(truth, output, acquisition, truth_out, channel, time, overwrite)
@@ -78,10 +85,8 @@ def reconstruct(
     fwhm: Fwhm = None,
     method: Annotated[str | None, typer.Option(help="see the command methods")] = None,
     preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting of the preset; repeatable")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="fixes every random number; default 0")] = None,
+    set_: Settings = None,
+    seed: Seed = None,
     device: Device = None,
     channel: Channel = None,
     time: Time = None,
@@ -89,6 +94,7 @@ def reconstruct(
         Path | None, typer.Option(help="replay a job: a JSON file, or a volume saved by this software")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="use trained weights: brings method and settings")] = None,
+    base: Base = None,
     save_weights: Annotated[Path | None, typer.Option(help="save the trained weights (.safetensors)")] = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
@@ -101,6 +107,44 @@ def reconstruct(
     from .jobs import Options
 
     lines, values, code = reconstructed(Options(**options))
+    print_json(values) if as_json else typer.echo("\n".join(lines))
+    raise typer.Exit(code)
+
+
+@app.command()
+def pretrain(
+    volumes: Annotated[list[Path], typer.Argument(help="fully sampled volumes: files, or folders of them")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="where to write: .safetensors")] = None,
+    method: Annotated[str | None, typer.Option(help="one that needs a base model: see the command methods")] = None,
+    slices: Slices = None,
+    stride: Stride = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="axial weights of the projections to come: point (default: every n-th slice is measured), uniform, "
+            "gaussian, or a CSV file of measured weights"
+        ),
+    ] = None,
+    fwhm: Fwhm = None,
+    preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
+    set_: Settings = None,
+    seed: Seed = None,
+    device: Device = None,
+    channel: Channel = None,
+    time: Time = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Train a base model on fully sampled volumes, for projections that are made as described.
+
+    Of a folder every volume in it is used, but not those in its folders. Ctrl-C keeps the base model as far as it is
+    trained.
+    """
+    options: dict[str, Any] = dict(locals())
+    as_json = options.pop("json")
+    from .training import Options, pretrained
+
+    lines, values, code = pretrained(Options(**options))
     print_json(values) if as_json else typer.echo("\n".join(lines))
     raise typer.Exit(code)
 
@@ -132,14 +176,16 @@ def evaluate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one of its settings; repeatable")
     ] = None,
+    base: Base = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Score a volume against the truth, its own projections, or both.
 
-    With --held-out, inr and all diffusion methods are trained anew in each fold, and 4 folds take about 4 times as
-    long as one run; axial is trained once, or not at all where the volume was made with --weights; the
-    interpolations train nothing. Ctrl-C gives the score of the folds finished by then.
+    With --held-out, inr and all diffusion methods that learn from the stack are trained anew in each fold, and 4
+    folds take about 4 times as long as one run; axial is trained once, or not at all where the volume was made with
+    --weights; base models are fitted to each fold anew where their method does so; the interpolations train nothing.
+    Ctrl-C gives the score of the folds finished by then.
     """
     options: dict[str, Any] = dict(locals())
     as_json = options.pop("json")
@@ -171,6 +217,6 @@ def demo(
 ) -> None:
     """Open napari with a sample and reconstruct it."""
     from .commands import demonstrated
-    from .jobs import acquisition_of
+    from .values import acquisition_of
 
     raise typer.Exit(demonstrated(projections, acquisition_of(slices, stride, profile, fwhm)))

@@ -74,9 +74,7 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
         exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
         saved = None
         if options.save_weights is not None and not result.partial:
-            saved = save_trained(
-                options.save_weights, prepared.job.method, result.weights, prepared.stack, options.overwrite
-            )
+            saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
     if options.save_weights is not None and saved is None:
         note(f"note: the weights were not saved to {options.save_weights}: the run was stopped before its end")
     _compare_inputs(prepared, result)
@@ -110,10 +108,19 @@ def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
     return follow(events)
 
 
+def _save_weights(path: Path, prepared: Prepared, result: Result, overwrite: bool) -> Path:
+    """The weights with what they were trained on; a base model that was fitted to the stack stays one."""
+    volumes = () if prepared.trained is None else prepared.trained.volumes
+    return save_trained(path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes)
+
+
 def _compare_inputs(prepared: Prepared, result: Result) -> None:
-    now = (result.volume.provenance or {}).get("input_sha256")
-    if prepared.input_sha256 is not None and now != prepared.input_sha256:
-        note("note: these projections are not the ones that the job was run on before: the result differs")
+    """Say what a replayed job was run on before and is not now."""
+    now = result.volume.provenance or {}
+    for key, what in (("input_sha256", "projections"), ("weights_sha256", "weights")):
+        before = prepared.record.get(key)
+        if before is not None and now.get(key) != before:
+            note(f"note: these {what} are not the ones that the job was run on before: the result differs")
 
 
 def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: Path | None) -> dict[str, Any]:

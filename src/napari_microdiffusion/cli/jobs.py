@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
 from ..events import InvalidInput
 from ..methods import Axial, Method, Weights
-from ..presets import METHODS, explain, name_of, parse_value, spec
-from ..run import Job, check
+from ..presets import name_of
+from ..run import Job, check, check_base, check_weights
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
-
-NAMED_PROFILES = ("uniform", "gaussian", "point")
+from .values import acquisition_of, job_of, method_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Options:
     time: int | None = None
     job: Path | None = None
     weights: Path | None = None
+    base: Path | None = None
     save_weights: Path | None = None
     dtype: str | None = None
     overwrite: bool = False
@@ -48,42 +46,25 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with all that it needs, ready to run."""
+    """A job with all that it needs, ready to run.
+
+    Parameters
+    ----------
+    record
+        Of a replayed job: what is known of the run before.
+    """
 
     job: Job
     stack: ProjectionStack
-    weights: Weights | None
+    trained: Trained | None
     output: Path
-    input_sha256: str | None = None
+    record: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
-
-def acquisition_of(
-    slices: int | None, stride: int | None, profile: str | None, fwhm: float | None
-) -> Acquisition | None:
-    """The acquisition that the options describe; None where all are left out.
-
-    Raises
-    ------
-    InvalidInput
-        If slices are missing or a value is out of range.
-    """
-    if slices is None and stride is None and profile is None and fwhm is None:
-        return None
-    weights = None if profile is None or profile in NAMED_PROFILES else _measured(profile)
-    if slices is None:
-        if weights is None:
-            raise InvalidInput(
-                "--stride, --profile and --fwhm need --slices, the slices that one projection stands for"
-            )
-        slices = len(weights)
-    kind = "measured" if weights else profile or "uniform"
-    try:
-        return Acquisition.model_validate(
-            {"slices": slices, "stride": stride, "profile": kind, "fwhm": fwhm, "weights": weights}
-        )
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
+    @property
+    def weights(self) -> Weights | None:
+        """Those to be used instead of training."""
+        return None if self.trained is None else self.trained.weights
 
 
 def prepare(options: Options) -> Prepared:
@@ -100,10 +81,11 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.output, 0, options.overwrite)
     draft = _replayed(options, options.job) if options.job else _ordered(options)
     job = draft.job
+    check_base(job.method, draft.trained is not None)
     if options.save_weights is not None:
         if not job.method.learned:
             raise InvalidInput(f"{name_of(job.method)} trains nothing: leave --save-weights out")
-        if draft.trained is not None and not getattr(job.method, "fine_tuning", 0):
+        if draft.trained is not None and not job.method.refines:
             raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
@@ -113,9 +95,11 @@ def prepare(options: Options) -> Prepared:
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
-    notice = None if draft.trained is None else draft.trained.check_input(stack)
-    weights = None if draft.trained is None else draft.trained.weights
-    return Prepared(job, stack, weights, output, draft.input_sha256, [notice] if notice else [])
+    notice = None
+    if draft.trained is not None:
+        notice = draft.trained.check_input(stack)
+        check_weights(job.method, stack, draft.trained.weights)
+    return Prepared(job, stack, draft.trained, output, draft.record, [notice] if notice else [])
 
 
 def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
@@ -132,7 +116,7 @@ class _Draft:
     job: Job
     acquisition: Acquisition | None
     trained: Trained | None = None
-    input_sha256: str | None = None
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def _ordered(options: Options) -> _Draft:
@@ -140,7 +124,8 @@ def _ordered(options: Options) -> _Draft:
     if options.projections is None or options.output is None:
         raise InvalidInput("give the projection stack and -o, where to write the volume; or --job")
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
-    method, trained = _method(options)
+    method, trained = method_of(options.method, options.preset, options.set_, options.weights, options.base)
+    weights = options.base or options.weights
     if trained is not None:
         before = trained.acquisition.replace(count=None, hidden=())
         acquisition = acquisition or io.written_acquisition(options.projections) or before
@@ -149,27 +134,11 @@ def _ordered(options: Options) -> _Draft:
         projections=options.projections.resolve(),
         channel=options.channel,
         time=options.time,
-        weights=options.weights and options.weights.resolve(),
+        weights=weights and weights.resolve(),
         seed=options.seed or 0,
         device=options.device or "auto",
     )
     return _Draft(job, acquisition, trained)
-
-
-def _method(options: Options) -> tuple[Method, Trained | None]:
-    """The method asked for, with its weights where they are given."""
-    overrides = overrides_of(options.set_ or [])
-    if options.weights is None:
-        if options.method is None:
-            raise InvalidInput(f"choose a --method: {', '.join(METHODS)}")
-        return spec(options.method, options.preset or "preview", overrides), None
-    if options.preset is not None:
-        raise InvalidInput("--weights bring their own settings: leave --preset out, and --set what concerns sampling")
-    trained = load_trained(options.weights, overrides)
-    name = name_of(trained.method)
-    if options.method not in (None, name):
-        raise InvalidInput(f"{options.weights.name} holds weights of {name}, not of {options.method}")
-    return trained.method, trained
 
 
 def _replayed(options: Options, path: Path) -> _Draft:
@@ -178,7 +147,7 @@ def _replayed(options: Options, path: Path) -> _Draft:
     given = [f"--{name.rstrip('_')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
-    values, sha = _read_job(path)
+    values, record = _read_job(path)
     job = job_of(**values)
     source = options.projections or job.projections
     if source is None:
@@ -189,13 +158,16 @@ def _replayed(options: Options, path: Path) -> _Draft:
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if job.weights is not None:
         changes["weights"] = (path.parent / job.weights).resolve()
+    if options.base is not None:
+        changes["weights"] = options.base.resolve()
+    if "weights" in changes:
         trained = load_trained(changes["weights"], method=job.method)
     acquisition = job.acquisition if "acquisition" in values else None
-    return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, sha)
+    return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record)
 
 
-def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
-    """A job's values, and the SHA-256 of the pixels it was run on, where that is on record."""
+def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job's values, and the record that they come from."""
     if path.suffix.lower() in io.READERS:
         record: Any = io.inspect(path).provenance or {}
         if "job" not in record:
@@ -207,31 +179,4 @@ def _read_job(path: Path) -> tuple[dict[str, Any], str | None]:
             raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
         raise InvalidInput(f"the job file {path.name} must hold a JSON object")
-    return dict(record.get("job", record)), record.get("input_sha256")
-
-
-def job_of(**values: Any) -> Job:
-    """A job from plain values; `InvalidInput` names the one that is wrong."""
-    try:
-        return Job.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
-
-
-def overrides_of(pairs: list[str]) -> dict[str, Any]:
-    """Settings by dotted path, from what was given as ``--set KEY=VALUE``."""
-    overrides = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise InvalidInput(f"--set {pair}: write it as KEY=VALUE, --set consistency=final for example")
-        overrides[key.strip()] = parse_value(value)
-    return overrides
-
-
-def _measured(profile: str) -> tuple[float, ...]:
-    if not Path(profile).exists():
-        raise InvalidInput(
-            f"--profile {profile} is neither {', '.join(NAMED_PROFILES)} nor a file of measured weights that is there"
-        )
-    return io.read_profile(profile)
+    return dict(record.get("job", record)), record

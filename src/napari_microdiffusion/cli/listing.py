@@ -41,6 +41,7 @@ def _method(name: str) -> dict[str, Any]:
         "kind": method.kind,
         "description": _describe(name),
         "trained": method.learned,
+        "needs_base_model": method.pretrained,
         "settings": [_setting(each) for each in settings_of(name)],
     }
 
@@ -66,6 +67,8 @@ def _describe(name: str) -> str:
     prior = getattr(method, "prior", None)
     if hasattr(method, "prior"):
         text += f" Here: {'no prior' if prior is None else f'prior {name_of(prior)}'}."
+    if method.pretrained:
+        text += " Needs a base model: see pretrain."
     return text
 
 

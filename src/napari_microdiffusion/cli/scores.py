@@ -12,12 +12,12 @@ from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate
 from ..presets import METHODS, name_of, override, spec
-from ..run import Job, check
+from ..run import Job, check, check_base
 from ..trained import load_trained
 from ..trust import held_out
 from ..volume import ProjectionStack, Volume
 from .console import INTERRUPTED, Interrupt, follow, note
-from .jobs import acquisition_of, job_of, overrides_of
+from .values import acquisition_of, job_of, method_of, overrides_of
 
 FOLDS = 4
 
@@ -51,6 +51,7 @@ class Options:
     method: str | None = None
     preset: str | None = None
     set_: list[str] | None = None
+    base: Path | None = None
     device: str | None = None
 
 
@@ -115,7 +116,7 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
     """Refuse options that lack what they are about."""
     if options.held_out and options.projections is None:
         raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
-    names = ("folds", "method", "preset", "set_", "device")
+    names = ("folds", "method", "preset", "set_", "base", "device")
     given = [f"--{name.rstrip('_')}" for name in names if getattr(options, name) is not None]
     if given and not options.held_out:
         raise InvalidInput(f"{', '.join(given)} say how to hold projections out: give --held-out too")
@@ -131,7 +132,8 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     values = record["job"] if isinstance(record.get("job"), dict) else {}
     before = job_of(**values) if values else None
     method = _method(options, before)
-    changes = {"method": method, "channel": options.channel, "time": options.time, "device": options.device}
+    changes: dict[str, Any] = {"method": method, "channel": options.channel, "time": options.time}
+    changes |= {"device": options.device, "weights": options.base and options.base.resolve()}
     changes = {key: value for key, value in changes.items() if value is not None}
     job = job_of(**{**(before.model_dump() if before else {}), **changes})
     known = before.acquisition if before and "acquisition" in values else None
@@ -139,6 +141,8 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
 
 
 def _method(options: Options, before: Job | None) -> Method:
+    if options.base is not None:
+        return method_of(options.method, options.preset, options.set_, base=options.base)[0]
     overrides = overrides_of(options.set_ or [])
     name = options.method or (name_of(before.method) if before else None)
     if name is None:
@@ -170,15 +174,17 @@ def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[floa
     """The held-out score in dB, None without one, and whether it was stopped."""
     turns = len(heldout.folds(len(stack.data), folds))
     check(recipe.job, stack)
+    check_base(recipe.job.method, recipe.job.weights is not None)
     if recipe.input_sha256 not in (None, stack.sha256):
         note("note: these projections are not the ones that the volume was made from")
-    if recipe.job.method.retrains:
-        name = name_of(recipe.job.method)
-        note(f"note: {name} is trained anew in each of {turns} folds: about {turns} times as long as one run")
+    method = recipe.job.method
+    if method.retrains or (method.pretrained and method.refines):
+        what = "fitted" if method.pretrained else "trained"
+        note(f"note: {name_of(method)} is {what} anew in each of {turns} folds: about {turns} times as long as one run")
     interrupt = Interrupt()
     try:
         with interrupt.listening():
-            weights = _trained_before(recipe.job)
+            weights = _trained_before(recipe.job, stack)
             found = follow(held_out(recipe.job, stack, weights=weights, folds=folds, cancelled=interrupt))
     except RunFailed as error:
         if not interrupt.pressed:
@@ -190,12 +196,22 @@ def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[floa
     return found.psnr, found.partial
 
 
-def _trained_before(job: Job) -> Weights | None:
+def _trained_before(job: Job, stack: ProjectionStack) -> Weights | None:
     """The weights on record, where every fold may use them; None: to be trained, once or in each fold."""
-    if job.weights is None or job.method.retrains:
+    method = job.method
+    if job.weights is None or not method.learned or (method.retrains and not method.pretrained):
         return None
     try:
-        return load_trained(job.weights, method=job.method).weights
+        trained = load_trained(job.weights, method=method)
     except InvalidInput as error:
+        if method.pretrained:
+            raise
         note(f"note: {error}; so the network is trained once, on all projections")
         return None
+    if trained.is_base:
+        trained.check_input(stack)
+        if trained.input_sha256 == stack.sha256:
+            note(
+                "note: the base model was fitted to these very projections, hidden ones included: the score is too good"
+            )
+    return trained.weights

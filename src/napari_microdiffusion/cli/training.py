@@ -1,0 +1,156 @@
+"""What ``pretrain`` does: volumes found and read, a base model trained on them and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pydantic import ValidationError
+
+from .. import io
+from ..checkpoint import SUFFIXES
+from ..events import InvalidInput
+from ..presets import explain, name_of, spec
+from ..pretraining import Base, Pretraining, pretrain, pretrained_methods
+from ..run import check_suited
+from ..trained import save_base
+from ..volume import Volume
+from .console import INTERRUPTED, Interrupt, duration, follow, note
+from .values import acquisition_of, overrides_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``pretrain`` as given; None where they were left out."""
+
+    volumes: Sequence[Path]
+    output: Path | None = None
+    method: str | None = None
+    slices: int | None = None
+    stride: int | None = None
+    profile: str | None = None
+    fwhm: float | None = None
+    preset: str | None = None
+    set_: list[str] | None = None
+    seed: int | None = None
+    device: str | None = None
+    channel: int | None = None
+    time: int | None = None
+    overwrite: bool = False
+
+
+def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
+    """Train a base model and save it, as far as it has come; lines, values and the exit code."""
+    if options.output is None:
+        raise InvalidInput("give -o, where to write the base model (.safetensors)")
+    io.check_output(options.output, 0, options.overwrite, SUFFIXES)
+    plan = _plan(options)
+    found = read_volumes(options.volumes, options.channel, options.time)
+    plan = plan.model_copy(update={"volumes": tuple(found.volumes)})
+    if found.left_out:
+        note(f"note: not used: {'; '.join(found.left_out)}")
+    interrupt = Interrupt()
+    with interrupt.listening():
+        base = follow(pretrain(plan, list(found.volumes.values()), cancelled=interrupt))
+        saved = save_base(options.output, base, options.overwrite) if base.weights else None
+    if saved is None:
+        note("note: nothing was saved: the training was stopped before it began")
+    values = {
+        "output": None if saved is None else str(saved),
+        "method": name_of(base.method),
+        "acquisition": base.acquisition.model_dump(mode="json"),
+        "volumes": [record.model_dump(mode="json") for record in base.volumes],
+        "complete": not base.partial,
+        "seconds": round(base.seconds, 3),
+        "seed": plan.seed,
+    }
+    return _lines(base, saved), values, INTERRUPTED if base.partial else 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Volumes by the files they come from, and what was left out, each with the reason."""
+
+    volumes: dict[Path, Volume] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read_volumes(given: Sequence[Path], channel: int | None, time: int | None) -> Found:
+    """The volumes in files and folders, each once; what is no volume is left out of a folder, and refused as a file.
+
+    Raises
+    ------
+    InvalidInput
+        For a file that is no volume, or if there is none at all.
+    """
+    found = Found()
+    for path in given:
+        folder = path.is_dir() and path.suffix.lower() not in io.READERS
+        for each in sorted(path.iterdir()) if folder else [path]:
+            if each.resolve() in found.volumes or (folder and each.name.startswith(".")):
+                continue
+            try:
+                found.volumes[each.resolve()] = _volume(each, channel, time)
+            except InvalidInput as error:
+                if not folder:
+                    raise
+                found.left_out.append(str(error) if each.name in str(error) else f"{each.name}: {error}")
+    if not found.volumes:
+        reasons = "; ".join(found.left_out) or "it is empty"
+        raise InvalidInput(f"there is no volume in {', '.join(map(str, given))}: {reasons}")
+    return found
+
+
+def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
+    described = io.inspect(path)
+    if described.acquisition is not None:
+        raise InvalidInput(f"{path.name} holds projections: a base model is trained on fully sampled volumes")
+    if "job" in (described.provenance or {}):
+        raise InvalidInput(f"{path.name} was reconstructed: a base model is trained on measured volumes")
+    chosen = channel if described.channels > 1 else None, time if described.times > 1 else None
+    return io.read_volume(path, *chosen, with_reliability=False)
+
+
+def _plan(options: Options) -> Pretraining:
+    """What is to be done, but for the volumes; all that can be refused without them is."""
+    if options.method is None:
+        raise InvalidInput(f"choose a --method: {', '.join(pretrained_methods())}")
+    method = spec(options.method, options.preset or "preview", overrides_of(options.set_ or []))
+    if not method.pretrained:
+        raise InvalidInput(f"{options.method} needs no base model; those that do: {', '.join(pretrained_methods())}")
+    if options.slices is None and options.profile is None:
+        raise InvalidInput("give --slices, the slices that one projection will stand for")
+    acquisition = acquisition_of(options.slices, options.stride, options.profile or "point", options.fwhm)
+    assert acquisition is not None
+    check_suited(method, acquisition)
+    try:
+        return Pretraining.model_validate(
+            {
+                "method": method,
+                "acquisition": acquisition,
+                "channel": options.channel,
+                "time": options.time,
+                "seed": options.seed or 0,
+                "device": options.device or "auto",
+            }
+        )
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from error
+
+
+def _lines(base: Base, saved: Path | None) -> list[str]:
+    names = ", ".join(record.name for record in base.volumes)
+    state = "PARTIAL, stopped" if base.partial else "done"
+    lines = [
+        f"{name_of(base.method)} on {len(base.volumes)} volume(s) ({names}), {state} after {duration(base.seconds)}"
+    ]
+    if saved is None:
+        return lines
+    return [
+        f"{saved}: a base model for {base.acquisition.description}",
+        *lines,
+        f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {quote(str(saved))}",
+    ]
