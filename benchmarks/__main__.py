@@ -1,4 +1,4 @@
-"""Run the cases that have no result yet, then write the tables and pictures.
+"""Run the cases that have no result yet, then write the tables, pictures and curves.
 
 python -m benchmarks [--table NAME] [--volumes a,b] [--methods a,b] [--fresh]
 """
@@ -10,74 +10,113 @@ import json
 import subprocess
 import sys
 import tempfile
-import tomllib
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .case import RESULTS, ROOT, SHARED, Case
+from napari_microdiffusion.events import EngineError
+
+from . import base
+from .case import RESULTS, Case
+from .curves import write_curves
 from .report import write_panels, write_readme, write_table
+from .tables import Table, tables
+from .volumes import ROOT, SHARED
+
+KEPT = Path(tempfile.gettempdir()) / "napari-microdiffusion-benchmarks"
+"""Volumes for the pictures, and base models."""
 
 
-def cases_of(table: dict[str, Any]) -> list[Case]:
-    """Every combination of a table's lists; its other keys belong to all of them."""
-    lists = {key: value for key, value in table.items() if isinstance(value, list)}
-    fixed = {key: value for key, value in table.items() if not isinstance(value, list)}
-    singular = {"volumes": "volume", "methods": "method", "seeds": "seed", "depths": "slices", "profiles": "profile"}
-    return [
-        Case(**fixed, **{singular[key]: value for key, value in zip(lists, values, strict=True)})
-        for values in product(*lists.values())
-    ]
+class CaseFailed(Exception):
+    """A case, or the training of its base model, broke off."""
+
+
+def in_own_process(module: str, **given: Any) -> str:
+    """Run ``python -m MODULE`` on a JSON file of what is given; what it printed."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(given, file)
+        file.flush()
+        command = [sys.executable, "-m", module, file.name]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CaseFailed(done.stderr)
+    return done.stdout
 
 
 def run_case(case: Case, save: Path) -> dict[str, Any]:
-    """Measure a case in a process of its own."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"case": case.model_dump(), "save": str(save)}, file)
-        file.flush()
-        command = [sys.executable, "-m", "benchmarks.case", file.name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case.volume} {case.method} failed:\n{done.stderr}")
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    """Measure a case; its base model is trained first, unless there is one from before."""
+    model, about = None, dict[str, Any]()
+    if case.spec().pretrained:
+        model = KEPT / f"base-{base.key(case)}.safetensors"
+        if not model.exists():
+            print("base model ...", end=" ", flush=True)
+            in_own_process("benchmarks.base", case=case.model_dump(), path=str(model))
+        about = base.record_of(model)
+    printed = in_own_process(
+        "benchmarks.case", case=case.model_dump(), save=str(save), base=None if model is None else str(model)
+    )
+    measured: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return measured | about
 
 
-def run_table(name: str, cases: list[Case], volumes: list[str], methods: list[str], fresh: bool) -> None:
+def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
+    """Those results in a file that are of the cases as they are today, by today's keys."""
+    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    found = {}
+    for case in cases:
+        key = case.key()
+        old = key if key in known else next((old for old, row in known.items() if case.same(row)), None)
+        if old is not None:
+            found[key] = {"array": old, **known[old]}
+    return found
+
+
+def run_table(name: str, table: Table, volumes: list[str], methods: list[str], fresh: bool) -> list[str]:
     """Measure what is missing of a table; results are kept case by case, so a broken-off run resumes.
 
-    ``volumes`` and ``methods`` restrict what is measured, if not empty. Results of earlier settings are dropped.
+    ``volumes`` and ``methods`` restrict what is measured, if not empty. Results of earlier settings are dropped. A
+    case that fails keeps no other from being measured. Returns what failed.
     """
+    cases, failed = table.cases(), []
     store = RESULTS / f"{name}.json"
-    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    keys = {case.key(): case for case in cases}
-    arrays = Path(tempfile.gettempdir()) / "napari-microdiffusion-benchmarks"
-    arrays.mkdir(exist_ok=True)
-    for key, case in keys.items():
-        if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
+    before = {} if fresh else results_of(cases, store)
+    KEPT.mkdir(exist_ok=True)
+    for case in cases:
+        key = case.key()
+        if (volumes and case.volume not in volumes) or (methods and case.method not in methods) or key in before:
             continue
-        if key in known and not fresh:
+        said = " ".join([name + ":", case.volume, f"n={case.slices}", case.method, str(case.settings or "")]).strip()
+        print(said, "...", end=" ", flush=True)
+        try:
+            row = {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
+        except CaseFailed as error:
+            print("failed", flush=True)
+            failed.append(f"{said} failed:\n{error}")
             continue
-        print(f"{name}: {case.volume} {case.method} ...", end=" ", flush=True)
-        known[key] = {"case": case.model_dump(), **run_case(case, arrays / f"{key}.npy")}
-        row = known[key]
-        print(
-            f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s", flush=True
-        )
-        store.write_text(json.dumps(known, indent=1) + "\n")
-    rows = {key: known[key] for key in keys if key in known}
-    store.write_text(json.dumps(rows, indent=1) + "\n")
-    write_table(RESULTS / name, list(rows.values()))
-    write_panels(RESULTS / name, rows, arrays)
+        scores = f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
+        print(scores, flush=True)
+        store.write_text(json.dumps({**results_of(cases, store), key: row}, indent=1) + "\n")
+    rows = results_of(cases, store)
+    if rows:
+        store.write_text(json.dumps(rows, indent=1) + "\n")
+        report(name, table, list(rows.values()))
+    return failed
+
+
+def report(name: str, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Everything that is made from the results of a table."""
+    write_table(RESULTS / name, rows, table)
+    write_panels(RESULTS / name, rows, KEPT)
+    if table.curve:
+        write_curves(RESULTS / f"{name}.png", rows, table)
     if name == "preview":
-        write_readme(ROOT / "README.md", list(rows.values()))
+        write_readme(ROOT / "README.md", rows)
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    tables = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
-    parser.add_argument("--table", choices=tables, help="one table of cases.toml (default: those not marked slow)")
+    every = tables()
+    parser.add_argument("--table", choices=every, help="one table of cases.toml (default: those not marked slow)")
     parser.add_argument("--volumes", help="only these, comma-separated")
     parser.add_argument("--methods", help="only these, comma-separated")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
@@ -85,12 +124,17 @@ def main() -> None:
     if not SHARED.exists():
         raise SystemExit("the benchmark volumes are not here: they belong in a folder 'shared' beside the project's")
     RESULTS.mkdir(exist_ok=True)
-    for name, table in tables.items():
-        if name != given.table and (given.table or table.get("slow")):
+    volumes, methods = (only.split(",") if only else [] for only in (given.volumes, given.methods))
+    failed = []
+    for name, table in every.items():
+        if name != given.table and (given.table or table.slow):
             continue
-        table = {key: value for key, value in table.items() if key != "slow"}
-        volumes, methods = (only.split(",") if only else [] for only in (given.volumes, given.methods))
-        run_table(name, cases_of(table), volumes, methods, given.fresh)
+        try:
+            failed += run_table(name, table, volumes, methods, given.fresh)
+        except EngineError as error:
+            raise SystemExit(f"table {name}: {error}") from error
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":

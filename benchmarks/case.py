@@ -7,25 +7,29 @@ own makes peak memory and import time belong to the case.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import platform
 import resource
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.volume import ProjectionStack
 
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
+from .volumes import ROOT, SHARED, check_left_out, protocol, truth_of, whole
+
+if TYPE_CHECKING:
+    from napari_microdiffusion.methods import Method, Weights
+    from napari_microdiffusion.run import Job, Result
+
+__all__ = ["RESULTS", "ROOT", "SHARED", "Case", "measure", "protocol", "stack_of"]
+
 RESULTS = Path(__file__).parent / "results"
 
 TRUST = "coverage_90", "flagged_error_ratio"
@@ -45,79 +49,119 @@ class Case(BaseModel):
     seed: int = 0
     device: str = "auto"
     settings: dict[str, Any] = {}
+    held_out: bool = False
+
+    def spec(self) -> Method:
+        """The method as its names mean it today."""
+        from napari_microdiffusion.presets import spec
+
+        return spec(self.method, self.preset, self.settings)
 
     def key(self) -> str:
         """Stable while the case and the spec behind its names stay the same."""
-        from napari_microdiffusion.presets import spec
+        own = self.model_dump_json(exclude=None if self.held_out else {"held_out"})  # results of before there was one
+        return hashlib.sha256((own + self.spec().model_dump_json()).encode()).hexdigest()[:16]
 
-        method = spec(self.method, self.preset, self.settings).model_dump_json()
-        return hashlib.sha256((self.model_dump_json() + method).encode()).hexdigest()[:16]
+    def same(self, row: dict[str, Any]) -> bool:
+        """Whether a result is of this case and of its method as it is today.
 
+        A setting that was added since counts as its default, as it does in files of trained weights.
+        """
+        from napari_microdiffusion.events import InvalidInput
+        from napari_microdiffusion.presets import validated
 
-def protocol() -> ModuleType:
-    """The measuring protocol that stands apart from the project."""
-    found = importlib.util.spec_from_file_location("protocol", SHARED / "protocol.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+        if "spec" not in row or Case.model_validate(row["case"]) != self:
+            return False
+        try:
+            return validated(row["spec"]) == self.spec()
+        except InvalidInput:
+            return False
 
 
 def stack_of(case: Case, truth: NDArray[np.float32]) -> ProjectionStack:
     """The projections of a prepared truth, with the voxel size where the volume's file states it."""
-    from napari_microdiffusion import Acquisition, ProjectionStack, io
-
-    stated = io.read_volume(SHARED / "data" / f"{case.volume}.ome.tif").scale_um
+    stated = whole(case.volume).scale_um
     projections = protocol().project(truth, case.slices, case.profile)
     acquisition = Acquisition(slices=case.slices, profile=case.profile)
     scale = None if stated is None else (stated[0] * acquisition.step, *stated[1:])
     return ProjectionStack(projections, acquisition, scale, case.volume)
 
 
-def measure(case: Case, save: Path | None = None) -> dict[str, Any]:
-    """Prepare, run and score one case. The truth is read by preparation and scoring alone."""
-    from napari_microdiffusion.events import Stage
+def measure(case: Case, save: Path | None = None, base: Path | None = None) -> dict[str, Any]:
+    """Prepare, run and score one case. The truth is read by preparation and scoring alone.
+
+    Parameters
+    ----------
+    save
+        Where the volume is kept, for pictures.
+    base
+        The base model of a pretrained method.
+    """
     from napari_microdiffusion.metrics import evaluate
-    from napari_microdiffusion.presets import spec
-    from napari_microdiffusion.run import Job, run
+    from napari_microdiffusion.run import Job
     from napari_microdiffusion.volume import Volume
 
-    rules = protocol()
-    truth = rules.prepare(tifffile.imread(SHARED / "data" / f"{case.volume}.ome.tif"), case.slices)
+    truth = truth_of(case.volume, case.slices)
     stack = stack_of(case, truth)
-    job = Job(
-        method=spec(case.method, case.preset, case.settings),
-        acquisition=stack.acquisition,
-        seed=case.seed,
-        device=case.device,
-    )
-    began, stages = time.monotonic(), []
-    events = run(job, stack)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            result = stop.value
-            break
-        if isinstance(event, Stage):
-            stages.append((event.name, time.monotonic()))
-    ends = [*(start for _, start in stages[1:]), *([time.monotonic()] if stages else [])]
-    data = result.volume.data
+    job = Job(method=case.spec(), acquisition=stack.acquisition, seed=case.seed, device=case.device)
+    weights = None if base is None else _trained_elsewhere(base, case)
+    began = time.monotonic()
+    result, stages = _timed(job, stack, weights)
+    seconds = time.monotonic() - began
+    data, record = result.volume.data, result.volume.provenance or {}
     if save is not None:
         np.save(save, data)
     return {
-        **rules.score(truth, data, stack.data, case.slices, case.profile),
+        **protocol().score(truth, data, stack.data, case.slices, case.profile),
         **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
-        "found": result.volume.provenance.get("found", {}),
+        **(_held_out(job, stack, result) if case.held_out else {}),
+        "spec": job.method.model_dump(mode="json"),
+        "found": record.get("found", {}),
         "z_smoothness": _roughness(data) / _roughness(truth),
-        "seconds": time.monotonic() - began,
-        "stages": {name: round(end - start, 1) for (name, start), end in zip(stages, ends, strict=True)},
+        "seconds": seconds,
+        "stages": stages,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-        "device": result.volume.provenance["device"],
-        "precision": result.volume.provenance["precision"],
-        "versions": result.volume.provenance["versions"] | {"python": platform.python_version()},
+        "device": record["device"],
+        "precision": record["precision"],
+        "versions": record["versions"] | {"python": platform.python_version()},
     }
+
+
+def _trained_elsewhere(base: Path, case: Case) -> Weights:
+    """The weights of a base model, which says itself that it has not seen the volume that is scored."""
+    from napari_microdiffusion.trained import load_trained
+
+    trained = load_trained(base, method=case.spec())
+    assert trained.volumes
+    check_left_out(case.volume, {volume.name: volume.sha256 for volume in trained.volumes})
+    return trained.weights
+
+
+def _timed(job: Job, stack: ProjectionStack, weights: Weights | None) -> tuple[Result, dict[str, float]]:
+    """The result, and the seconds that each stage took."""
+    from napari_microdiffusion.events import Event, Stage, relay
+    from napari_microdiffusion.run import exhaust, run
+
+    began: list[tuple[str, float]] = []
+
+    def noted(event: Event) -> Event:
+        if isinstance(event, Stage):
+            began.append((event.name, time.monotonic()))
+        return event
+
+    result = exhaust(relay(run(job, stack, weights=weights), noted))
+    ends = [*(start for _, start in began[1:]), time.monotonic()][: len(began)]
+    return result, {name: round(end - start, 1) for (name, start), end in zip(began, ends, strict=True)}
+
+
+def _held_out(job: Job, stack: ProjectionStack, result: Result) -> dict[str, float]:
+    """The held-out score where nothing is trained for it: of interpolations, and of axial with the weights it has."""
+    from napari_microdiffusion.run import exhaust
+    from napari_microdiffusion.trust import held_out
+
+    if job.method.retrains or job.method.pretrained:
+        return {}
+    return {"held_out_psnr": exhaust(held_out(job, stack, weights=result.weights or None)).psnr}
 
 
 def _roughness(volume: NDArray[np.float32]) -> float:
@@ -127,4 +171,5 @@ def _roughness(volume: NDArray[np.float32]) -> float:
 
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(measure(Case.model_validate(given["case"]), Path(given["save"]))))
+    model = None if given["base"] is None else Path(given["base"])
+    print(json.dumps(measure(Case.model_validate(given["case"]), Path(given["save"]), model)))

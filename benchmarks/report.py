@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .case import SHARED, protocol
+from .case import Case
+from .tables import Table, labels
+from .volumes import FEWEST, PHANTOM, PHANTOM_SHAPE, truth_of
 
 COLUMNS = {
     "psnr": ("PSNR (dB)", ".2f"),
     "psnr_volume": ("PSNR of the volume (dB)", ".2f"),
     "ssim": ("SSIM", ".3f"),
     "dice": ("DICE", ".3f"),
+    "held_out_psnr": ("held-out PSNR (dB)", ".2f"),
     "reprojection_max_error": ("reprojection error", ".0e"),
     "coverage_90": ("truth in the 90 % interval", ".3f"),
     "flagged_error_ratio": ("error², flagged / others", ".1f"),
     "z_smoothness": ("z-smoothness", ".2f"),
     "seconds": ("seconds", ".1f"),
+    "base_seconds": ("base, seconds", ".0f"),
     "peak_memory_gb": ("peak memory (GB)", ".2f"),
 }
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """``path``.csv with every number, and ``path``.md with one row a volume and method and what they were run on."""
+def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
+    """``path``.csv with every number, and ``path``.md with one row a volume and method and what they were run on.
+
+    Scores that no row has get no column.
+    """
     rows = sorted(rows, key=lambda row: row["case"]["volume"])
+    cases = [Case.model_validate(row["case"]) for row in rows]
+    columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*rows[0]["case"], *COLUMNS, "device", "precision"])
-        for row in rows:
-            writer.writerow(
-                [*row["case"].values(), *(row.get(key, "") for key in COLUMNS), row["device"], row["precision"]]
-            )
-    lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in COLUMNS.values()) + " | arithmetic |"]
-    lines.append("| --- " * (len(COLUMNS) + 5) + "|")
-    for row in rows:
-        case = row["case"]
-        numbers = " | ".join(format(row[key], style) if key in row else "" for key, (_, style) in COLUMNS.items())
-        which = " | ".join(str(case[key]) for key in ("volume", "slices", "method", "seed"))
-        lines.append(f"| {which} | {numbers} | {row['precision']} |")
-    first = rows[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    note = f"{first['case']['profile']} profile, preset {first['case']['preset']}; "
-    lines += ["", f"{note}{first['device']}; {versions}.", ""]
-    path.with_suffix(".md").write_text("\n".join(lines))
+        writer.writerow([*Case.model_fields, *columns, "device", "precision"])
+        for row, case in zip(rows, cases, strict=True):
+            about = case.model_dump() | {"settings": json.dumps(case.settings)}
+            writer.writerow([*about.values(), *(row.get(key, "") for key in columns), row["device"], row["precision"]])
+    lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in columns.values()) + " | arithmetic |"]
+    lines.append("| --- " * (len(columns) + 5) + "|")
+    for row, case, label in zip(rows, cases, labels(cases), strict=True):
+        numbers = " | ".join(format(row[key], style) if key in row else "" for key, (_, style) in columns.items())
+        lines.append(f"| {case.volume} | {case.slices} | {label} | {case.seed} | {numbers} | {row['precision']} |")
+    above = [table.title, ""] if table.title else []
+    below = ["", f"![PSNR and SSIM]({path.name}.png)"] if table.curve else []
+    path.with_suffix(".md").write_text("\n".join([*above, *lines, "", *_notes(rows, cases, table), *below, ""]))
+
+
+def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[str]:
+    """What all rows have in common, and what is not among them."""
+    versions = dict.fromkeys(", ".join(f"{name} {v}" for name, v in row["versions"].items()) for row in rows)
+    devices = dict.fromkeys(row["device"] for row in rows)
+    common = f"{cases[0].profile} profile, preset {cases[0].preset}"
+    notes = [f"{common}; {', '.join(devices)}; {'; '.join(versions)}."]
+    if table.left_out():
+        which = ", ".join(f"{volume} at n = {slices}" for volume, slices in table.left_out())
+        notes += ["", f"Left out, since fewer than {FEWEST} projections would be left: {which}."]
+    if any("base_seconds" in row for row in rows):
+        notes += [
+            "",
+            "Base models were trained on the other real volumes (those of phantoms on the same kind from other seeds), "
+            "never on the one that is scored; what that took is in a column of its own, and rows that differ in "
+            "sampling alone share one base model.",
+        ]
+    if any(case.volume.startswith(PHANTOM) for case in cases):
+        notes += ["", f"Phantoms are {' x '.join(map(str, PHANTOM_SHAPE))} voxels, seed 0."]
+    return notes
 
 
 def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
@@ -72,24 +97,25 @@ def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
     readme.write_text(before + "\n".join(["<!-- results -->", *lines, "<!-- /results -->"]) + after)
 
 
-def write_panels(path: Path, rows: dict[str, dict[str, Any]], volumes: Path) -> None:
+def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
     """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, where all are still at hand.
 
     Of other depths than n = 6, ``path``_VOLUME_n.png.
     """
     pictures: dict[tuple[str, int], dict[str, Path]] = {}
-    for key, row in rows.items():
-        if row["case"]["seed"] == 0:
-            here = pictures.setdefault((row["case"]["volume"], row["case"]["slices"]), {})
-            here[row["case"]["method"]] = volumes / f"{key}.npy"
+    cases = [Case.model_validate(row["case"]) for row in rows]
+    for row, case, label in zip(rows, cases, labels(cases), strict=True):
+        if case.seed == 0:
+            pictures.setdefault((case.volume, case.slices), {})[label] = kept / f"{row['array']}.npy"
     for (name, slices), methods in pictures.items():
         if not all(file.exists() for file in methods.values()):
             continue
-        truth = protocol().prepare(tifffile.imread(SHARED / "data" / f"{name}.ome.tif"), slices)
+        truth = truth_of(name, slices)
         arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
         tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **arrays}.items()]
         depth = "" if slices == 6 else f"_{slices}"
-        Image.fromarray(np.concatenate(tiles, 1)).save(f"{path}_{name}{depth}.png", optimize=True)
+        picture = f"{path}_{name.replace(':', '_')}{depth}.png"
+        Image.fromarray(np.concatenate(tiles, 1)).save(picture, optimize=True)
 
 
 def _tile(label: str, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,0 +1,232 @@
+"""The benchmark's case logic: what a table stands for, what is left out, resumed, labelled and trained on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_microdiffusion.presets import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to the package
+
+import benchmarks.__main__ as command  # noqa: E402
+from benchmarks import base, volumes  # noqa: E402
+from benchmarks.case import Case  # noqa: E402
+from benchmarks.curves import lines, write_curves  # noqa: E402
+from benchmarks.report import write_panels, write_table  # noqa: E402
+from benchmarks.tables import Table, labels, tables  # noqa: E402
+
+PRETRAINED = [name for name, (cls, _) in METHODS.items() if cls.pretrained]
+
+
+@pytest.fixture
+def depths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes as deep as they are, where the data are not there too."""
+    found = {"vessels": 96, "membranes": 32}
+    monkeypatch.setattr("benchmarks.tables.depth_of", lambda name: found.get(name, 144))
+
+
+def row_of(case: Case, **scores: float) -> dict[str, Any]:
+    """A result."""
+    scores = {"psnr": 30.0, "psnr_volume": 29.0, "ssim": 0.9, "dice": 0.8, **scores}
+    about = {"device": "cpu", "precision": "float32", "versions": {"torch": "2"}, "array": case.key()}
+    timing = {"reprojection_max_error": 1e-8, "z_smoothness": 1.0, "seconds": 1.0, "peak_memory_gb": 0.1}
+    return {"case": case.model_dump(), "spec": case.spec().model_dump(mode="json"), **scores, **timing, **about}
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("depths")
+class TestTables:
+    def test_every_combination_once(self) -> None:
+        table = Table(volumes=["vessels", "membranes"], methods=["linear", "cubic"], depths=[2, 4], seeds=[0, 1])
+        cases = table.cases()
+        assert len(cases) == len({case.key() for case in cases}) == 16
+        assert table.left_out() == []
+
+    def test_too_few_projections_are_left_out(self) -> None:
+        table = Table(volumes=["vessels", "membranes", "phantom:nuclei"], methods=["linear", "cubic"], depths=[8, 24])
+        assert table.left_out() == [("membranes", 24)]
+        assert len(table.cases()) == 10
+
+    def test_settings_of_a_method_and_of_all(self) -> None:
+        methods = ["linear", {"method": "inr", "settings": {"layers": 2}}]
+        table = Table(
+            volumes=["vessels"], methods=methods, settings=[{"consistency": "none"}, {"consistency": "final"}]
+        )
+        assert [(case.method, case.settings) for case in table.cases()] == [
+            ("linear", {"consistency": "none"}),
+            ("linear", {"consistency": "final"}),
+            ("inr", {"layers": 2, "consistency": "none"}),
+            ("inr", {"layers": 2, "consistency": "final"}),
+        ]
+
+    @pytest.mark.parametrize("name", tables())
+    def test_each_of_cases_toml_has_cases(self, name: str) -> None:
+        table = tables()[name]
+        assert table.cases()
+        assert table.slow or name == "preview"
+        if table.curve == "gamma":
+            assert all("gamma" in case.settings for case in table.cases())
+
+    def test_labels_name_what_differs(self) -> None:
+        settings: list[dict[str, Any]] = [{}, {"layers": 2, "skip": True}, {"layers": 3, "skip": True}]
+        cases = [Case(volume="v", method="inr", settings=each) for each in settings]
+        cases.append(Case(volume="v", method="linear", settings={"consistency": "none"}))  # alone: goes without saying
+        assert labels(cases) == ["inr", "inr, layers 2, skip on", "inr, layers 3, skip on", "linear"]
+        assert labels(cases[1:]) == ["inr, layers 2", "inr, layers 3", "linear"]
+
+
+# -- resuming ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("depths")
+class TestResume:
+    @pytest.fixture
+    def measured(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Case]:
+        """Cases that were measured, in place of measuring them."""
+        done: list[Case] = []
+
+        def run_case(case: Case, _: Path) -> dict[str, Any]:
+            if case.method == "axial":
+                raise command.CaseFailed("no luck")
+            done.append(case)
+            row = row_of(case)
+            del row["case"], row["array"]
+            return row
+
+        monkeypatch.setattr(command, "run_case", run_case)
+        monkeypatch.setattr(command, "RESULTS", tmp_path)
+        monkeypatch.setattr(command, "KEPT", tmp_path / "kept")
+        return done
+
+    table = Table(volumes=["vessels", "membranes"], methods=["linear", "cubic"])
+
+    def run(self, table: Table | None = None, fresh: bool = False, methods: tuple[str, ...] = ()) -> list[str]:
+        return command.run_table("trial", table or self.table, [], list(methods), fresh)
+
+    def test_what_has_a_result_is_not_measured_again(self, measured: list[Case]) -> None:
+        self.run(methods=("linear",))
+        assert len(measured) == 2
+        self.run()
+        assert len(measured) == 4
+        self.run()
+        assert len(measured) == 4
+        self.run(fresh=True)
+        assert len(measured) == 8
+
+    def test_a_failure_is_told_and_keeps_nothing_else_back(self, measured: list[Case]) -> None:
+        failed = self.run(Table(volumes=["vessels"], methods=["axial", "linear"]))
+        assert [case.method for case in measured] == ["linear"]
+        assert len(failed) == 1
+        assert "no luck" in failed[0]
+
+    def test_a_setting_that_is_new_counts_as_its_default(self, measured: list[Case], tmp_path: Path) -> None:
+        table = Table(volumes=["vessels"], methods=["inr"])
+        self.run(table)
+        store = tmp_path / "trial.json"
+        (row,) = json.loads(store.read_text()).values()
+        del row["spec"]["coherence"]
+        store.write_text(json.dumps({"of before": row}))
+        self.run(table)
+        assert len(measured) == 1
+        assert list(json.loads(store.read_text())) == [measured[0].key()]
+        row["spec"]["layers"] += 1  # a default that was another then
+        store.write_text(json.dumps({"of before": row}))
+        self.run(table)
+        assert len(measured) == 2
+
+    def test_a_measured_held_out_score_is_another_case(self) -> None:
+        plain, more = (Case(volume="vessels", method="linear", held_out=held_out) for held_out in (False, True))
+        assert plain.key() != more.key()
+
+
+# -- base models ------------------------------------------------------------------------------
+
+
+class TestBase:
+    def test_never_the_volume_scored(self) -> None:
+        assert "phantom:nuclei:1" not in volumes.others("phantom:nuclei:1")
+        names = volumes.others("phantom:nuclei")
+        assert len(names) == volumes.PHANTOMS_TO_TRAIN_ON
+        hashes = {name: volumes.sha256_of(name) for name in names[:1]}
+        volumes.check_left_out("phantom:nuclei", hashes)
+        with pytest.raises(AssertionError, match="trained on it"):
+            volumes.check_left_out("phantom:nuclei", {"phantom:nuclei": ""})
+        with pytest.raises(AssertionError, match="trained on it"):  # the same pixels under another name
+            volumes.check_left_out("phantom:nuclei", {"copy": volumes.sha256_of("phantom:nuclei:0")})
+
+    @pytest.mark.usefixtures("shared")
+    def test_real_volumes_are_left_out_one_by_one(self) -> None:
+        for name in ("membranes", "vessels"):
+            found = volumes.others(name)
+            assert len(found) == 5
+            assert name not in found
+
+    @pytest.mark.parametrize("name", PRETRAINED)
+    def test_shared_by_cases_that_differ_in_sampling_alone(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(base, "sha256_of", str.upper)
+        same, other = (
+            [{}, {"settings": {"consistency": "none"}}],
+            [
+                {"settings": {"steps": 7}},
+                {"profile": "point"},
+                {"slices": 4},
+                {"seed": 1},
+                {"volume": "phantom:vessels"},
+            ],
+        )
+        keys = [base.key(Case(**{"volume": "phantom:nuclei", "method": name, **each})) for each in same + other]
+        assert keys[0] == keys[1]
+        assert len(set(keys)) == 1 + len(other)
+
+
+# -- reports ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("depths")
+def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
+    methods = ["linear", {"method": "inr", "settings": {"layers": 2}}, {"method": "inr", "settings": {"layers": 3}}]
+    table = Table(title="A trial.", volumes=["membranes", "phantom:nuclei"], methods=methods, depths=[6, 12])
+    rows = [row_of(case) for case in table.cases()]
+    rows[0]["base_seconds"] = 61.0
+    write_table(tmp_path / "trial", rows, table)
+    text = (tmp_path / "trial.md").read_text()
+    assert text.startswith("A trial.\n\n| volume | n | method")
+    for part in ("inr, layers 2", "base, seconds", "| 61 |", "membranes at n = 12", "Phantoms are"):
+        assert part in text
+    assert "held-out" not in text  # no row has such a score
+    found = list(csv.DictReader((tmp_path / "trial.csv").read_text().splitlines()))
+    assert [row["settings"] for row in found[:3]] == ["{}", '{"layers": 2}', '{"layers": 3}']
+    assert {row["psnr"] for row in found} == {"30.0"}
+
+
+@pytest.mark.usefixtures("depths")
+def test_panels_and_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = np.random.default_rng(0).random((24, 32, 32)).astype(np.float32)
+    monkeypatch.setattr("benchmarks.report.truth_of", lambda *_: truth)
+    table = Table(curve="slices", volumes=["phantom:nuclei"], methods=["linear", "cubic"], depths=[4, 6], seeds=[0, 1])
+    rows = [row_of(case, psnr=40.0 - case.slices + case.seed) for case in table.cases()]
+    for row in rows:
+        np.save(tmp_path / f"{row['array']}.npy", truth)
+    write_panels(tmp_path / "trial", rows, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"trial_phantom_nuclei.png", "trial_phantom_nuclei_4.png"}
+    mean = {4: 36.5, 6: 34.5}
+    assert lines(rows, "slices", "psnr") == {(name, "phantom:nuclei"): mean for name in ("linear", "cubic")}
+    pytest.importorskip("matplotlib")
+    write_curves(tmp_path / "trial.png", rows, table)
+    assert (tmp_path / "trial.png").stat().st_size > 1000
+
+
+def test_lines_over_a_setting_are_not_labelled_by_it() -> None:
+    cases = [Case(volume="v", method="microdiffusion", settings={"gamma": gamma}) for gamma in (0.5, 0.0)]
+    rows = [row_of(case, psnr=case.settings["gamma"]) for case in cases]
+    assert lines(rows, "gamma", "psnr") == {("microdiffusion", "v"): {0.0: 0.0, 0.5: 0.5}}
