@@ -224,6 +224,19 @@ def test_a_run_takes_the_weights(volumes):
     np.testing.assert_allclose(found.volume.data - plain, gain * base.weights["mean"].item(), rtol=1e-3)
 
 
+def test_a_held_out_score_starts_from_the_weights_that_were_given(volumes, monkeypatch):
+    def refine(_: Any, stack: ProjectionStack, weights: Weights, *_rest: Any) -> Generator[Event, None, Weights]:
+        return {"mean": weights["mean"] + float(stack.data.mean())}
+        yield
+
+    monkeypatch.setattr(Levels, "refine", refine)
+    base = exhaust(pretrain(plan(), volumes))
+    stack = phantom("nuclei", (20, 32, 36), seed=4).simulate(POINT)[0]
+    result = exhaust(run(Job(method=base.method, device="cpu"), stack, weights=base.weights))
+    assert result.given is base.weights
+    assert result.weights["mean"].item() > base.weights["mean"].item()
+
+
 def test_methods_that_need_a_base_model():
     assert pretrained_methods() == tuple(name for name in METHODS if type(spec(name)).pretrained)
     for name in pretrained_methods():

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord
+from .checks import check_suited
 from .events import Event, InvalidInput, Preview, relay
 from .hardware import Device, at_work, check_training_memory, device_of, resolve_precision
 from .methods import AnyMethod, Method, Weights
 from .presets import METHODS, name_of
-from .run import check_suited
 from .volume import MINIMUM_LATERAL, ProjectionStack, Volume
 
 __all__ = ["Base", "Pretraining", "VolumeRecord", "check", "pretrain", "pretrained_methods"]

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
 from .checkpoint import fingerprint
-from .events import Event, InvalidInput, Notice, Preview, Returned, relay
+from .checks import check_suited, check_weights
+from .events import Event, Notice, Preview, Returned, relay
 from .hardware import Device, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
@@ -47,13 +48,22 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives: the volume on the input's intensity scale, float32, and how it came about."""
+    """What a run gives: the volume on the input's intensity scale, float32, and how it came about.
+
+    Parameters
+    ----------
+    weights
+        As the volume was made with: trained, or given and refined.
+    given
+        Those that the run was given: a base model before it saw the stack, which a held-out score must start from.
+    """
 
     volume: Volume
     weights: Weights = field(repr=False)
     residual: Residual
     partial: bool
     seconds: float
+    given: Weights | None = field(default=None, repr=False)
 
 
 def run(
@@ -90,7 +100,7 @@ def run(
     began = time.monotonic()
     check(job, stack)
     check_weights(job.method, stack, weights)
-    given = {} if weights is None else {"weights_sha256": fingerprint(weights)}
+    given, record = weights, {} if weights is None else {"weights_sha256": fingerprint(weights)}
     with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:
         canvas, reliability, weights = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
@@ -106,10 +116,10 @@ def run(
         stack.volume_scale_um,
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
-        _provenance(job, stack, context, seconds) | given | _findings(job, stack, weights, context),
+        _provenance(job, stack, context, seconds) | record | _findings(job, stack, weights, context),
         reliability,
     )
-    return Result(result, weights, residual, context.stopped, seconds)
+    return Result(result, weights, residual, context.stopped, seconds, given)
 
 
 def reconstruct(stack: ProjectionStack, method: Method, *, seed: int = 0, device: Device = "auto") -> Volume:
@@ -133,44 +143,6 @@ def check(job: Job, stack: ProjectionStack) -> None:
     stack.check()
     check_suited(job.method, stack.acquisition)
     check_memory(job.method, stack, device_of(job.method, job.device))
-
-
-def check_suited(method: Method, acquisition: Acquisition) -> None:
-    """Refuse projections that the method is not made for, with `InvalidInput`."""
-    reason = method.unsuited(acquisition)
-    if reason is not None:
-        raise InvalidInput(f"{name_of(method)} {reason}")
-
-
-def check_base(method: Method, given: bool) -> None:
-    """Refuse a method that is trained on volumes where no weights are given, with `InvalidInput`."""
-    if method.pretrained and not given:
-        raise InvalidInput(
-            f"{name_of(method)} needs a base model: train one on full volumes with `napari-microdiffusion pretrain`, "
-            "and give it with --base (in the window, choose it as trained network)"
-        )
-
-
-def check_weights(method: Method, stack: ProjectionStack, weights: Weights | None) -> None:
-    """Refuse weights that are not those of the method, and their lack where it needs a base model.
-
-    Raises
-    ------
-    InvalidInput
-        Saying what to do.
-    """
-    check_base(method, weights is not None)
-    if weights is None:
-        return
-    given, expected = (
-        {name: tuple(tensor.shape) for name, tensor in found.items()}
-        for found in (weights, method.untrained(stack, Context()))
-    )
-    if given != expected:
-        raise InvalidInput(
-            f"the weights do not fit {name_of(method)} with these settings, or their training was stopped early: "
-            "use the settings they were trained with, or train again"
-        )
 
 
 def remedy(method: Method, stack: ProjectionStack) -> str:

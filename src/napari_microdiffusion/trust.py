@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import replace
 
+from .checks import check_weights
 from .events import Event
 from .hardware import at_work, resolve_precision
 from .methods import Weights, heldout
 from .methods.heldout import HeldOut
-from .run import Job, check, check_weights, remedy
+from .run import Job, check, remedy
 from .volume import ProjectionStack
 
 __all__ = ["HeldOut", "held_out"]

@@ -10,10 +10,11 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
+from ..checks import check_base, check_weights
 from ..events import InvalidInput
 from ..methods import Axial, Method, Weights
 from ..presets import name_of
-from ..run import Job, check, check_base, check_weights
+from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
 from .values import acquisition_of, job_of, method_of

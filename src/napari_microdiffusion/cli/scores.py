@@ -8,11 +8,12 @@ from typing import Any
 
 from .. import io
 from ..acquisition import Acquisition
+from ..checks import check_base
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate
 from ..presets import METHODS, name_of, override, spec
-from ..run import Job, check, check_base
+from ..run import Job, check
 from ..trained import load_trained
 from ..trust import held_out
 from ..volume import ProjectionStack, Volume

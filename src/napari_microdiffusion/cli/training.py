@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from .. import io
 from ..checkpoint import SUFFIXES
+from ..checks import check_suited
 from ..events import InvalidInput
 from ..presets import explain, name_of, spec
 from ..pretraining import Base, Pretraining, pretrain, pretrained_methods
-from ..run import check_suited
 from ..trained import save_base
 from ..volume import Volume
 from .console import INTERRUPTED, Interrupt, duration, follow, note

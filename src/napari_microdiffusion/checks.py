@@ -1,0 +1,47 @@
+"""What is refused before any work: projections that a method is not made for, weights that are not its own, or none."""
+
+from __future__ import annotations
+
+from .acquisition import Acquisition
+from .events import InvalidInput
+from .methods import Context, Method, Weights
+from .presets import name_of
+from .volume import ProjectionStack
+
+
+def check_suited(method: Method, acquisition: Acquisition) -> None:
+    """Refuse projections that the method is not made for, with `InvalidInput`."""
+    reason = method.unsuited(acquisition)
+    if reason is not None:
+        raise InvalidInput(f"{name_of(method)} {reason}")
+
+
+def check_base(method: Method, given: bool) -> None:
+    """Refuse a method that is trained on volumes where no weights are given, with `InvalidInput`."""
+    if method.pretrained and not given:
+        raise InvalidInput(
+            f"{name_of(method)} needs a base model: train one on full volumes with `napari-microdiffusion pretrain`, "
+            "and give it with --base (in the window, choose it as trained network)"
+        )
+
+
+def check_weights(method: Method, stack: ProjectionStack, weights: Weights | None) -> None:
+    """Refuse weights that are not those of the method, and their lack where it needs a base model.
+
+    Raises
+    ------
+    InvalidInput
+        Saying what to do.
+    """
+    check_base(method, weights is not None)
+    if weights is None:
+        return
+    given, expected = (
+        {name: tuple(tensor.shape) for name, tensor in found.items()}
+        for found in (weights, method.untrained(stack, Context()))
+    )
+    if given != expected:
+        raise InvalidInput(
+            f"the weights do not fit {name_of(method)} with these settings, or their training was stopped early: "
+            "use the settings they were trained with, or train again"
+        )
