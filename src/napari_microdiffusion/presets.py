@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from .events import InvalidInput
-from .methods import AnyMethod, Axial, Conservative, Cubic, Guided, Inr, Linear, Method
+from .methods import AnyMethod, Axial, Conservative, Cubic, Guided, Inr, Linear, Method, RecurrentMz
 from .methods._base import in_words, limits
 
 PresetName = Literal["preview", "standard", "paper"]
@@ -28,6 +28,7 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "microdiffusion": (Guided, "inr"),
     "axial": (Axial, None),
     "axial_diffusion": (Guided, "axial"),
+    "recurrent_mz": (RecurrentMz, None),
 }
 """Every method's name, its spec class, and the name of its prior."""
 

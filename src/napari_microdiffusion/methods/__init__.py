@@ -11,7 +11,20 @@ from .axial import Axial
 from .guided import Guided
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
+from .recurrent_mz import RecurrentMz
 
-AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided | Axial, Field(discriminator="kind")]
+AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided | Axial | RecurrentMz, Field(discriminator="kind")]
 
-__all__ = ["AnyMethod", "Axial", "Conservative", "Context", "Cubic", "Guided", "Inr", "Linear", "Method", "Weights"]
+__all__ = [
+    "AnyMethod",
+    "Axial",
+    "Conservative",
+    "Context",
+    "Cubic",
+    "Guided",
+    "Inr",
+    "Linear",
+    "Method",
+    "RecurrentMz",
+    "Weights",
+]

@@ -51,6 +51,11 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "Diffusion on axial super-resolution",
         "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
     ),
+    "recurrent_mz": (
+        "Recurrent-MZ",
+        "A recurrent network makes each slice from the images nearest to it. Needs a base model, trained on full "
+        "volumes of similar samples.",
+    ),
     "naive_diffusion": (
         "Diffusion alone",
         "A diffusion model that is shown the projections but no first guess. For comparison.",

@@ -1,0 +1,190 @@
+"""Recurrent-MZ: a slice from a few images at known depths, seen one after the other (Huang et al. 2021).
+
+Huang et al., "Recurrent neural network-based volumetric fluorescence microscopy", Light: Sci. Appl. 10, 62. Trained on
+full volumes, without the paper's adversarial loss: it makes images look sharp, not true, and needs a second network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..acquisition import Acquisition
+from ..events import Event, Notice, Preview, Stage, Step
+from ..numerics import along_z
+from ..volume import ProjectionStack
+from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, setting
+from ._sequences import Batch, Drawer, Rule, deep_enough, linear_matrix, sequences, to_be_found
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn, optim
+
+    from ..recurrent import RecurrentUNet
+
+WARM_UP = 30
+"""Training steps over which the learning rate rises."""
+
+
+class RecurrentMz(Method):
+    """A convolutional-recurrent U-Net that is shown the nearest projections of a slice, from far to near."""
+
+    learned: ClassVar[bool] = True
+    retrains: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = True
+    kind: Literal["recurrent_mz"] = "recurrent_mz"
+    consistency: FinalConsistency = "final"
+    inputs: int = setting(4, "projections shown for each slice, the nearest ones", ge=2, le=16)
+    residual: bool = setting(
+        True, "add to the linear interpolation (true), or make the slice from nothing, as in the paper (false)"
+    )
+    channels: int = setting(24, "channels of the network at its finest level", ge=8, le=512, multiple_of=8)
+    levels: int = setting(2, "resolutions of the network", ge=1, le=6)
+    loss: Literal["berhu", "l1", "l2"] = setting(
+        "l2", "what is made small: the reverse Huber loss as in the paper, the absolute or the squared error"
+    )
+    structure: float = setting(0.0, "weight of the dissimilarity in structure (1 − SSIM) beside that loss", ge=0, le=10)
+    hiding: float = setting(0.2, "share of training crops in which a projection is hidden", ge=0, le=1)
+    blur: float = setting(
+        3.0, "most training crops are blurred along z by up to so many slices (standard deviation)", ge=0, le=20
+    )
+    noise: float = setting(
+        0.1, "most training crops get noise of up to this, as a share of the intensity range", ge=0, le=1
+    )
+    steps: int = setting(1000, "training steps", ge=1, le=10_000_000)
+    batch: int = setting(8, "crops in each training step", ge=1, le=1024)
+    crop: int = setting(48, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
+    optimiser: Literal["muon", "adam"] = setting("muon", "muon: gets further in as many steps; adam: as in the paper")
+    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = setting(
+        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+    )
+
+    def pretrain(
+        self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
+    ) -> Generator[Event, None, Weights]:
+        """Train on random crops, each with a random slice to be found; volumes too shallow are left out.
+
+        Raises
+        ------
+        InvalidInput
+            If no volume is deep enough for three projections.
+        """
+        deep, shallow = deep_enough(volumes, acquisition)
+        if shallow:
+            yield Notice(f"{shallow} volume(s) are too shallow for three projections and are left out")
+        rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)
+        draw = Drawer(deep, acquisition, rule, context.seed)
+        net = self._network(context)
+        yield from self._train(net, draw, context)
+        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+
+    def estimate(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Every slice that no projection shows by itself, in batches; those that one does are as projected."""
+        import torch
+
+        images = stack.data.astype(np.float32, copy=False)
+        shown = sequences(stack.acquisition, self.inputs)
+        data = along_z(linear_matrix(stack.acquisition), images)
+        net = self._network(context)
+        net.load_state_dict(weights)
+        net.requires_grad_(False).eval()
+        wanted = np.flatnonzero(to_be_found(stack.acquisition))
+        size = max(1, context.memory_bytes // self._slice_bytes(stack))
+        yield Stage("Making the slices", len(wanted))
+        yield Preview(0, data.copy())
+        for first in range(0, len(wanted), size):
+            here = wanted[first : first + size]
+            pictures, distances = (
+                torch.from_numpy(part) for part in (images[shown.chosen[here]], shown.distances[here])
+            )
+            with autocast(context):
+                made = net(pictures.to(context.device), distances.to(context.device))
+            found = made.float().cpu().numpy()
+            data[here] = data[here] + found if self.residual else found
+            for done, z in enumerate(here, first + 1):
+                yield Preview(int(z), data[z : z + 1].copy())
+                yield Step(done)
+            if context.should_stop():
+                break
+        return data
+
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        return dict(self._network(context).state_dict())
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        return self._slice_bytes(stack), "crop the images"
+
+    def _slice_bytes(self, stack: ProjectionStack) -> int:
+        """Memory for one slice in the network: about twelve feature maps at half the resolution for each image."""
+        pixels = stack.shape[1] * stack.shape[2]
+        return pixels // 4 * self.channels * 4 * 12 * self.inputs
+
+    def _network(self, context: Context) -> RecurrentUNet:
+        """The untrained network; the seed fixes its first weights."""
+        import torch
+
+        from ..recurrent import RecurrentUNet
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            return RecurrentUNet(self.channels, self.levels, silent=self.residual).to(context.device)
+
+    def _train(self, net: RecurrentUNet, draw: Drawer, context: Context) -> Generator[Event, None, None]:
+        """Train the network in place, until the run is stopped."""
+        import torch
+
+        optimisers = self._optimisers(net)
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * decay(self.schedule, step / self.steps)
+            )
+            for optimiser in optimisers
+        ]
+        yield Stage("Training on full volumes", self.steps)
+        for step in range(self.steps):
+            loss = self._loss(net, draw(self.batch), context)
+            for optimiser in optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
+            yield Step(step + 1, finite(loss.item()))
+            if context.should_stop():
+                return
+
+    def _optimisers(self, net: nn.Module) -> list[optim.Optimizer]:
+        """Adam for all parameters, or Muon for the matrices and Adam for the others."""
+        import torch
+
+        if self.optimiser == "adam":
+            return [torch.optim.Adam(net.parameters(), lr=self.learning_rate)]
+        large = [parameter for parameter in net.parameters() if parameter.ndim == 2]
+        small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
+        return [
+            torch.optim.Muon(large, lr=self.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Adam(small, lr=1e-3),
+        ]
+
+    def _loss(self, net: RecurrentUNet, batch: Batch, context: Context) -> Tensor:
+        """The error of the slices, and their dissimilarity in structure."""
+        import torch
+
+        from ..recurrent import berhu, dissimilarity
+
+        images, distances, linear, truth, spread = (
+            torch.from_numpy(part).to(context.device)
+            for part in (batch.images, batch.distances, batch.linear, batch.truth, batch.spread)
+        )
+        with autocast(context):
+            estimate = net(images, distances)
+        estimate = estimate.float() + linear if self.residual else estimate.float()
+        error = (estimate - truth) / spread[:, None, None]
+        sizes = {"berhu": berhu, "l1": torch.Tensor.abs, "l2": torch.Tensor.square}
+        loss: Tensor = sizes[self.loss](error).mean()
+        return loss + self.structure * dissimilarity(estimate, truth) if self.structure else loss
