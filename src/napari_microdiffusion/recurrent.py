@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .conv import Conv
-from .plane_net import Residual
+from .plane_net import Conv, Residual
 
 FOLD = 2
 """Pixels along y and x that are folded into channels: a quarter of the work, at nearly the same reach."""
