@@ -16,9 +16,10 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.denoiser import Denoiser
 from napari_microdiffusion.diffusion import slice_noise
 from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
-from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Weights
+from napari_microdiffusion.methods import Axial, Conservative, Context, Cubic, Guided, Inr, Linear, Weights, _joint
 from napari_microdiffusion.methods._base import without_prefix
-from napari_microdiffusion.methods._crops import crops, cuts, pairs
+from napari_microdiffusion.methods._crops import crops, cuts, paired, pairs
+from napari_microdiffusion.methods._joint import JointPrior
 from napari_microdiffusion.presets import spec, validated
 from napari_microdiffusion.run import check_weights, exhaust
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -328,6 +329,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_condition": {"condition": "none"},
     "prior_as_condition": {"injection": "condition"},
     "both": {"injection": "condition", "condition": "cross_attention"},
+    "trainable": {"prior_training": "trainable"},
+    "joint": {"prior_training": "joint"},
+    "trainable_as_condition": {"prior_training": "trainable", "injection": "condition"},
 }
 ablations = pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
 
@@ -338,6 +342,16 @@ def test_every_ablation_is_another_model(changes, stack):
     data = reconstructed(method, stack)
     assert np.isfinite(data).all()
     assert np.abs(data - reconstructed(default, stack)).max() > 1e-4
+
+
+@ablations
+def test_the_seed_fixes_an_ablation(changes, stack):
+    method = guided(prior=INR, **changes)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = reconstructed(method, stack)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    np.testing.assert_array_equal(reconstructed(method, stack), one)
 
 
 @ablations
@@ -474,6 +488,173 @@ def test_table_5_a_prior_that_is_a_condition_guides(gamma, stack):
     assert np.abs(one - other).max() > 1e-6
 
 
+def inr_weights(stack: ProjectionStack, prior: Inr = INR, **changes: Any) -> Weights:
+    """The INR's weights after a training of guided diffusion."""
+    return without_prefix(exhaust(guided(prior=prior, **changes).fit(stack, Context())), "prior.")
+
+
+def largest_change(one: Weights, other: Weights) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("changes", [{}, {"injection": "condition"}], ids=["interpolation", "condition"])
+def test_table_6_a_trainable_prior_goes_on_from_its_own_training(changes, stack):
+    """At the diffusion model's learning rate; through Eq. 9 and through the condition."""
+    alone = exhaust(INR.fit(stack, Context()))
+    trained = {
+        rate: inr_weights(stack, prior_training="trainable", learning_rate=rate, **changes) for rate in (1e-9, 1e-2)
+    }
+    assert largest_change(alone, trained[1e-9]) < 1e-7
+    assert largest_change(alone, trained[1e-2]) > 1e-3
+
+
+def test_table_6_a_trainable_prior_that_is_not_seen_stays_as_it_is(stack):
+    alone = exhaust(INR.fit(stack, Context()))
+    assert largest_change(alone, inr_weights(stack, prior_training="trainable", gamma=0.0)) == 0
+
+
+def test_table_6_joint_training_begins_at_random(stack):
+    """At the INR's own learning rate."""
+    start = INR.network(stack, Context()).state_dict()
+    for rate, changed in ((1e-9, False), (1e-2, True)):
+        prior = INR.model_copy(update={"learning_rate": rate})
+        assert (largest_change(start, inr_weights(stack, prior, prior_training="joint")) > 1e-3) == changed
+
+
+def test_table_6_joint_training_lowers_the_loss_of_the_inr(stack):
+    prior = INR.model_copy(update={"learning_rate": 1e-2})
+    method, context = guided(prior=prior, prior_training="joint", steps=40, schedule="constant"), Context()
+    weights = exhaust(method.fit(stack, context))
+
+    def loss(weights: Weights) -> float:
+        net = prior.network(stack, context)
+        net.load_state_dict(weights)
+        return next(prior.losses(net, stack, context))[0].item()
+
+    assert loss(without_prefix(weights, "prior.")) < 0.5 * loss(prior.network(stack, context).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("training", "stages"),
+    [
+        ("frozen", [("Training the neural representation", 2), ("Training the diffusion model", 3)]),
+        ("trainable", [("Training the neural representation", 2), ("Training the diffusion model", 3)]),
+        ("joint", [("Training the diffusion model", 3)]),
+    ],
+)
+def test_table_6_the_diffusion_model_trains_for_as_many_steps(training, stages, stack):
+    events, _ = collected(guided(prior=INR, prior_training=training, steps=3).fit(stack, Context()))
+    found = [event for event in events if isinstance(event, Stage) and event.name.startswith("Training")]
+    assert [(stage.name, stage.steps) for stage in found] == stages
+    trained = [event.done for event in events if isinstance(event, Step) and event.loss is not None]
+    assert trained == [done + 1 for _, steps in stages for done in range(steps)]
+
+
+@pytest.mark.parametrize("training", ["trainable", "joint"])
+def test_table_6_the_prior_of_sampling_is_that_of_the_final_weights(training, stack):
+    context = Context()
+    exhaust(guided(prior=INR).fit(stack, context))  # leaves the volume of the frozen prior in the context
+    method = guided(prior=INR, prior_training=training, learning_rate=1e-2)
+    weights = exhaust(method.fit(stack, context))
+    events, volume = collected(method.predict(stack, weights, context))
+    shown = next(event.data for event in events if isinstance(event, Preview) and len(event.data) == len(volume.data))
+    final = exhaust(INR.predict(stack, without_prefix(weights, "prior."), Context())).data
+    np.testing.assert_array_equal(shown, final)
+    np.testing.assert_array_equal(volume.data, exhaust(method.predict(stack, weights, Context())).data)
+
+
+@pytest.mark.parametrize("neighbouring", ["none", "gaussian"])
+@pytest.mark.parametrize("pairing", ["mean", "slice"])
+@pytest.mark.parametrize("acquisition", [Acquisition(slices=5, count=4), *ACQUISITIONS.values()])
+def test_table_6_what_a_prior_in_training_gives_is_what_its_volume_would(
+    acquisition, pairing, neighbouring, monkeypatch
+):
+    stack = projected(acquisition, (20, 25))
+    prior = INR.model_copy(update={"neighbouring": neighbouring, "consistency": "none"})
+    weights = exhaust(prior.fit(stack, Context()))
+    volume = exhaust(prior.predict(stack, weights, Context())).data
+    where = cuts(stack.shape, 6, 16, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(_joint, "POINTS_AT_ONCE", 100)
+    joint = JointPrior(prior, stack, paired(stack, pairing), weights, Context())
+    expected = crops(pairs(stack, volume, pairing), where)[:, 1:]
+    torch.testing.assert_close(joint.guides(where).detach(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairing", ["mean", "slice"])
+def test_table_6_gradients_reach_the_inr_in_pieces_as_at_once(pairing, stack, monkeypatch):
+    where = cuts(stack.shape, 3, 16, torch.Generator().manual_seed(1))
+    pull = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    weights, rows = exhaust(INR.fit(stack, Context())), paired(stack, pairing)
+
+    def gradients(points: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(_joint, "POINTS_AT_ONCE", points)
+        joint = JointPrior(INR, stack, rows, weights, Context())
+        (joint.guides(where) * pull).sum().backward()
+        return [weight.grad for weight in joint.net.parameters()]
+
+    net, z = INR.network(stack, Context()), torch.from_numpy(stack.acquisition.slice_centres).float()[None]
+    net.load_state_dict(weights)
+    y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(36) - 17.5, indexing="ij")
+    volume = net(z, torch.stack([y, x], -1).reshape(1, -1, 2)).view(16, 32, 36)  # all of it, in one graph
+    images = torch.einsum("kz,zyx->kyx", torch.from_numpy(rows).float(), volume)[:, None] * 2 - 1
+    (crops(images, where) * pull).sum().backward()
+    for small, large, expected in zip(gradients(64), gradients(2**20), net.parameters(), strict=True):
+        assert small.any()
+        torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(small, expected.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_table_6_crops_of_the_prior_keep_no_activations(stack):
+    kept: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    where = cuts(stack.shape, 8, 32, torch.Generator().manual_seed(1))
+    joint = JointPrior(INR, stack, paired(stack, "mean"), None, Context())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        guides = joint.guides(where)
+    assert guides.requires_grad
+    assert sum(kept) <= guides.numel()  # which pixel each is; activations of one layer are n times its width as many
+
+
+def test_table_6_the_loss_of_the_inr_fades(stack):
+    joint = JointPrior(INR, stack, paired(stack, "mean"), None, Context())
+    net = INR.network(stack, Context())
+    losses, sizes = INR.losses(net, stack, Context()), []
+    for progress, weight in ((0.0, 4.0), (0.5, 2.0), (1.0, 0.0)):
+        for module in (joint.net, net):
+            module.zero_grad()
+        joint.backward(progress)
+        next(losses)[1].backward()
+        for ours, plain in zip(joint.net.parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, weight * plain.grad, rtol=1e-4, atol=1e-7)
+        sizes.append(max(float(ours.grad.abs().max()) for ours in joint.net.parameters()))
+    assert sizes[0] > sizes[1] > sizes[2] == 0
+    further = JointPrior(INR, stack, paired(stack, "mean"), net.state_dict(), Context())
+    further.backward(0.0)  # trained further, the diffusion model's loss is all there is
+    assert all(weight.grad is None for weight in further.net.parameters())
+
+
+@pytest.mark.parametrize("training", ["trainable", "joint"])
+def test_table_6_training_together_takes_the_memory_of_both(training, stack):
+    small, large = (INR.model_copy(update={"rays": rays}) for rays in (256, 2**20))
+    more = large.memory_bytes(stack)[0] - small.memory_bytes(stack)[0]
+    taken = [guided(prior=prior, prior_training=training).memory_bytes(stack)[0] for prior in (small, large)]
+    assert taken[1] - taken[0] == more
+    assert taken[0] > guided(prior=small).memory_bytes(stack)[0]
+
+
+@pytest.mark.parametrize("training", ["trainable", "joint"])
+@pytest.mark.parametrize("prior", [None, Linear(), Axial()], ids=["none", "linear", "axial"])
+def test_table_6_only_an_inr_trains_with_the_diffusion_model(prior, training):
+    values = guided(prior=prior).model_dump() | {"prior_training": training}
+    with pytest.raises(InvalidInput, match=f"^prior_training={training} needs a prior that trains with it: inr$"):
+        validated(values)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -487,10 +668,10 @@ def test_settings_that_exclude_one_another(changes, message):
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
-@pytest.mark.parametrize("n", [2, 3, 9])
-def test_any_step_length_with_four_projections_left(n, gamma):
+@pytest.mark.parametrize(("n", "training"), [(2, "frozen"), (3, "frozen"), (9, "frozen"), (2, "joint"), (3, "joint")])
+def test_any_step_length_with_four_projections_left(n, training, gamma):
     stack = projected(Acquisition(slices=n, count=6, hidden=(1, 4)), (16, 18))
-    data = reconstructed(guided(prior=INR, gamma=gamma, pairing="slice"), stack)
+    data = reconstructed(guided(prior=INR, gamma=gamma, pairing="slice", prior_training=training), stack)
     assert data.shape == (6 * n, 16, 18)
     assert np.isfinite(data).all()
 

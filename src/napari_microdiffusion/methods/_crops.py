@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..numerics import along_z
 from ..volume import ProjectionStack
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+def paired(stack: ProjectionStack, pairing: Literal["mean", "slice"]) -> NDArray[np.float64]:
+    """Weights (K, Z) of the prior's slices in what each projection is paired with: its own (``mean``), or its centre.
+
+    A centre between two slices is their mean.
+    """
+    if pairing == "mean":
+        return stack.acquisition.matrix
+    at = np.round(stack.acquisition.projection_centres - 0.5, 6)  # a rounding error is not a slice
+    unit = np.eye(stack.acquisition.depth)
+    centres: NDArray[np.float64] = (unit[np.floor(at).astype(int)] + unit[np.ceil(at).astype(int)]) / 2
+    return centres
 
 
 def pairs(stack: ProjectionStack, prior: NDArray[np.float32] | None, pairing: Literal["mean", "slice"]) -> Tensor:
@@ -23,14 +37,7 @@ def pairs(stack: ProjectionStack, prior: NDArray[np.float32] | None, pairing: Li
     import torch
 
     measured = stack.data.astype(np.float32, copy=False)
-    if prior is None:
-        guide = measured
-    elif pairing == "mean":
-        guide = stack.acquisition.project(prior)
-    else:
-        at = np.round(stack.acquisition.projection_centres - 0.5, 6)  # a rounding error is not a slice
-        above, below = np.floor(at).astype(int), np.ceil(at).astype(int)
-        guide = (prior[above] + prior[below]) / 2
+    guide = measured if prior is None else along_z(paired(stack, pairing), prior)
     return torch.from_numpy(np.stack([measured, guide], 1)) * 2 - 1
 
 

@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, decay, finite, setting, without_prefix
-from ._crops import crops, cuts, depths, intensities, pairs
+from ._base import Context, Method, Weights, autocast, finite, setting, without_prefix
+from ._crops import crops, cuts, depths, intensities, paired, pairs
+from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
 from .axial import Axial
 from .implicit import Inr
@@ -52,6 +53,11 @@ class Guided(Method):
         "interpolation",
         "how the prior enters: mixed into the network's input (interpolation), or encoded as a further condition, "
         "where γ has no effect (condition)",
+    )
+    prior_training: Literal["frozen", "trainable", "joint"] = setting(
+        "frozen",
+        "training of an INR as prior: before the diffusion model's (frozen); going on with it, for its loss "
+        "(trainable); or only with it, from the start, in the diffusion model's steps (joint)",
     )
     gamma: float = setting(0.8, "share of the prior in the network's input, γ of Eq. 9", ge=0, le=1)
     pairing: Literal["mean", "slice"] = setting(
@@ -106,7 +112,9 @@ class Guided(Method):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """Refuse settings of which one would do nothing."""
+        """Refuse settings that do not go together: of each pair one would do nothing."""
+        if self.prior_training != "frozen" and not isinstance(self.prior, Inr):
+            raise ValueError(f"prior_training={self.prior_training} needs a prior that trains with it: inr")
         if self.injection == "condition" and self.prior is None:
             raise ValueError("injection=condition needs a prior")
         if self.injection == "condition" and self.condition == "none":
@@ -116,17 +124,20 @@ class Guided(Method):
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""
         weights: Weights = {}
-        if self.prior is not None:
+        if self.prior is not None and self.prior_training != "joint":
             fitted = yield from self.prior.fit(stack, context)
-            weights |= {PRIOR + name: tensor for name, tensor in fitted.items()}
+            weights |= with_prefix(fitted, PRIOR)
         if context.should_stop():
             return weights
-        prior = yield from self._prior_volume(stack, weights, context)
+        joint = self._joint(stack, weights, context)
+        prior = (yield from self._prior_volume(stack, weights, context)) if joint is None else None
         if context.should_stop():
             return weights
         denoiser = self._denoiser(context)
-        yield from self._train(denoiser, stack, prior, context)
-        return weights | {DENOISER + name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
+        yield from self._train(denoiser, stack, prior, joint, context)
+        if joint is not None:
+            weights = with_prefix(joint.net.state_dict(), PRIOR)
+        return weights | with_prefix(denoiser.state_dict(), DENOISER)
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context
@@ -162,8 +173,7 @@ class Guided(Method):
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         prior = {} if self.prior is None else self.prior.untrained(stack, context)
-        named = {PRIOR + name: tensor for name, tensor in prior.items()}
-        return named | {DENOISER + name: tensor for name, tensor in self._denoiser(context).state_dict().items()}
+        return with_prefix(prior, PRIOR) | with_prefix(self._denoiser(context).state_dict(), DENOISER)
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
         """What the prior found out."""
@@ -171,25 +181,38 @@ class Guided(Method):
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         training = self.batch * self.crop**2 * self.channels * 4 * 60
-        sampling = self._slice_bytes(stack)
-        remedy = "lower channels or crop the images" if sampling > training else "lower batch, crop or channels"
-        own = max(training, sampling), remedy
-        return max(own, self.prior.memory_bytes(stack)) if self.prior is not None else own
+        prior, lower = (0, "") if self.prior is None else self.prior.memory_bytes(stack)
+        together = training if self.prior_training == "frozen" else training + prior
+        return max(
+            (together, "lower batch, crop or channels"),
+            (self._slice_bytes(stack), "lower channels or crop the images"),
+            (prior, lower),
+        )
 
     def _prior_volume(
         self, stack: ProjectionStack, weights: Weights, context: Context
     ) -> Generator[Event, None, NDArray[np.float32] | None]:
-        """The frozen prior (Z, y, x), computed once a run; None for naive diffusion."""
+        """The trained prior (Z, y, x); None for naive diffusion. A frozen one is computed once a run."""
         if self.prior is None:
             return None
         key = self.prior.model_dump_json()
-        if key not in context.volumes:
-            volume = yield from self.prior.predict(stack, without_prefix(weights, PRIOR), context)
-            if context.should_stop():  # perhaps not all of it: neither shown nor kept
-                return volume.data
-            yield Preview(0, volume.data.copy())
+        frozen = self.prior_training == "frozen"  # else the diffusion model's training has a say in the volume too
+        if frozen and key in context.volumes:
+            return context.volumes[key]
+        volume = yield from self.prior.predict(stack, without_prefix(weights, PRIOR), context)
+        if context.should_stop():  # perhaps not all of it: neither shown nor kept
+            return volume.data
+        yield Preview(0, volume.data.copy())
+        if frozen:
             context.volumes[key] = volume.data
-        return context.volumes[key]
+        return volume.data
+
+    def _joint(self, stack: ProjectionStack, weights: Weights, context: Context) -> JointPrior | None:
+        """The INR that is trained with the diffusion model, from the weights it has or from the start."""
+        if self.prior_training == "frozen" or not isinstance(self.prior, Inr):
+            return None
+        trained = without_prefix(weights, PRIOR) if self.prior_training == "trainable" else None
+        return JointPrior(self.prior, stack, paired(stack, self.pairing), trained, context)
 
     def _denoiser(self, context: Context) -> Denoiser:
         """The untrained network; the seed fixes its first weights."""
@@ -215,9 +238,14 @@ class Guided(Method):
             return denoiser.to(context.device)
 
     def _train(
-        self, denoiser: Denoiser, stack: ProjectionStack, prior: NDArray[np.float32] | None, context: Context
+        self,
+        denoiser: Denoiser,
+        stack: ProjectionStack,
+        prior: NDArray[np.float32] | None,
+        joint: JointPrior | None,
+        context: Context,
     ) -> Generator[Event, None, None]:
-        """Train the network in place, until the run is stopped."""
+        """Train the network in place, and the prior's where it is trained with it, until the run is stopped."""
         import torch
 
         images = pairs(stack, prior, self.pairing).to(context.device)
@@ -225,20 +253,21 @@ class Guided(Method):
         z = depths(stack.acquisition.projection_centres, stack).to(context.device)
         generator = torch.Generator().manual_seed(context.seed)
         steps = self.steps if self.epochs is None else math.ceil(self.epochs * len(images) / self.batch)
-        optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
+        adam, rates = optimiser(denoiser, joint, self.learning_rate, self.weight_decay, self.schedule, steps)
         yield Stage("Training the diffusion model", steps)
         for step in range(steps):
             where = cuts(stack.shape, self.batch, self.crop, generator)
-            batch = crops(images, where)
+            clean, guide = crops(images, where).split(1, 1)
+            if joint is not None:
+                guide = joint.guides(where)
             with autocast(context):
-                loss = denoiser.loss(
-                    batch[:, :1], batch[:, 1:], z[[cut.image for cut in where]], self.p_uncond, generator
-                )
-            optimiser.zero_grad(set_to_none=True)
+                loss = denoiser.loss(clean, guide, z[[cut.image for cut in where]], self.p_uncond, generator)
+            adam.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
-            schedule.step()
+            if joint is not None:
+                joint.backward(step / steps)
+            adam.step()
+            rates.step()
             yield Step(step + 1, finite(loss.item()))
             if context.should_stop():
                 return
@@ -260,3 +289,8 @@ class Guided(Method):
         pixels = stack.shape[1] * stack.shape[2]
         twice = self.guidance > 0 and self.condition != "none"
         return pixels * self.channels * 4 * 12 * (2 if twice else 1)
+
+
+def with_prefix(weights: Weights, prefix: str) -> Weights:
+    """The weights under names with a prefix, on the CPU."""
+    return {prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}

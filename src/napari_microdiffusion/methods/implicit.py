@@ -66,22 +66,13 @@ class Inr(Method):
         import torch
 
         net = self.network(stack, context)
-        generator = torch.Generator().manual_seed(context.seed)
-        z, profile = (torch.from_numpy(a).float().to(context.device) for a in _rays(stack))
-        measured = torch.from_numpy(np.ascontiguousarray(stack.data)).to(context.device).flatten(1)
+        losses = self.losses(net, stack, context)
         steps = self.training_steps(stack)
         optimiser = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: decay(self.schedule, step / steps))
         yield Stage("Training the neural representation", steps)
         for step in range(steps):
-            pixels = torch.randint(
-                measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator
-            )
-            pixels = pixels.to(context.device)
-            with autocast(context):
-                slices = net(z, _positions(pixels, stack.shape)).float()
-            loss = ((slices * profile[:, None]).sum(1) - measured.gather(1, pixels)).square().mean()
-            objective = loss + self.coherence * slices.diff(dim=1).square().mean() if self.coherence else loss
+            loss, objective = next(losses)
             optimiser.zero_grad(set_to_none=True)
             objective.backward()
             optimiser.step()
@@ -105,6 +96,45 @@ class Inr(Method):
             yield Preview(z, data[z : z + 1].copy())
             yield Step(z + 1)
         return data
+
+    def losses(self, net: InrNet, stack: ProjectionStack, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end, each on new random rays: the loss (Eq. 2), and the objective, which adds coherence to it."""
+        import torch
+
+        generator = torch.Generator().manual_seed(context.seed)
+        z, profile = (torch.from_numpy(a).float().to(context.device) for a in _rays(stack))
+        measured = torch.from_numpy(np.ascontiguousarray(stack.data)).to(context.device).flatten(1)
+        while True:
+            pixels = torch.randint(
+                measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator
+            )
+            pixels = pixels.to(context.device)
+            with autocast(context):
+                slices = net(z, positions(pixels, stack.shape)).float()
+            loss = ((slices * profile[:, None]).sum(1) - measured.gather(1, pixels)).square().mean()
+            yield loss, loss + self.coherence * slices.diff(dim=1).square().mean() if self.coherence else loss
+
+    def nodes(
+        self, stack: ProjectionStack, rows: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the network is evaluated for weighted sums of slices, and with which weights, neighbours included.
+
+        Parameters
+        ----------
+        rows
+            (K, Z): weights of the slices in each sum, in every row as many.
+
+        Returns
+        -------
+        tuple
+            Depths in slices and weights, both (K, m); neighbours beyond the volume are its outer slices (`_slices`).
+        """
+        mix, offset = self._neighbours(stack.acquisition.slices)
+        depth = stack.acquisition.depth
+        planes = np.clip(np.arange(depth + len(mix) - 1) + 0.5 + offset, 0.5, depth - 0.5)
+        spread = np.stack([np.convolve(row, mix) for row in rows])
+        used = spread != 0
+        return np.broadcast_to(planes, spread.shape)[used].reshape(len(rows), -1), spread[used].reshape(len(rows), -1)
 
     def network(self, stack: ProjectionStack, context: Context) -> InrNet:
         """The untrained network; the seed fixes its frequencies and first weights."""
@@ -175,7 +205,7 @@ def _rays(stack: ProjectionStack) -> tuple[NDArray[np.float64], NDArray[np.float
     return np.asarray(stack.acquisition.starts[:, None] + used + 0.5, np.float64), profile[used]
 
 
-def _positions(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def positions(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Positions (..., 2) = (y, x) in pixels from the image's centre, of flat pixel indices (...)."""
     import torch
 
@@ -190,6 +220,6 @@ def _plane(net: InrNet, z: float, shape: tuple[int, int, int], context: Context)
     with torch.no_grad(), autocast(context):
         pixels = torch.arange(shape[1] * shape[2], device=context.device)
         centre = torch.full((1, 1), z, device=context.device)
-        chunks = [net(centre, _positions(part[None], shape)) for part in pixels.split(PIXELS_AT_ONCE)]
+        chunks = [net(centre, positions(part[None], shape)) for part in pixels.split(PIXELS_AT_ONCE)]
         image: NDArray[np.float32] = torch.cat(chunks, -1).float().cpu().numpy().reshape(shape[1:])
     return image

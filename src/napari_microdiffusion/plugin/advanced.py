@@ -30,6 +30,7 @@ LABELS = {
     "beta_end": "Last noise variance",
     "condition": "Condition enters by",
     "injection": "Prior enters by",
+    "prior_training": "Training of the prior",
     "p_uncond": "Condition dropout",
     "gamma": "Share of the prior, γ",
     "timesteps": "Noise levels",
