@@ -14,17 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from napari_microdiffusion import io, presets
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.checkpoint import fingerprint
 from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.pretraining import pretrained_methods
+from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.trust import held_out
-from napari_microdiffusion.volume import Reliability, Volume
+from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
 
 TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", "features=8", "--set", "layers=1")
 
@@ -386,6 +389,180 @@ class TestEvaluate:
         assert message in refused("evaluate", "t.ome.tif", *arguments)
 
 
+@pytest.fixture
+def volumes(folder: Path) -> Path:
+    """A folder of volumes a.tif (18 slices) and b.ome.zarr (32), and of much that is none."""
+    data = io.read_volume("truth.ome.tif").data
+    there = folder / "volumes"
+    there.mkdir()
+    io.write_volume(Volume(data[:18, :40, :33]), there / "a.tif")
+    io.write_volume(Volume(data), there / "b.ome.zarr")
+    (there / "notes.txt").write_text("vessels, Tuesday")
+    (there / ".hidden.tif").write_text("")
+    (there / "more").mkdir()
+    np.save(there / "image.npy", data[0])
+    (there / "p.ome.tif").write_bytes(Path("p.ome.tif").read_bytes())
+    done("reconstruct", "p.ome.tif", "-o", "volumes/rebuilt.ome.tif", "--method", "linear")
+    return there
+
+
+TINY_BASE = ("--set", "steps=2", "--set", "channels=8", "--set", "levels=1", "--set", "batch=1", "--set", "crop=16")
+
+
+@pytest.mark.usefixtures("volumes")
+class TestPretrain:
+    ORDER = ("pretrain", "volumes", "--method", "recurrent_mz", *TINY_BASE)
+    UNIFORM = ("--slices", "6", "--profile", "uniform")
+
+    def trained(self, output: str = "base.safetensors", *arguments: str) -> str:
+        done(*self.ORDER, "-o", output, *(arguments or self.UNIFORM))
+        return output
+
+    def test_a_folder_of_volumes(self) -> None:
+        result = invoke(*self.ORDER, "-o", "base.safetensors", "--slices", "6", "--seed", "3", "--json")
+        assert result.exit_code == 0, result.stderr
+        values = json.loads(result.stdout)
+        assert values["output"] == str(Path("base.safetensors").resolve())
+        assert (values["method"], values["complete"]) == ("recurrent_mz", True)
+        assert [volume["name"] for volume in values["volumes"]] == ["a", "b"]
+        assert values["seconds"] > 0
+        [left_out] = [line for line in result.stderr.splitlines() if line.startswith("note: not used")]
+        for reason in ("notes.txt", "more", "image.npy", "p.ome.tif holds projections", "rebuilt.ome.tif was recons"):
+            assert reason in left_out
+        assert ".hidden" not in left_out
+        assert "Training on full volumes: 2 steps" in result.stderr
+        trained = load_trained("base.safetensors")
+        assert trained.is_base
+        assert trained.complete
+        assert trained.acquisition == Acquisition(slices=6, profile="point")
+        assert [volume.shape for volume in trained.volumes] == [(18, 40, 33), (32, 64, 64)]
+        assert trained.method.steps == 2  # type: ignore[attr-defined]
+
+    def test_files_are_used_once_and_what_is_said(self) -> None:
+        order = ("pretrain", "volumes/a.tif", "volumes", "./volumes/../volumes/a.tif", *self.ORDER[2:])
+        text = done(*order, "-o", "base.safetensors", *self.UNIFORM)
+        assert "base.safetensors: a base model for 6 slices, stride 6, uniform profile" in text
+        assert "recurrent_mz on 2 volume(s) (a, b), done after" in text
+        assert f"--base {Path('base.safetensors').resolve()}" in text
+
+    def test_channels_and_times_are_chosen_where_there_are_several(self, volumes: Path) -> None:
+        data = io.read_volume("truth.ome.tif").data
+        two = np.stack([data, data[:, ::-1]], 1).astype(np.float32)
+        tifffile.imwrite(volumes / "c.ome.tif", two, metadata={"axes": "ZCYX"})
+        values = json.loads(done(*self.ORDER, "-o", "base.safetensors", *self.UNIFORM, "--channel", "1", "--json"))
+        sums = {volume["name"]: volume["sha256"] for volume in values["volumes"]}
+        assert sums.keys() == {"a", "b", "c"}
+        assert sums["c"] == ProjectionStack(two[:, 1], Acquisition(slices=1)).sha256
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"-o": None}, "give -o"),
+            ({"-o": "base.pt"}, ".safetensors"),
+            ({"-o": "there.safetensors"}, "exists already"),
+            ({"--method": None}, "choose a --method: "),
+            ({"--method": "axial"}, "axial needs no base model; those that do: "),
+            ({"--method": "magic"}, "there are linear"),
+            ({"--preset": "best"}, "preview, standard, paper"),
+            ({"--set": "colour=1"}, "has no setting 'colour'"),
+            ({"--slices": None}, "give --slices"),
+            ({"--slices": "20"}, "at least 3 are needed"),
+            ({"--profile": "square"}, "uniform, gaussian, point"),
+            ({"--fwhm": "3"}, "gaussian"),
+            ({"--device": "abacus"}, "'cuda'"),
+            ({"pretrain": "absent"}, "no file"),
+            ({"pretrain": "p.ome.tif"}, "holds projections"),
+            ({"pretrain": "volumes/rebuilt.ome.tif"}, "was reconstructed"),
+            ({"pretrain": "volumes/image.npy"}, "single image"),
+            ({"pretrain": "volumes/more"}, "there is no volume in volumes/more: it is empty"),
+            ({"pretrain": "texts"}, "there is no volume in texts: "),
+        ],
+    )
+    def test_refused_before_any_work(self, folder: Path, changes: dict[str, str | None], message: str) -> None:
+        (folder / "there.safetensors").write_text("kept")
+        (folder / "texts").mkdir()
+        (folder / "texts" / "notes.tif").write_text("no image")
+        before = sorted(folder.rglob("*"))
+        options: dict[str, str | None] = {"pretrain": "volumes/b.ome.zarr", "-o": "base.safetensors", "--slices": "6"}
+        options |= {"--method": "recurrent_mz"} | changes
+        given = [part for key, value in options.items() if value is not None for part in (key, value)]
+        assert message in refused(*given)
+        assert sorted(folder.rglob("*")) == before
+        assert (folder / "there.safetensors").read_text() == "kept"
+
+    def test_reconstruct_with_it(self) -> None:
+        base = self.trained()
+        order = ("reconstruct", "p.ome.tif", "-o")
+        done(*order, "v.ome.tif", "--base", base)
+        done(*order, "w.ome.tif", "--weights", base, "--method", "recurrent_mz")
+        first, second = io.read_volume("v.ome.tif"), io.read_volume("w.ome.tif")
+        np.testing.assert_array_equal(first.data, second.data)
+        assert first.provenance is not None
+        assert first.provenance["job"]["weights"] == str(Path(base).resolve())
+        assert first.provenance["weights_sha256"] == fingerprint(load_trained(base).weights)
+        assert first.provenance["job"]["method"]["channels"] == 8
+        done(*order, "x.ome.tif", "--base", base, "--set", "consistency=none")
+        assert (io.inspect("x.ome.tif").provenance or {})["job"]["method"]["consistency"] == "none"
+
+    def test_how_projections_were_made_comes_from_the_base_where_their_file_does_not_say(self) -> None:
+        np.save("p.npy", io.read_projections("p.ome.tif").data)
+        base = self.trained()
+        done("reconstruct", "p.npy", "-o", "v.ome.tif", "--base", base)
+        assert io.read_volume("v.ome.tif").shape[0] == 30
+        order = ("reconstruct", "p.npy", "-o", "w.ome.tif", "--base", base)
+        assert "was trained for 6 slices, stride 6, uniform profile, and p has 4 slices" in refused(
+            *order, "--slices", "4"
+        )
+        assert not Path("w.ome.tif").exists()
+
+    def test_a_base_is_needed_and_must_be_one(self) -> None:
+        base = self.trained()
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif")
+        needed = refused(*order, "--method", "recurrent_mz")
+        assert "recurrent_mz needs a base model: train one" in needed
+        assert "pretrain" in needed
+        assert "--base" in needed
+        assert "weights of axial, which is no base model: give them with --weights" in refused(
+            *order, "--base", axial_network()
+        )
+        assert "weights of recurrent_mz, not of linear" in refused(*order, "--base", base, "--method", "linear")
+        assert "leave --preset out" in refused(*order, "--base", base, "--preset", "paper")
+        assert "steps cannot be changed" in refused(*order, "--base", base, "--set", "steps=9")
+        assert "not both" in refused(*order, "--base", base, "--weights", base)
+        assert "nothing is trained: leave --save-weights out" in refused(
+            *order, "--base", base, "--save-weights", "again.safetensors"
+        )
+        assert "no weights file" in refused(*order, "--base", "absent.safetensors")
+
+    def test_replay_finds_the_base_and_says_if_it_is_another(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", self.trained())
+        done("reconstruct", "--job", "v.ome.tif", "-o", "w.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, io.read_volume("w.ome.tif").data)
+        Path("base.safetensors").rename("moved.safetensors")
+        assert "no weights file" in refused("reconstruct", "--job", "v.ome.tif", "-o", "x.ome.tif")
+        again = invoke("reconstruct", "--job", "v.ome.tif", "-o", "x.ome.tif", "--base", "moved.safetensors")
+        assert again.exit_code == 0
+        assert "not the ones" not in again.stderr
+        other = self.trained("other.safetensors", *self.UNIFORM, "--seed", "9")
+        result = invoke("reconstruct", "--job", "v.ome.tif", "-o", "y.ome.tif", "--base", other)
+        assert result.exit_code == 0
+        assert "these weights are not the ones that the job was run on before" in result.stderr
+
+    def test_held_out(self) -> None:
+        base = self.trained()
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", base)
+        order = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out", "--json")
+        trained = load_trained(base)
+        job = Job(method=trained.method)
+        expected = exhaust(held_out(job, io.read_projections("p.ome.tif"), weights=trained.weights)).psnr
+        assert json.loads(done(*order))["held_out_psnr"] == expected
+        from_options = ("evaluate", "t.ome.tif", *order[2:], "--base", base)
+        assert json.loads(done(*from_options))["held_out_psnr"] == expected
+        Path(base).rename("moved.safetensors")
+        assert "no weights file" in refused(*order)
+        assert "needs a base model" in refused("evaluate", "t.ome.tif", *order[2:], "--method", "recurrent_mz")
+
+
 @pytest.mark.usefixtures("folder")
 class TestHeldOut:
     ORDER = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out")
@@ -490,10 +667,13 @@ class TestMethods:
         assert settings["sampling_steps"]["changeable_after_training"]
         assert settings["prior.features"]["default"]["paper"] == 512
         assert all(s["description"] and s["range"] for s in settings.values())
+        needing = [method["name"] for method in found["methods"] if method["needs_base_model"]]
+        assert needing == list(pretrained_methods())
 
     def test_as_text(self) -> None:
         text = done("methods")
         assert all(name in text for name in presets.METHODS)
+        assert text.count("Needs a base model: see pretrain.") == len(pretrained_methods())
         assert "prior.features" in done("methods", "microdiffusion")
         assert "there are linear" in refused("methods", "magic")
 
@@ -588,6 +768,31 @@ class TestProcess:
         assert volume.provenance["complete"] is False
         assert not (folder / "w.safetensors").exists()
         assert "the weights were not saved to w.safetensors: the run was stopped" in err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+    def test_ctrl_c_keeps_the_base_model_as_far_as_it_is_trained(self, folder: Path) -> None:
+        settings = (*TINY_BASE, "--set", "steps=1000000", "--slices", "6", "--json")
+        with subprocess.Popen(
+            self.command("pretrain", "t.ome.tif", "-o", "base.safetensors", "--method", "recurrent_mz", *settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            while "steps" not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        values = json.loads(out.splitlines()[-1])
+        assert not values["complete"]
+        assert Path(values["output"]).name == "base.safetensors"
+        trained = load_trained(folder / "base.safetensors")
+        assert not trained.complete
+        stack = replace(io.read_projections("p.ome.tif"), acquisition=Acquisition(slices=6, profile="point"))
+        assert "stopped before its end" in (trained.check_input(stack) or "")
+        assert exhaust(run(Job(method=trained.method), stack, weights=trained.weights)).volume.shape == (30, 64, 64)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
     @pytest.mark.parametrize(

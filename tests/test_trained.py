@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import save_weights
+from napari_microdiffusion.checkpoint import VolumeRecord, save_weights
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.methods import Guided, Inr
 from napari_microdiffusion.presets import spec
-from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.pretraining import Base
+from napari_microdiffusion.trained import load_trained, save_base, save_trained
 from napari_microdiffusion.volume import ProjectionStack
 
 WEIGHTS = {"a": torch.ones(2, 3)}
@@ -85,6 +87,85 @@ def test_other_networks_may_serve_another_stack(tmp_path: Path) -> None:
 def test_files_from_before_the_hash(tmp_path: Path) -> None:
     path = save_weights(tmp_path / "w.safetensors", spec("inr").model_dump(mode="json"), WEIGHTS, STACK.acquisition)
     assert "do not say which projections" in (load_trained(path).check_input(STACK) or "")
+
+
+POINT = Acquisition(slices=6, profile="point")
+RECORDS = tuple(VolumeRecord(name=name, shape=(18, 40, 40), sha256=2 * name) for name in "ab")
+
+
+def base_file(folder: Path, acquisition: Acquisition = POINT, **changes: Any) -> Path:
+    method = spec("recurrent_mz", overrides={"channels": 8})
+    base = Base(method, WEIGHTS, acquisition, RECORDS, **{"partial": False, "seconds": 1.0} | changes)
+    return save_base(folder / "w.safetensors", base)
+
+
+def pointed(acquisition: Acquisition = POINT, side: int = 32) -> ProjectionStack:
+    return ProjectionStack(np.random.default_rng(1).random((5, side, side)), acquisition, name="points")
+
+
+def test_a_base_model_is_trained_weights_too(tmp_path: Path) -> None:
+    trained = load_trained(base_file(tmp_path), {"consistency": "none"})
+    assert trained.is_base
+    assert trained.complete
+    assert trained.volumes == RECORDS
+    assert trained.acquisition == POINT
+    assert trained.input_sha256 is None
+    assert trained.method == spec("recurrent_mz", overrides={"channels": 8, "consistency": "none"})
+    assert trained.origin == "2 volumes (a, b), for 6 slices, stride 6, point profile"
+    with pytest.raises(InvalidInput, match="channels cannot be changed"):
+        load_trained(tmp_path / "w.safetensors", {"channels": 16})
+    other = load_trained(save_trained(tmp_path / "o.safetensors", spec("inr"), WEIGHTS, STACK))
+    assert not other.is_base
+    assert other.origin == "projections with 6 slices, stride 6, uniform profile"
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "side"),
+    [(POINT, 32), (POINT, 64), (Acquisition(slices=6, stride=6, profile="measured", weights=(2, 0, 0, 0, 0, 0)), 32)],
+)
+def test_a_base_model_serves_any_stack_of_its_kind(tmp_path: Path, acquisition: Acquisition, side: int) -> None:
+    trained = load_trained(base_file(tmp_path))
+    assert trained.check_input(pointed(acquisition, side)) is None
+    assert trained.check_input(pointed(acquisition, side).without([2])) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Acquisition(slices=4, profile="point"), "4 slices, stride 4, point profile"),
+        (Acquisition(slices=6, stride=8, profile="point"), "6 slices, stride 8, point profile"),
+        (Acquisition(slices=6), "6 slices, stride 6, uniform profile"),
+        (Acquisition(slices=6, profile="gaussian", fwhm=3), "FWHM 3 slices"),
+    ],
+)
+def test_a_base_model_is_refused_on_projections_of_another_kind(tmp_path: Path, other: Acquisition, said: str) -> None:
+    trained = load_trained(base_file(tmp_path))
+    with pytest.raises(InvalidInput, match=f"base model of recurrent_mz was trained for .* points has .*{said}: train"):
+        trained.check_input(pointed(other))
+
+
+def test_measured_profiles_differ_by_their_weights(tmp_path: Path) -> None:
+    beams = [
+        Acquisition(slices=3, profile="measured", weights=weights) for weights in ((1, 2, 1), (2, 4, 2), (1, 2, 3))
+    ]
+    trained = load_trained(base_file(tmp_path, beams[0]))
+    assert trained.check_input(pointed(beams[1])) is None
+    with pytest.raises(InvalidInput, match="train one for it"):
+        trained.check_input(pointed(beams[2]))
+
+
+def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(tmp_path: Path) -> None:
+    stopped = load_trained(base_file(tmp_path, partial=True))
+    assert not stopped.complete
+    assert "stopped before its end" in (stopped.check_input(pointed()) or "")
+    assert stopped.origin.endswith("stopped before the end")
+    path = save_trained(tmp_path / "f.safetensors", stopped.method, WEIGHTS, pointed(), volumes=RECORDS)
+    fitted = load_trained(path)
+    assert (fitted.volumes, fitted.is_base) == (RECORDS, True)
+    assert "2 volumes (a, b), for 6 slices" in fitted.origin
+    assert "fitted to a stack" in fitted.origin
+    assert fitted.check_input(pointed()) is None
+    assert "fitted to another stack" in (fitted.check_input(pointed(side=40)) or "")
 
 
 def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:
