@@ -116,7 +116,7 @@ def pretrain(
     volumes: Annotated[list[Path], typer.Argument(help="fully sampled volumes: files, or folders of them")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="where to write: .safetensors")] = None,
     method: Annotated[str | None, typer.Option(help="one that needs a base model: see the command methods")] = None,
-    slices: Slices = None,
+    slices: Annotated[int | None, typer.Option(help="slices that one projection will stand for")] = None,
     stride: Stride = None,
     profile: Annotated[
         str | None,
