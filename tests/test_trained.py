@@ -154,7 +154,9 @@ def test_measured_profiles_differ_by_their_weights(tmp_path: Path) -> None:
         trained.check_input(pointed(beams[2]))
 
 
-def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(tmp_path: Path) -> None:
+def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped = load_trained(base_file(tmp_path, partial=True))
     assert not stopped.complete
     assert "stopped before its end" in (stopped.check_input(pointed()) or "")
@@ -166,6 +168,8 @@ def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(tmp_path: Pa
     assert "fitted to a stack" in fitted.origin
     assert fitted.check_input(pointed()) is None
     assert "fitted to another stack" in (fitted.check_input(pointed(side=40)) or "")
+    monkeypatch.setattr(type(fitted.method), "refines", True)
+    assert "fitted to this stack before, and is once more" in (fitted.check_input(pointed()) or "")
 
 
 def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ class Trained:
         notes = [] if self.complete else ["the training of the base model was stopped before its end"]
         if self.input_sha256 not in (None, stack.sha256):
             notes.append("the base model was fitted to another stack before")
+        elif self.input_sha256 and self.method.refines:
+            notes.append("the base model was fitted to this stack before, and is once more")
         return "; ".join(notes) or None
 
     @property
