@@ -13,6 +13,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context, Inr
 from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack
 
 TINY: dict[str, Any] = {"features": 32, "width": 16, "layers": 2, "rays": 256, "steps": 4, "learning_rate": 1e-2}
@@ -47,7 +48,7 @@ def reconstructed(method: Inr, stack: ProjectionStack, seed: int = 0) -> np.ndar
 # -- training -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["gaussian", "sincos"])
+@pytest.mark.parametrize("encoding", ["gaussian", "sincos", "hash"])
 def test_training_lowers_the_loss_and_finds_the_volume(encoding):
     stack, truth = projected(), smooth_volume()
     method = Inr(**TINY | {"steps": 60, "rays": 1024, "width": 32}, encoding=encoding, octaves=3, consistency="none")
@@ -185,10 +186,12 @@ def test_neighbours_are_a_moving_average_of_finely_sampled_slices(neighbouring, 
 
 
 @pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
-@pytest.mark.parametrize("neighbouring", ["none", "gaussian"])
-def test_every_acquisition_is_fitted(acquisition, neighbouring):
+@pytest.mark.parametrize(
+    ("neighbouring", "encoding"), [("none", "gaussian"), ("gaussian", "gaussian"), ("none", "hash")]
+)
+def test_every_acquisition_is_fitted(acquisition, neighbouring, encoding):
     stack = projected(acquisition)
-    data = reconstructed(Inr(**TINY, neighbouring=neighbouring, consistency="final"), stack)
+    data = reconstructed(Inr(**TINY, neighbouring=neighbouring, encoding=encoding, consistency="final"), stack)
     assert data.shape == stack.volume_shape
     assert data.dtype == np.float32
     if stack.acquisition.decoupled:
@@ -198,18 +201,19 @@ def test_every_acquisition_is_fitted(acquisition, neighbouring):
         assert np.sqrt(np.mean(residual**2)) < 0.1 * stack.data.std()
 
 
-def test_mixed_precision_changes_rounding_only():
+@pytest.mark.parametrize("encoding", ["gaussian", "hash"])
+def test_mixed_precision_changes_rounding_only(encoding):
     stack = projected()
-    method = Inr(**TINY, consistency="none")
+    method = Inr(**TINY | {"steps": 30}, encoding=encoding, consistency="none")
     weights = exhaust(method.fit(stack, Context()))
     exact, mixed = (exhaust(method.predict(stack, weights, Context(dtype=t))).data for t in ("float32", "bfloat16"))
     assert mixed.dtype == np.float32
     assert 0 < np.abs(mixed - exact).max() < 0.05
 
 
-@pytest.mark.parametrize("encoding", ["gaussian", "sincos"])
+@pytest.mark.parametrize("encoding", ["gaussian", "sincos", "hash"])
 def test_the_seed_fixes_the_result(encoding):
-    stack, method = projected(), Inr(**TINY, encoding=encoding, skip=True)
+    stack, method = projected(), Inr(**TINY | {"steps": 8}, encoding=encoding, skip=True)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     one = reconstructed(method, stack)
@@ -313,3 +317,61 @@ def test_a_stop_in_rendering_keeps_the_slices_so_far():
     assert context.stopped
     np.testing.assert_array_equal(data[:5], whole[:5])
     assert not data[5:].any()
+
+
+# -- the hash encoding ----------------------------------------------------------------------
+
+HASH: dict[str, Any] = TINY | {"encoding": "hash", "steps": 40}
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+def test_the_finest_grid_has_planes_at_the_projections_centres(acquisition):
+    stack = projected(acquisition)
+    grid = Inr(**HASH).network(stack, Context()).grid
+    planes = (torch.arange(int(grid.nodes[-1, 0])) - grid.origin[-1, 0]) * grid.cells[-1, 0]
+    for centre in stack.acquisition.projection_centres:
+        assert (planes - centre).abs().min() < 1e-3
+    assert planes[0] <= 1e-3
+    assert planes[-1] >= stack.acquisition.depth - 1e-3
+
+
+def test_cells_mean_what_they_say():
+    stack = projected(Acquisition(slices=4, stride=6))
+    grid = Inr(**HASH, levels=3, cell_z=0.5, cell_xy=2).network(stack, Context()).grid
+    torch.testing.assert_close(grid.cells[-1], torch.tensor([3.0, 2.0, 2.0]))
+    torch.testing.assert_close(grid.cells[0], torch.tensor([24.0, 32.0, 32.0]))
+    coarse = Inr(**HASH, levels=3, cell_z=8, cell_xy=64).network(stack, Context()).grid  # coarser than the coarsest
+    torch.testing.assert_close(coarse.cells, torch.tensor([48.0, 64.0, 64.0]).expand(3, 3))
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_weights_of_the_hash_encoding_are_saved_and_loaded(bits, tmp_path):
+    stack, method = projected(), Inr(**HASH, table_bits=bits)
+    weights = exhaust(method.fit(stack, Context()))
+    untrained = method.untrained(stack, Context())
+    assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in untrained.items()}
+    assert not torch.equal(weights["grid.table"], untrained["grid.table"])
+    loaded = load_trained(save_trained(tmp_path / "w.safetensors", method, weights, stack))
+    assert loaded.method == method
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in weights.items())
+    one, other = (exhaust(method.predict(stack, w, Context())).data for w in (weights, loaded.weights))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("settings", [{}, {"rays": 4096, "width": 8}, {"table_bits": 18, "cell_xy": 0.5, "levels": 12}])
+def test_memory_covers_tables_and_points(settings):
+    """What a training step holds, counted: parameters four times, and what is saved for the way back."""
+    stack, method = projected(), Inr(**HASH | settings)
+    net, held = method.network(stack, Context()), 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal held
+        held += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        next(method.losses(net, stack, Context()))
+    needed, remedy = method.memory_bytes(stack)
+    own = 16 * sum(weight.numel() for weight in net.parameters())
+    assert own + held < needed < 20 * (own + held) + 2**26
+    assert "table_bits" in remedy

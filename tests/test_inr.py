@@ -1,14 +1,25 @@
-"""The coordinate network against the Fourier features it stands for, written out point by point."""
+"""The coordinate networks against the features they stand for, written out point by point."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor, nn
 
-from napari_microdiffusion.inr import FourierLinear, InrNet, gaussian_frequencies, octave_frequencies
+from napari_microdiffusion.inr import (
+    FourierLinear,
+    HashGrid,
+    HashNet,
+    InrNet,
+    gaussian_frequencies,
+    level_cells,
+    octave_frequencies,
+)
 
 SHAPE = (18, 40, 36)
 
@@ -148,3 +159,146 @@ def test_every_weight_has_a_gradient(skip):
     net(*points()).square().mean().backward()
     assert [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()] == []
     assert net.first.frequencies.grad is None
+
+
+# -- the hash encoding ----------------------------------------------------------------------
+
+CELLS = level_cells(4, (8.0, 12.0, 12.0), (3.0, 2.0, 2.0))
+ANCHOR = 1.5
+
+
+def filled_grid(entries: int, shape: tuple[int, int, int] = SHAPE, cells: Tensor = CELLS) -> HashGrid:
+    """A grid with random entries of size one: as initialised they are too small to be compared."""
+    grid = HashGrid(shape, cells, entries, ANCHOR)
+    nn.init.normal_(grid.table, generator=generator(5))
+    return grid
+
+
+def inside(shape: tuple[int, int, int] = SHAPE, rays: int = 7) -> tuple[Tensor, Tensor]:
+    """Slices (3, 5) and pixels (3, R, 2) all over a volume."""
+    z = torch.rand(3, 5, generator=generator(1)) * shape[0]
+    return z, (torch.rand(3, rays, 2, generator=generator(2)) - 0.5) * torch.tensor(shape[1:])
+
+
+def axes_of(level: Tensor, shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """Where the planes of a level lie along z, in slices, and along y and x, in pixels from the centre."""
+    z, y, x = level.tolist()
+    first = ANCHOR - z * math.ceil(ANCHOR / z)
+    planes = [first + z * np.arange(math.ceil((shape[0] - first) / z - 1e-4) + 1)]
+    for size, cell in ((shape[1], y), (shape[2], x)):
+        count = math.ceil(size / cell - 1e-4)
+        planes.append(cell * (np.arange(count + 1) - count / 2))
+    return planes
+
+
+def features_of(grid: HashGrid, limit: int, z: Tensor, pixels: Tensor) -> np.ndarray:
+    """Features (P, n, R, 2L), the first of all levels before the second: every grid point on its own, then scipy."""
+    points = np.stack([*np.broadcast_arrays(z[:, :, None], pixels[:, None, :, 0], pixels[:, None, :, 1])], -1)
+    table, start, found = grid.table.detach().numpy(), 0, []
+    for level in grid.cells:
+        planes = axes_of(level, grid.shape)
+        sizes = [len(plane) for plane in planes]
+        entries = math.prod(sizes)
+        values = np.empty((*sizes, 2))
+        for i, j, k in itertools.product(*map(range, sizes)):
+            number = (i * sizes[1] + j) * sizes[2] + k
+            if entries > limit:
+                number = (i ^ j * 2654435761 ^ k * 805459861) % limit
+            values[i, j, k] = table[:, start + number]
+        found.append(RegularGridInterpolator(planes, values)(points))
+        start += min(entries, limit)
+    assert start == table.shape[1]
+    return np.stack(found, -1).reshape(*points.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("entries", [2**20, 2**10, 2**5], ids=["dense", "finest hashed", "all hashed"])
+@pytest.mark.parametrize("shape", [SHAPE, (5, 32, 33), (2, 40, 36)])
+def test_the_grid_interpolates_its_entries(entries, shape):
+    grid = filled_grid(entries, shape)
+    z, pixels = inside(shape)
+    features = grid(z, grid.encode(pixels))
+    assert features.shape == (grid.features, 3 * 5 * 7)
+    expected = features_of(grid, entries, z, pixels).reshape(-1, grid.features).T
+    np.testing.assert_allclose(features.detach(), expected, atol=2e-4)
+
+
+def test_coarse_levels_are_stored_one_to_one_and_finer_ones_share_entries():
+    points = [math.prod(map(len, axes_of(level, SHAPE))) for level in CELLS]
+    assert points == sorted(points)
+    grid = HashGrid(SHAPE, CELLS, 2**8, ANCHOR)
+    dense = sum(count <= 2**8 for count in points)
+    assert 0 < dense == grid.dense < len(points)
+    assert grid.table.shape == (2, sum(points[:dense]) + 2**8 * (len(points) - dense))
+
+
+def test_grid_points_that_share_an_entry_have_the_same_features():
+    """At grid points the features are the entries: of so many points, some collide at the finest level."""
+    grid = filled_grid(2**8)
+    z, y, x = axes_of(CELLS[-1], SHAPE)
+    y, x = torch.meshgrid(torch.tensor(y[1:-1]).float(), torch.tensor(x[1:-1]).float(), indexing="ij")
+    pixels = torch.stack([y, x], -1).reshape(1, -1, 2)
+    finest = grid(torch.tensor([[z[2]]]).float(), grid.encode(pixels)).unflatten(0, (2, -1))[0, -1]
+    assert len(finest) > 256
+    entries = grid.table[0, grid.start[-1] :].detach()
+    assert (finest.detach()[:, None] - entries).abs().amin(1).max() < 1e-3
+
+
+@pytest.mark.parametrize("entries", [2**20, 2**6])
+def test_positions_outside_are_taken_to_the_surface(entries):
+    grid = filled_grid(entries)
+    z, pixels = inside()
+    z[0, 0], z[1, 2], pixels[0, 0, 0], pixels[2, 3, 1] = -30.0, 1e4, -500.0, 99.0
+    half = torch.tensor(SHAPE[1:]) / 2
+    held = grid(z.clamp(0, SHAPE[0]), grid.encode(torch.maximum(torch.minimum(pixels, half), -half)))
+    assert torch.equal(grid(z, grid.encode(pixels)), held)
+
+
+def test_gradients_reach_the_entries_that_were_read():
+    """Against autograd's own way through indexing."""
+    grid = filled_grid(2**8)
+    z, pixels = inside()
+    target = torch.randn(grid.features, 105, generator=generator(4))
+    (grid(z, grid.encode(pixels)) * target).sum().backward()
+    found = grid.table.grad
+    assert found is not None
+    assert 0.02 < (found != 0).float().mean() < 0.9  # a few points read a few entries
+    for row, column in [(0, 3), (1, 40), *((found.abs() == found.abs().max()).nonzero().tolist())]:
+        nudged = filled_grid(2**8)
+        with torch.no_grad():
+            nudged.table[row, column] += 1
+            change = ((nudged(z, nudged.encode(pixels)) - grid(z, grid.encode(pixels))) * target).sum()
+        assert float(change) == pytest.approx(float(found[row, column]), abs=1e-4)
+
+
+def test_cells_shrink_geometrically():
+    cells = level_cells(4, (8, 27, 27), (1, 1, 1))
+    torch.testing.assert_close(cells, torch.tensor([[8.0, 27, 27], [4, 9, 9], [2, 3, 3], [1, 1, 1]]))
+    assert level_cells(1, (8, 8, 8), (2, 3, 3)).tolist() == [[2, 3, 3]]
+
+
+def test_bfloat16_leaves_positions_alone():
+    grid = filled_grid(2**10)
+    z, pixels = inside()
+    exact = grid(z, grid.encode(pixels))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(grid(z, grid.encode(pixels)), exact)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_hash_network_is_a_perceptron_on_the_grids_features(layers):
+    torch.manual_seed(0)
+    net = HashNet(filled_grid(2**8), layers, 12)
+    z, pixels = inside()
+    value = net.grid(z, net.grid.encode(pixels)).T
+    for layer in net.hidden:
+        value = torch.relu(layer(value))
+    torch.testing.assert_close(net(z, pixels), net.last(value).view(3, 5, 7), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_every_weight_of_the_hash_network_has_a_gradient(skip):
+    torch.manual_seed(0)
+    net = HashNet(HashGrid(SHAPE, CELLS, 2**8, ANCHOR), 3, 12, skip)
+    net(*inside()).square().mean().backward()
+    assert [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert ("again.weight" in net.state_dict()) == skip

@@ -29,6 +29,22 @@ def test_names_are_told_by_the_prior():
     assert name_of(Guided(prior=Conservative())) == "guided"  # has no name of its own
 
 
+def test_names_are_told_by_what_is_fixed():
+    assert name_of(Inr(encoding="hash")) == name_of(spec("inr", overrides={"encoding": "hash"})) == "hash_inr"
+    assert name_of(spec("hash_inr", overrides={"encoding": "sincos"})) == "inr"
+    assert name_of(Guided(prior=Inr(encoding="hash"))) == "microdiffusion"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_method_of_the_same_class_has_presets_of_its_own(preset):
+    method, other = spec("hash_inr", preset), spec("inr", preset)
+    assert isinstance(method, Inr)
+    assert isinstance(other, Inr)
+    assert (method.encoding, other.encoding) == ("hash", "gaussian")
+    assert (method.layers, method.width, method.learning_rate) == (2, 64, 1e-2)
+    assert method.width <= other.width
+
+
 def test_the_prior_of_a_preset_is_that_presets():
     for preset in PRESETS:
         method = spec("microdiffusion", preset)
@@ -196,7 +212,7 @@ PAPER = {  # what the paper states
     "guided": {"epochs", "learning_rate", "weight_decay", "gamma", "pairing", "parameterisation", "consistency"},
 }
 SILENT = {  # what it does not
-    "inr": {"octaves", "width", "layers", "rays", "bandwidth_z", "bandwidth_xy"},
+    "inr": {"octaves", "width", "layers", "rays", "bandwidth_z", "bandwidth_xy", "levels", "cell_z", "cell_xy"},
     "guided": {"timesteps", "beta_start", "beta_end", "guidance", "p_uncond", "batch", "channels", "multipliers"},
 }
 
@@ -209,6 +225,17 @@ def test_every_value_of_the_paper_preset_has_a_source(cls):
     assert set(stated.values()) <= {"paper", "released code", "ours"}
     assert {key for key, source in stated.items() if source == "paper"} >= PAPER[kind]
     assert not {key for key in SILENT[kind] if stated[key] == "paper"}
+
+
+def test_the_hash_encoding_of_the_paper():
+    method, stated = spec("hash_inr", "paper"), sources("paper", "hash_inr")
+    assert isinstance(method, Inr)
+    assert stated.keys() == Inr.model_fields.keys() - {"kind"}
+    paper = {"encoding": "hash", "levels": 16, "table_bits": 19, "layers": 2, "width": 64, "learning_rate": 1e-2}
+    assert {key: getattr(method, key) for key in paper} == paper
+    assert {stated[key] for key in paper} == {"paper"}
+    found = {setting.path: setting.sources for setting in settings_of("hash_inr")}
+    assert found["levels"] == {"paper": "paper"}
 
 
 def test_sources_reach_the_descriptions():

@@ -1,14 +1,19 @@
-"""A coordinate network: Fourier encoding and multilayer perceptron (MicroDiffusion, Eq. 1).
+"""A coordinate network: an encoding of (z, y, x) and a multilayer perceptron (MicroDiffusion, Eq. 1).
+
+`InrNet` has the Fourier encodings of the paper, `HashNet` the multiresolution hash encoding (Müller et al. 2022).
 
 Both encodings of the paper are Fourier features, cos and sin of 2π f·(z, y, x); they differ in
 their frequencies. Because cos(a + b) and sin(a + b) are linear in cos a and sin a, a linear layer on the
 features of a slice is a linear layer on the features of its pixels (y, x) alone, with weights turned by
-the slice's phase: pixels are encoded once, not once a slice.
+the slice's phase: pixels are encoded once, not once a slice. The hash encoding interpolates trilinearly: within a
+slice once for each grid plane, and then between the few planes that the slices of a projection share.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,3 +114,163 @@ class InrNet(nn.Module):
             value = torch.relu(value)
         intensity: Tensor = self.last(value)[..., 0]
         return intensity
+
+
+HASH_FACTORS = 1, 2_654_435_761, 805_459_861
+"""Of z, y, x in the hash of a grid point (Müller et al. 2022, Eq. 4)."""
+
+ENTRY = 2
+"""Features of a grid point (F in the paper)."""
+
+
+def level_cells(levels: int, coarsest: Sequence[float], finest: Sequence[float]) -> Tensor:
+    """Cell sizes (L, 3) along z, y, x, which shrink geometrically from the coarsest to the finest level (Eq. 2, 3)."""
+    first, last = (torch.tensor(tuple(cells), dtype=torch.float32) for cells in (coarsest, finest))
+    share = torch.linspace(0, 1, levels)[:, None] if levels > 1 else torch.ones(1, 1)
+    return first * (last / first) ** share
+
+
+class _Lookup(torch.autograd.Function):
+    """Σ over corners of weights times table entries; index_add along one axis is the fast way back to a table.
+
+    table (F, N), rows (L, 4, P, m, R) and weights (L, 4, P, 1, R) give (F, L, P, m, R).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        ctx.entries = table.shape[1]
+        return torch.stack([(row.index_select(0, rows.flatten()).view(rows.shape) * weights).sum(1) for row in table])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        rows, weights = ctx.saved_tensors
+        table = gradients[0].new_zeros(len(gradients[0]), ctx.entries)
+        for row, gradient in zip(table, gradients[0], strict=True):
+            row.index_add_(0, rows.flatten(), (gradient[:, None] * weights).flatten())
+        return table, None, None
+
+
+class HashGrid(nn.Module):
+    """Features of points given as slices times pixels: trilinear interpolation of grids of several resolutions.
+
+    A level with no more grid points than ``entries`` has an entry for each; finer levels share ``entries`` by hashing
+    (Müller et al. 2022, Sec. 3). Positions outside the volume are taken to its surface.
+
+    Parameters
+    ----------
+    shape
+        Of the volume (Z, Y, X).
+    cells
+        (L, 3) from `level_cells`: sizes in slices, pixels, pixels, none larger than that of the level before.
+    entries
+        Largest number of entries of a level, a power of two.
+    anchor
+        Where along z, in slices, each level has a grid plane. In xy grids lie symmetric about the image's centre.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], cells: Tensor, entries: int, anchor: float = 0.0) -> None:
+        super().__init__()
+        extent = torch.tensor(shape, dtype=torch.float32)
+        below = torch.ceil(anchor / cells[:, 0] - 1e-4)  # planes below the anchor, so that they begin at 0 or under
+        nodes = torch.ceil(extent / cells - 1e-4) + 1
+        nodes[:, 0] = below + torch.ceil((extent[0] - anchor) / cells[:, 0] - 1e-4) + 1
+        origin = (nodes - 1) / 2
+        origin[:, 0] = below - anchor / cells[:, 0]
+        points = [math.prod(map(int, level)) for level in nodes.tolist()]
+        counts = [min(count, entries) for count in points]
+        self.shape, self.mask = shape, entries - 1
+        self.dense = sum(count <= entries for count in points)
+        strides = torch.stack([nodes[:, 1] * nodes[:, 2], nodes[:, 2], torch.ones(len(nodes))], 1).long()
+        strides[self.dense :] = torch.tensor(HASH_FACTORS)
+        self.cells, self.origin, self.nodes = nn.Buffer(cells), nn.Buffer(origin), nn.Buffer(nodes)
+        self.strides, self.start = nn.Buffer(strides), nn.Buffer(torch.tensor([0, *counts[:-1]]).cumsum(0))
+        self.table = nn.Parameter(torch.empty(ENTRY, sum(counts)).uniform_(-1e-4, 1e-4))
+
+    @property
+    def features(self) -> int:
+        """Features of a point: two a level."""
+        return ENTRY * len(self.cells)
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The four grid points around each of the pixels (P, R, 2) = (y, x) from the centre, within a grid plane.
+
+        Returns
+        -------
+        codes, weights
+            (L, 4, P, R): shares of the entries' numbers, to be joined with those of a plane; bilinear weights.
+        """
+        low, place = [], []
+        for axis in (1, 2):
+            half = self.shape[axis] / 2
+            position = self._on_grid(pixels[..., axis - 1].clamp(-half, half), axis)
+            low.append(torch.minimum(position.floor(), _lift(self.nodes[:, axis] - 2, position)))
+            place.append(position - low[-1])
+        step = [_lift(self.strides[:, axis], place[0]) for axis in (1, 2)]
+        y, x = (part.long() * stride for part, stride in zip(low, step, strict=True))
+        codes = [self._join(y + i * step[0], x + j * step[1]) for i in (0, 1) for j in (0, 1)]
+        (top, bottom), (left, right) = ((1 - part, part) for part in place)
+        weights = [top * left, top * right, bottom * left, bottom * right]
+        return torch.stack(codes, 1), torch.stack(weights, 1)
+
+    def forward(self, z: Tensor, encoded: tuple[Tensor, Tensor]) -> Tensor:
+        """Features (2L, P·n·R), points last, at slices ``z`` (P, n) and encoded pixels."""
+        codes, weights = encoded
+        position = self._on_grid(z.clamp(0, self.shape[0]), 0)  # (L, P, n)
+        first = position.amin(-1).floor()
+        planes = int((position.amax(-1) - first).max()) + 2
+        plane = first[..., None] + torch.arange(planes, device=z.device)  # (L, P, m): all that slices of a row touch
+        between = (1 - (position[..., None] - plane[:, :, None]).abs()).clamp_min(0)
+        stored = torch.minimum(plane, _lift(self.nodes[:, 0] - 1, plane)).long() * _lift(self.strides[:, 0], plane)
+        rows = self._join(codes[:, :, :, None], stored[:, None, ..., None])
+        rows += _lift(self.start, rows)
+        values: Tensor = _Lookup.apply(self.table, rows, weights[:, :, :, None])  # type: ignore[no-untyped-call]
+        with torch.autocast(z.device.type, enabled=False):  # weights of the planes are positions: not in bfloat16
+            features: Tensor = between @ values
+        return features.flatten(0, 1).flatten(1)
+
+    def _on_grid(self, position: Tensor, axis: int) -> Tensor:
+        """Positions (...) along an axis in units of each level's cells, (L, ...)."""
+        position = position[None]
+        scaled = position / _lift(self.cells[:, axis], position) + _lift(self.origin[:, axis], position)
+        return scaled.clamp_min(0)  # rounding
+
+    def _join(self, one: Tensor, other: Tensor) -> Tensor:
+        """Numbers of entries, of two parts (L, ...) of them: added where stored one to one, else hashed (Eq. 4)."""
+        dense = self.dense
+        return torch.cat([one[:dense] + other[:dense], (one[dense:] ^ other[dense:]) & self.mask])
+
+
+def _lift(values: Tensor, like: Tensor) -> Tensor:
+    """A value a level, (L,), as (L, 1, ...) with as many axes as ``like``."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+class HashNet(nn.Module):
+    """Intensity at continuous coordinates, from a hash grid; ``layers``, ``width`` and ``skip`` as for `InrNet`."""
+
+    def __init__(self, grid: HashGrid, layers: int, width: int, skip: bool = False) -> None:
+        super().__init__()
+        self.grid = grid
+        self.hidden = nn.ModuleList(nn.Linear(width if i else grid.features, width) for i in range(layers))
+        self.again = nn.Linear(grid.features, width, bias=False) if skip else None
+        self.last = nn.Linear(width, 1)
+
+    def forward(self, z: Tensor, pixels: Tensor) -> Tensor:
+        """Intensities (P, n, R) at slices ``z`` (P, n) and pixels (P, R, 2) = (y, x), measured from the centre."""
+        value = features = self.grid(z, self.grid.encode(pixels))
+        for i, layer in enumerate(self.hidden):
+            value = _points_last(layer, value)
+            if self.again is not None and i == (len(self.hidden) + 1) // 2:
+                value = value + self.again.weight @ features
+            value = torch.relu(value)
+        return _points_last(self.last, value).view(*z.shape, pixels.shape[1])
+
+
+def _points_last(layer: nn.Module, values: Tensor) -> Tensor:
+    """A linear layer on values (features, points), as the grid gives them: turning them over would cost more."""
+    assert isinstance(layer, nn.Linear)
+    return torch.addmm(layer.bias[:, None], layer.weight, values)
+
+
+CoordinateNet = InrNet | HashNet

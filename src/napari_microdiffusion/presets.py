@@ -22,6 +22,7 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "cubic": (Cubic, None),
     "conservative": (Conservative, None),
     "inr": (Inr, None),
+    "hash_inr": (Inr, None),
     "naive_diffusion": (Guided, None),
     "interpolation_diffusion": (Guided, "linear"),
     "cubic_diffusion": (Guided, "cubic"),
@@ -31,6 +32,9 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "recurrent_mz": (RecurrentMz, None),
 }
 """Every method's name, its spec class, and the name of its prior."""
+
+FIXED: dict[str, dict[str, Any]] = {"hash_inr": {"encoding": "hash"}}
+"""Settings by which a method differs from another of its class; such a method has presets of its own."""
 
 _ADAPTER: TypeAdapter[Method] = TypeAdapter(AnyMethod)
 
@@ -60,12 +64,20 @@ def spec(name: str, preset: str = "preview", overrides: dict[str, Any] | None = 
 
 
 def name_of(method: Method) -> str:
-    """The name of a spec: that of its kind, and for guided diffusion that of its prior."""
+    """The name of a spec: that of its kind, for guided diffusion that of its prior, or the one of what is `FIXED`."""
     prior = getattr(method, "prior", None)
-    for name, (cls, prior_name) in METHODS.items():
-        if cls is type(method) and prior_name == (prior.kind if prior else None):
+    for name in (*FIXED, *METHODS):
+        cls, prior_name = METHODS[name]
+        fixed = all(getattr(method, key, None) == value for key, value in FIXED.get(name, {}).items())
+        if cls is type(method) and prior_name == (prior.kind if prior else None) and fixed:
             return name
     return method.kind
+
+
+def recipe_of(method: Method) -> str:
+    """The name under which presets say what a spec's settings are: its kind, or its own if something is `FIXED`."""
+    name = name_of(method)
+    return name if name in FIXED else method.kind
 
 
 def override(method: Method, overrides: dict[str, Any]) -> Method:
@@ -123,17 +135,21 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def sources(preset: str, kind: str) -> dict[str, str]:
-    """Where each value of a preset comes from: ``paper``, ``released code`` or ``ours``, by field name."""
-    table = _presets()[preset].get(kind, {})
+def sources(preset: str, recipe: str) -> dict[str, str]:
+    """Where each value of a preset comes from: ``paper``, ``released code`` or ``ours``, by field name.
+
+    ``recipe`` is what `recipe_of` gives: a kind, or a name with presets of its own.
+    """
+    table = _presets()[preset].get(recipe, {})
     return {key: value["source"] for key, value in table.items() if isinstance(value, dict)}
 
 
 def _values(name: str, preset: str) -> dict[str, Any]:
     cls, prior = METHODS[name]
     kind = cls.model_fields["kind"].default
-    table = _presets()[preset].get(kind, {})
+    table = _presets()[preset].get(name if name in FIXED else kind, {})
     values = {key: value["value"] if isinstance(value, dict) else value for key, value in table.items()}
+    values |= FIXED.get(name, {})
     if prior is not None:
         values["prior"] = _values(prior, preset)
     return {"kind": kind, **values}

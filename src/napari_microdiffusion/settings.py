@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from .methods import Method
 from .methods._base import in_words, limits
-from .presets import PRESETS, sources, spec
+from .presets import PRESETS, recipe_of, sources, spec
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def sampling_paths(method: Method) -> tuple[str, ...]:
 def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
     """Of one method in several presets."""
     first = next(iter(methods.values()))
-    stated = {preset: sources(preset, method.kind) for preset, method in methods.items()}
+    stated = {preset: sources(preset, recipe_of(method)) for preset, method in methods.items()}
     for key, info in type(first).model_fields.items():
         values = {preset: getattr(method, key) for preset, method in methods.items()}
         if isinstance(getattr(first, key), Method):

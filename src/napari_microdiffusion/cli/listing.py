@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..events import InvalidInput
-from ..presets import METHODS, PRESETS, name_of, spec
+from ..presets import FIXED, METHODS, PRESETS, name_of, spec
 from ..settings import Setting, settings_of
 
 
@@ -67,6 +67,7 @@ def _describe(name: str) -> str:
     prior = getattr(method, "prior", None)
     if hasattr(method, "prior"):
         text += f" Here: {'no prior' if prior is None else f'prior {name_of(prior)}'}."
+    text += "".join(f" Here: {key} {value}." for key, value in FIXED.get(name, {}).items())
     if method.pretrained:
         text += " Needs a base model: see pretrain."
     return text

@@ -17,9 +17,11 @@ from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..inr import InrNet
+    from ..inr import CoordinateNet, HashGrid
 
 PIXELS_AT_ONCE = 2**14
+COARSEST = 4.0, 32.0
+"""Cells of the hash encoding's coarsest level: projections along z, pixels in y and x."""
 
 
 class Inr(Method):
@@ -28,8 +30,10 @@ class Inr(Method):
     learned: ClassVar[bool] = True
     kind: Literal["inr"] = "inr"
     consistency: FinalConsistency = "final"
-    encoding: Literal["gaussian", "sincos"] = setting(
-        "gaussian", "how coordinates enter the network: random Fourier features (gaussian) or octaves (sincos)"
+    encoding: Literal["gaussian", "sincos", "hash"] = setting(
+        "gaussian",
+        "how coordinates enter the network: random Fourier features (gaussian), octaves (sincos), "
+        "or trained grids of several resolutions (hash)",
     )
     features: int = setting(
         256, "size of the gaussian encoding: twice the number of random frequencies", ge=8, le=4096, multiple_of=2
@@ -41,6 +45,18 @@ class Inr(Method):
         3.0, "finest detail in xy that the gaussian encoding favours, in cycles per 64 pixels", gt=0, le=100
     )
     octaves: int = setting(10, "levels of the sincos encoding", ge=1, le=16)
+    levels: int = setting(8, "grids of the hash encoding, from coarse to fine", ge=1, le=32)
+    cell_z: float = setting(
+        1.0,
+        "finest cell of the hash encoding along z, in projections: much below 1, nothing ties "
+        "the slices of a projection together",
+        ge=0.05,
+        le=100,
+    )
+    cell_xy: float = setting(2.0, "finest cell of the hash encoding in xy, in pixels", ge=0.25, le=1000)
+    table_bits: int = setting(
+        16, "most entries that a grid of the hash encoding has, as a power of two: 16 is 65,536", ge=4, le=24
+    )
     layers: int = setting(3, "hidden layers of the network", ge=1, le=16)
     width: int = setting(128, "neurons in each hidden layer", ge=8, le=2048)
     skip: bool = setting(False, "feed the encoding in again half way through the network")
@@ -97,7 +113,7 @@ class Inr(Method):
             yield Step(z + 1)
         return data
 
-    def losses(self, net: InrNet, stack: ProjectionStack, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    def losses(self, net: CoordinateNet, stack: ProjectionStack, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Without end, each on new random rays: the loss (Eq. 2), and the objective, which adds coherence to it."""
         import torch
 
@@ -136,20 +152,32 @@ class Inr(Method):
         used = spread != 0
         return np.broadcast_to(planes, spread.shape)[used].reshape(len(rows), -1), spread[used].reshape(len(rows), -1)
 
-    def network(self, stack: ProjectionStack, context: Context) -> InrNet:
+    def network(self, stack: ProjectionStack, context: Context) -> CoordinateNet:
         """The untrained network; the seed fixes its frequencies and first weights."""
         import torch
 
-        from ..inr import InrNet, gaussian_frequencies, octave_frequencies
+        from ..inr import HashNet, InrNet, gaussian_frequencies, octave_frequencies
 
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(context.seed)
+            if self.encoding == "hash":
+                return HashNet(self._grid(stack), self.layers, self.width, self.skip).to(context.device)
             if self.encoding == "gaussian":
                 bandwidth = self.bandwidth_z / (10 * stack.acquisition.step), self.bandwidth_xy / 64
                 frequencies = gaussian_frequencies(self.features // 2, bandwidth, generator)
             else:
                 frequencies = octave_frequencies(self.octaves, stack.volume_shape)
             return InrNet(frequencies, self.layers, self.width, self.skip).to(context.device)
+
+    def _grid(self, stack: ProjectionStack) -> HashGrid:
+        """Grids with planes at the projections' centres, where a mean over slices tells most about them."""
+        from ..inr import HashGrid, level_cells
+
+        step, finest = stack.acquisition.step, (self.cell_z, self.cell_xy)
+        first = map(max, COARSEST, finest)
+        cells = level_cells(self.levels, *((step * z, xy, xy) for z, xy in (first, finest)))
+        anchor = float(stack.acquisition.projection_centres[0]) % step
+        return HashGrid(stack.volume_shape, cells, 2**self.table_bits, anchor)
 
     def training_steps(self, stack: ProjectionStack) -> int:
         """Steps of the whole training on this stack."""
@@ -163,9 +191,22 @@ class Inr(Method):
         points = max(self.rays * stack.acquisition.slices, planes)
         turned = 8 * planes * self.features * self.width  # the first layer's weights, for each slice its own
         own = 12 * points * self.width * self.layers + 16 * self.rays * self.features + turned
+        if self.encoding == "hash":
+            return own - turned + self._grid_bytes(stack), "lower rays, width, levels or table_bits"
         return own, "lower features, width or rays" if turned > own / 2 else "lower rays, width or layers"
 
-    def _preview(self, net: InrNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
+    def _grid_bytes(self, stack: ProjectionStack) -> int:
+        """Memory of the hash encoding: entries with gradient and two moments, corners of cells, features of points."""
+        cells = self.cell_z * stack.acquisition.step, self.cell_xy, self.cell_xy
+        finest = math.prod(size / cell + 3 for size, cell in zip(stack.volume_shape, cells, strict=True))
+        entries = self.levels * min(1 << self.table_bits, math.ceil(finest))
+        planes: int = 3 + math.ceil(
+            stack.acquisition.slices / cells[0]
+        )  # of a grid that one projection touches, at most
+        corners = self.levels * max(self.rays, PIXELS_AT_ONCE) * planes
+        return 32 * entries + 100 * corners + 32 * self.levels * self.rays * stack.acquisition.slices
+
+    def _preview(self, net: CoordinateNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume as the network knows it by now, consistent if the spec asks for it: half-trained it is noisy."""
         images = [image for _, image in self._slices(net, stack, context)]
         if len(images) == stack.acquisition.depth:
@@ -176,7 +217,7 @@ class Inr(Method):
         context.preview_done()
 
     def _slices(
-        self, net: InrNet, stack: ProjectionStack, context: Context
+        self, net: CoordinateNet, stack: ProjectionStack, context: Context
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Slices (y, x) with their z, from the top down, until the run is stopped."""
         mix, offset = self._neighbours(stack.acquisition.slices)
@@ -213,7 +254,7 @@ def positions(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return torch.stack([pixels // x + 0.5 - y / 2, pixels % x + 0.5 - x / 2], -1)
 
 
-def _plane(net: InrNet, z: float, shape: tuple[int, int, int], context: Context) -> NDArray[np.float32]:
+def _plane(net: CoordinateNet, z: float, shape: tuple[int, int, int], context: Context) -> NDArray[np.float32]:
     """One slice (y, x) at ``z``, in slices, in chunks of pixels that stay in the processor's cache."""
     import torch
 

@@ -33,6 +33,10 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "INR (neural representation)",
         "A small neural network learns the volume so that its slices average to your projections. Minutes.",
     ),
+    "hash_inr": (
+        "Hash INR (fast neural representation)",
+        "As INR, but what is learned is kept in grids of several resolutions: a tenth of the time. Seconds.",
+    ),
     "conservative": (
         "Conservative interpolation",
         "The smoothest volume that agrees exactly with what was measured. Instant, and hard to beat: start here.",
