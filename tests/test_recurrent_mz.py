@@ -305,7 +305,7 @@ def test_the_papers_values_have_a_source():
 
 
 def test_phantoms_of_the_house():
-    """Five kinds of structure in a few steps: no more than that it runs on what people see first."""
+    """In two steps no more than that it runs on what people see first."""
     volumes = [phantom(kind, (24, 32, 32), seed=0).data for kind in ("vessels", "nuclei")]
     weights = pretrained(tiny(), Acquisition(slices=6), volumes)
     stack, _ = phantom("vessels", (24, 32, 32), seed=1).simulate(Acquisition(slices=6))

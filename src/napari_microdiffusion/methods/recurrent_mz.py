@@ -85,8 +85,6 @@ class RecurrentMz(Method):
         self, stack: ProjectionStack, weights: Weights, context: Context
     ) -> Generator[Event, None, NDArray[np.float32]]:
         """Every slice that no projection shows by itself, in batches; those that one does are as projected."""
-        import torch
-
         images = stack.data.astype(np.float32, copy=False)
         shown = sequences(stack.acquisition, self.inputs)
         data = along_z(linear_matrix(stack.acquisition), images)
@@ -99,13 +97,8 @@ class RecurrentMz(Method):
         yield Preview(0, data.copy())
         for first in range(0, len(wanted), size):
             here = wanted[first : first + size]
-            pictures, distances = (
-                torch.from_numpy(part) for part in (images[shown.chosen[here]], shown.distances[here])
-            )
-            with autocast(context):
-                made = net(pictures.to(context.device), distances.to(context.device))
-            found = made.float().cpu().numpy()
-            data[here] = data[here] + found if self.residual else found
+            made = _made(net, images[shown.chosen[here]], shown.distances[here], context)
+            data[here] = data[here] + made if self.residual else made
             for done, z in enumerate(here, first + 1):
                 yield Preview(int(z), data[z : z + 1].copy())
                 yield Step(done)
@@ -188,3 +181,15 @@ class RecurrentMz(Method):
         sizes = {"berhu": berhu, "l1": torch.Tensor.abs, "l2": torch.Tensor.square}
         loss: Tensor = sizes[self.loss](error).mean()
         return loss + self.structure * dissimilarity(estimate, truth) if self.structure else loss
+
+
+def _made(
+    net: RecurrentUNet, images: NDArray[np.float32], distances: NDArray[np.float32], context: Context
+) -> NDArray[np.float32]:
+    """What the network makes (m, y, x) of images (m, M, y, x) at distances (m, M)."""
+    import torch
+
+    with autocast(context):
+        made = net(torch.from_numpy(images).to(context.device), torch.from_numpy(distances).to(context.device))
+    slices: NDArray[np.float32] = made.float().cpu().numpy()
+    return slices
