@@ -548,6 +548,41 @@ class TestPretrain:
         assert result.exit_code == 0
         assert "these weights are not the ones that the job was run on before" in result.stderr
 
+    @pytest.mark.skipif("sparse3diff" not in presets.METHODS, reason="the one method that fits its base to the stack")
+    def test_a_base_that_is_fitted_to_the_stack_is_saved_again(self) -> None:
+        tiny = ("steps=2", "channels=8", "multipliers=[1]", "batch=1", "crop=16", "further=0", "sampling_steps=1")
+        settings = [part for value in tiny for part in ("--set", value)]
+        io.write_volume(Volume(io.read_volume("truth.ome.tif").data[:, :32, :32]), "small.tif")
+        done("simulate", "small.tif", "-o", "s.ome.tif", "--slices", "6", "--profile", "point")
+        order = ("pretrain", "volumes/b.ome.zarr", "-o", "base.safetensors", "--method", "sparse3diff")
+        done(*order, "--slices", "6", *settings)
+        order = ("reconstruct", "s.ome.tif", "--overwrite", "-o")
+        plain = (*order, "v.ome.tif", "--base", "base.safetensors", "--set", "align=false")
+        assert "leave --save-weights out" in refused(*plain, "--save-weights", "fitted.safetensors")
+        done(*plain)
+        done(*order, "w.ome.tif", "--base", "base.safetensors", "--save-weights", "fitted.safetensors")
+        assert np.abs(io.read_volume("v.ome.tif").data - io.read_volume("w.ome.tif").data).max() > 0
+        fitted, base = load_trained("fitted.safetensors"), load_trained("base.safetensors")
+        assert fitted.is_base
+        assert fitted.volumes == base.volumes
+        assert fitted.input_sha256 == io.read_projections("s.ome.tif").sha256
+        assert fingerprint(fitted.weights) != fingerprint(base.weights)
+        again = invoke(*order, "x.ome.tif", "--base", "fitted.safetensors")
+        assert again.exit_code == 0, again.stderr
+        assert "fitted to this stack before, and is once more" in again.stderr
+        done(*order, "x.ome.tif", "--base", "fitted.safetensors", "--set", "align=false")
+        np.testing.assert_array_equal(io.read_volume("w.ome.tif").data, io.read_volume("x.ome.tif").data)
+        held = invoke("evaluate", "w.ome.tif", "--projections", "s.ome.tif", "--held-out", "--json")
+        assert held.exit_code == 0, held.stderr
+        assert "sparse3diff is fitted anew in each of 3 folds" in held.stderr
+        assert "too good" not in held.stderr
+        held = invoke("evaluate", "x.ome.tif", "--projections", "s.ome.tif", "--held-out", "--json")
+        assert "the score is too good" in held.stderr
+        overlap = ("--slices", "6", "--stride", "3", "--profile", "uniform")
+        assert "sparse3diff works between" in refused(
+            "pretrain", "truth.ome.tif", "-o", "c.safetensors", "--method", "sparse3diff", *overlap
+        )
+
     def test_held_out(self) -> None:
         base = self.trained()
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", base)

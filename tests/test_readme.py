@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "first-use.md"]
 QUICK = {  # the settings that decide how long learned methods take
     "microdiffusion": "--set steps=2 --set sampling_steps=2 --set channels=8 --set prior.steps=2 --set prior.width=8",
+    "recurrent_mz": "--set steps=2 --set channels=8 --set batch=1 --set crop=16",
 }
 
 
@@ -39,6 +40,8 @@ def test_commands(
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("zstack.tif", truth.data)
     tifffile.imwrite("stack.tif", stack.data)
+    Path("zstacks").mkdir()
+    tifffile.imwrite("zstacks/one.tif", truth.data[::-1])
     assert len(commands(page)) >= 2
     for command in commands(page):
         arguments = shlex.split(command)[1:]
