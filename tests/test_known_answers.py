@@ -95,14 +95,14 @@ def test_diffusion_guided_by_nothing_but_the_truth_gives_the_truth(parameterisat
 
 @pytest.mark.slow
 def test_diffusion_learns_to_trust_a_prior_that_is_right() -> None:
-    """At the preset's parameterisation it has to learn so; less training, or a prior that is wrong, is seen."""
+    """At the preset's parameterisation it has to learn so, from six images; without a prior it cannot know."""
     settings = {"steps": 150, "channels": 8, "crop": 32, "sampling_steps": 4, "consistency": "none", "gamma": 1.0}
-    right, wrong = (
+    guided, naive = (
         scores(Guided(prior=prior, **settings), smoothest())["psnr"]  # type: ignore[arg-type]
-        for prior in (Conservative(), spec("linear"))
+        for prior in (Conservative(), None)
     )
-    assert right > 24
-    assert right > wrong + 2
+    assert guided > 25
+    assert guided > naive + 5
 
 
 @pytest.mark.slow
