@@ -8,7 +8,8 @@ from scipy.ndimage import correlate
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_microdiffusion.plane_net import Conv, PlaneNet
+from napari_microdiffusion.conv import Conv
+from napari_microdiffusion.plane_net import PlaneNet
 
 FOLD = 3
 

@@ -11,7 +11,19 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from .events import InvalidInput
-from .methods import AnyMethod, Axial, Conservative, Cubic, Guided, Inr, Linear, Method, RecurrentMz
+from .methods import (
+    AnyMethod,
+    Axial,
+    Conservative,
+    Cubic,
+    Ddpm,
+    Guided,
+    Inr,
+    Linear,
+    Method,
+    RecurrentMz,
+    Sparse3Diff,
+)
 from .methods._base import in_words, limits
 
 PresetName = Literal["preview", "standard", "paper"]
@@ -30,6 +42,8 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "axial": (Axial, None),
     "axial_diffusion": (Guided, "axial"),
     "recurrent_mz": (RecurrentMz, None),
+    "ddpm": (Ddpm, None),
+    "sparse3diff": (Sparse3Diff, None),
 }
 """Every method's name, its spec class, and the name of its prior."""
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .plane_net import Conv, Residual
+from .conv import Conv
+from .plane_net import Residual
 
 FOLD = 2
 """Pixels along y and x that are folded into channels: a quarter of the work, at nearly the same reach."""

@@ -12,8 +12,11 @@ from .guided import Guided
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
 from .recurrent_mz import RecurrentMz
+from .sparse3diff import Ddpm, Sparse3Diff
 
-AnyMethod = Annotated[Linear | Cubic | Conservative | Inr | Guided | Axial | RecurrentMz, Field(discriminator="kind")]
+AnyMethod = Annotated[
+    Linear | Cubic | Conservative | Inr | Guided | Axial | RecurrentMz | Ddpm | Sparse3Diff, Field(discriminator="kind")
+]
 
 __all__ = [
     "AnyMethod",
@@ -21,10 +24,12 @@ __all__ = [
     "Conservative",
     "Context",
     "Cubic",
+    "Ddpm",
     "Guided",
     "Inr",
     "Linear",
     "Method",
     "RecurrentMz",
+    "Sparse3Diff",
     "Weights",
 ]

@@ -134,7 +134,7 @@ class Drawer:
         self._acquisitions = [
             acquisition.bound(min(rule.inputs + 2, len(acquisition.fitted(len(volume)).shown))) for volume in volumes
         ]
-        self._spreads = [_linear_error(volume, acquisition) for volume in volumes]
+        self._spreads = [linear_error(volume, acquisition) for volume in volumes]
         self._random = np.random.default_rng(seed)
 
     def __call__(self, batch: int) -> Batch:
@@ -187,7 +187,7 @@ class Drawer:
         return np.swapaxes(crop, 1, 2) if random.integers(2) else crop
 
 
-def _linear_error(volume: NDArray[np.float32], acquisition: Acquisition) -> float:
+def linear_error(volume: NDArray[np.float32], acquisition: Acquisition) -> float:
     """Root mean square error of linear interpolation in the slices to be found of a volume (Z, y, x), never zero."""
     bound = acquisition.fitted(len(volume))
     volume = volume[: bound.depth]

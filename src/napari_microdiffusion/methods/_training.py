@@ -1,0 +1,65 @@
+"""How networks are trained: Muon for their matrices, a rate that rises and falls, one event a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from ..events import Event, Stage, Step
+from ._base import Context, decay, finite
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+WARM_UP = 30
+"""Steps over which the learning rate rises."""
+
+
+def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of a network (`conv.Conv` keeps kernels as such), Adam for the rest.
+
+    It gets further in as many steps than Adam for all.
+    """
+    import torch
+
+    large = [parameter for parameter in net.parameters() if parameter.ndim == 2]
+    small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
+    return [
+        torch.optim.Muon(large, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(small, lr=1e-3),
+    ]
+
+
+def descend(
+    name: str, loss: Callable[[], Tensor], optimisers: list[Optimizer], steps: int, schedule: str, context: Context
+) -> Generator[Event, None, None]:
+    """Take so many steps down a loss that is drawn anew for each; until the run is stopped.
+
+    Parameters
+    ----------
+    name
+        Of the stage, for people.
+    schedule
+        Of the learning rate after it has risen, as for `decay`.
+    """
+    import torch
+
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * decay(schedule, step / steps)
+        )
+        for optimiser in optimisers
+    ]
+    yield Stage(name, steps)
+    for step in range(steps):
+        value = loss()
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        for optimiser, rate in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            rate.step()
+        yield Step(step + 1, finite(value.item()))
+        if context.should_stop():
+            return
