@@ -59,14 +59,17 @@ def run_case(case: Case, save: Path) -> dict[str, Any]:
 
 
 def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
-    """Those results in a file that are of the cases as they are today, by today's keys."""
-    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    """The results that there are of the cases as they are today, by today's keys: in a table's file, or another's."""
+    known: dict[str, Any] = {}
+    for file in [*(other for other in sorted(store.parent.glob("*.json")) if other != store), store]:
+        rows = json.loads(file.read_text()) if file.exists() else {}
+        known |= {key: row for key, row in rows.items() if isinstance(row, dict) and "case" in row}
     found = {}
     for case in cases:
         key = case.key()
         old = key if key in known else next((old for old, row in known.items() if case.same(row)), None)
         if old is not None:
-            found[key] = {"array": old, **known[old]}
+            found[key] = {"array": old, **known[old], "case": case.model_dump()}
     return found
 
 
