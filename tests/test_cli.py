@@ -406,6 +406,7 @@ def volumes(folder: Path) -> Path:
     return there
 
 
+TINY_SUBVOLUMES = ("steps=2", "channels=8", "multipliers=[1]", "batch=1", "crop=16", "further=0", "sampling_steps=1")
 TINY_BASE = ("--set", "steps=2", "--set", "channels=8", "--set", "levels=1", "--set", "batch=1", "--set", "crop=16")
 
 
@@ -460,12 +461,10 @@ class TestPretrain:
             ({"-o": None}, "give -o"),
             ({"-o": "base.pt"}, ".safetensors"),
             ({"-o": "there.safetensors"}, "exists already"),
-            ({"--method": None}, "choose a --method: "),
             ({"--method": "axial"}, "axial needs no base model; those that do: "),
             ({"--method": "magic"}, "there are linear"),
             ({"--preset": "best"}, "preview, standard, paper"),
             ({"--set": "colour=1"}, "has no setting 'colour'"),
-            ({"--slices": None}, "give --slices"),
             ({"--slices": "20"}, "at least 3 are needed"),
             ({"--profile": "square"}, "uniform, gaussian, point"),
             ({"--fwhm": "3"}, "gaussian"),
@@ -489,6 +488,13 @@ class TestPretrain:
         assert message in refused(*given)
         assert sorted(folder.rglob("*")) == before
         assert (folder / "there.safetensors").read_text() == "kept"
+
+    def test_volumes_and_an_output_are_enough(self) -> None:
+        settings = [part for value in TINY_SUBVOLUMES for part in ("--set", value)]
+        values = json.loads(done("pretrain", "volumes/b.ome.zarr", "-o", "base.safetensors", *settings, "--json"))
+        assert values["method"] == "sparse3diff"
+        assert values["acquisition"]["slices"] == 6
+        assert values["acquisition"]["profile"] == "point"
 
     def test_reconstruct_with_it(self) -> None:
         base = self.trained()
@@ -550,8 +556,7 @@ class TestPretrain:
 
     @pytest.mark.skipif("sparse3diff" not in presets.METHODS, reason="the one method that fits its base to the stack")
     def test_a_base_that_is_fitted_to_the_stack_is_saved_again(self) -> None:
-        tiny = ("steps=2", "channels=8", "multipliers=[1]", "batch=1", "crop=16", "further=0", "sampling_steps=1")
-        settings = [part for value in tiny for part in ("--set", value)]
+        settings = [part for value in TINY_SUBVOLUMES for part in ("--set", value)]
         io.write_volume(Volume(io.read_volume("truth.ome.tif").data[:, :32, :32]), "small.tif")
         done("simulate", "small.tif", "-o", "s.ome.tif", "--slices", "6", "--profile", "point")
         order = ("pretrain", "volumes/b.ome.zarr", "-o", "base.safetensors", "--method", "sparse3diff")

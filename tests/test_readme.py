@@ -15,9 +15,11 @@ from napari_microdiffusion.volume import ProjectionStack, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "first-use.md"]
+DEFAULT_METHOD = "sparse3diff"
 QUICK = {  # the settings that decide how long learned methods take
     "microdiffusion": "--set steps=2 --set sampling_steps=2 --set channels=8 --set prior.steps=2 --set prior.width=8",
     "recurrent_mz": "--set steps=2 --set channels=8 --set batch=1 --set crop=16",
+    "sparse3diff": "--set steps=2 --set channels=8 --set batch=1 --set crop=16",
 }
 
 
@@ -45,6 +47,8 @@ def test_commands(
     assert len(commands(page)) >= 2
     for command in commands(page):
         arguments = shlex.split(command)[1:]
+        if arguments[0] == "pretrain" and "--method" not in arguments:
+            arguments += ["--method", DEFAULT_METHOD]
         if "--method" in arguments:
             arguments += QUICK.get(arguments[arguments.index("--method") + 1], "").split()
         result = testing.CliRunner().invoke(cli.app, arguments)

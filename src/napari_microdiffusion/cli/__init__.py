@@ -115,8 +115,8 @@ def reconstruct(
 def pretrain(
     volumes: Annotated[list[Path], typer.Argument(help="fully sampled volumes: files, or folders of them")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="where to write: .safetensors")] = None,
-    method: Annotated[str | None, typer.Option(help="one that needs a base model: see the command methods")] = None,
-    slices: Annotated[int | None, typer.Option(help="slices that one projection will stand for")] = None,
+    method: Annotated[str | None, typer.Option(help="sparse3diff (default), ddpm or recurrent_mz")] = None,
+    slices: Annotated[int | None, typer.Option(help="slices that one projection will stand for; default 6")] = None,
     stride: Stride = None,
     profile: Annotated[
         str | None,

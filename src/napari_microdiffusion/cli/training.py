@@ -19,7 +19,10 @@ from ..pretraining import Base, Pretraining, pretrain, pretrained_methods
 from ..trained import save_base
 from ..volume import Volume
 from .console import INTERRUPTED, Interrupt, duration, follow, note
-from .values import acquisition_of, overrides_of
+from .values import NAMED_PROFILES, acquisition_of, overrides_of
+
+DEFAULT_METHOD, DEFAULT_SLICES = "sparse3diff", 6
+"""Sparse3Diff's own problem: every sixth slice is measured."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,13 @@ def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
 
 def _plan(options: Options) -> Pretraining:
     """What is to be done, but for the volumes; all that can be refused without them is."""
-    if options.method is None:
-        raise InvalidInput(f"choose a --method: {', '.join(pretrained_methods())}")
-    method = spec(options.method, options.preset or "preview", overrides_of(options.set_ or []))
+    name = options.method or DEFAULT_METHOD
+    method = spec(name, options.preset or "preview", overrides_of(options.set_ or []))
     if not method.pretrained:
-        raise InvalidInput(f"{options.method} needs no base model; those that do: {', '.join(pretrained_methods())}")
-    if options.slices is None and options.profile is None:
-        raise InvalidInput("give --slices, the slices that one projection will stand for")
-    acquisition = acquisition_of(options.slices, options.stride, options.profile or "point", options.fwhm)
+        raise InvalidInput(f"{name} needs no base model; those that do: {', '.join(pretrained_methods())}")
+    measured = options.profile not in (None, *NAMED_PROFILES)  # as many slices as its file has weights
+    slices = options.slices or (None if measured else DEFAULT_SLICES)
+    acquisition = acquisition_of(slices, options.stride, options.profile or "point", options.fwhm)
     assert acquisition is not None
     check_suited(method, acquisition)
     try:
