@@ -37,7 +37,8 @@ class Filling:
         acquisition = stack.acquisition
         self.windows, self.shown = windows, acquisition.shown
         self.data = along_z(acquisition.smoothest(acquisition.ridge(stack.data)), stack.data).astype(np.float32)
-        self._measured = self._projected(np.arange(acquisition.depth // acquisition.step) * acquisition.step)
+        acquired = len(self.shown) + len(acquisition.hidden)
+        self._measured = self._projected(np.arange(acquired) * acquisition.step)
         self._measured[list(self.shown)] = stack.data
         self._hold_ends()
 
@@ -109,7 +110,8 @@ class Filling:
         windows, step = self.windows, self.windows.acquisition.step
         top = index * step - shift
         seen = np.zeros(windows.count)
-        seen[shift - windows.first :][: len(windows.profile)] = windows.profile
+        weighed = np.flatnonzero(windows.profile)
+        seen[shift - windows.first + weighed] = windows.profile[weighed]
         known = self._projected(top + step * windows.measured, crop)
         clean = self.data[top + windows.first :][: windows.count, *crop]
         return self._batch(known, clean, top + windows.centre + windows.positions(), index, seen, crop)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..acquisition import Acquisition
+from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
@@ -112,14 +112,16 @@ class Subvolumes(Method):
         import torch
 
         windows = self.windows(acquisition)
-        deep = [volume for volume in volumes if len(volume) >= windows.depth()]
+        # one subvolume, and the projections that the error of linear interpolation is taken from
+        needed = max(windows.depth(), acquisition.bound(MINIMUM_PROJECTIONS).depth)
+        deep = [volume for volume in volumes if len(volume) >= needed]
         if not deep:
             raise InvalidInput(
-                f"no volume has the {windows.depth()} slices of one training example: use deeper volumes, fewer "
+                f"no volume has the {needed} slices of one training example: use deeper volumes, fewer "
                 "slices per projection, or lower further"
             )
         if len(deep) < len(volumes):
-            yield Notice(f"{len(volumes) - len(deep)} volume(s) with fewer than {windows.depth()} slices are left out")
+            yield Notice(f"{len(volumes) - len(deep)} volume(s) with fewer than {needed} slices are left out")
         net = self._network(acquisition, context)
         generator = torch.Generator().manual_seed(context.seed)
         variety = Variety(self.crop, self.turning, self.hiding, self.blur, self.noise)
@@ -148,6 +150,8 @@ class Subvolumes(Method):
         yield Stage("Denoising between the projections", len(filling.gaps) + len(filling.subvolumes))
         done = 0
         for gap in filling.gaps:
+            if context.should_stop():
+                break
             filling.tell(gap, self.sampled(net, filling, [gap[0]], context, gap[1] - gap[0])[0])
             done += 1
             yield Step(done)

@@ -114,7 +114,8 @@ class Windows:
 
         They are the places that self-alignment puts a measured image at (Sparse3Diff, Sec. 2.3, l).
         """
-        return range(self.first, self.first + self.count - len(self.profile) + 1)
+        unseen = int(np.flatnonzero(self.profile)[0])  # a measured profile may begin with zeros
+        return range(self.first - unseen, self.first + self.count - len(self.profile) + 1)
 
 
 @dataclass(frozen=True)

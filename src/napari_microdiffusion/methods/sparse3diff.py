@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -67,6 +66,10 @@ class Sparse3Diff(Subvolumes):
         if not self.align:
             return weights
         turns = Filling(stack, self.windows(stack.acquisition)).enclosed_ones
+        if len(turns) < 1 + self.align_tested:
+            purpose = "test whether aligning helps" if turns else "align to"
+            yield Notice(f"too few projections lie between two others to {purpose}: the base model is used as it is")
+            return weights
         if self.align_tested:
             gain = yield from self._gain(stack, weights, turns, context)
             if context.stopped:
@@ -86,15 +89,13 @@ class Sparse3Diff(Subvolumes):
         """How much better images are predicted by a model aligned to the others, in dB; in two turns."""
         before, after = [], []
         for number, (learned, tested) in enumerate(((turns[::2], turns[1::2]), (turns[1::2], turns[::2])), 1):
-            if not learned or not tested:
-                continue
             name = f"Testing whether aligning helps, {number} of 2"
             aligned = yield from self._aligned(stack, weights, learned, name, context)
             if context.stopped:
                 break
             before += self._errors(stack, weights, tested, context)
             after += self._errors(stack, aligned, tested, context)
-        return 10 * float(np.mean(np.log10(before) - np.log10(after))) if before else -math.inf
+        return 10 * float(np.mean(np.log10(before) - np.log10(after))) if before else 0.0
 
     def _errors(self, stack: ProjectionStack, weights: Weights, turns: list[int], context: Context) -> list[float]:
         """Mean squared errors of projections as told by the subvolumes between their neighbours."""
