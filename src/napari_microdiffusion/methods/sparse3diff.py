@@ -54,6 +54,13 @@ class Sparse3Diff(Subvolumes):
         "keep the alignment only if images left out of it are then predicted better (true), or always, as in the paper",
         sampling=True,
     )
+    align_share: float = setting(
+        0.5,
+        "how far the weights go from the base model's (0) to the aligned ones (1, as in the paper)",
+        ge=0,
+        le=1,
+        sampling=True,
+    )
     align_rate: float = setting(1e-4, "learning rate of AdamW while aligning", gt=0, le=1, sampling=True)
     align_passes: int = setting(1, "how often each image takes its turn while aligning", ge=1, le=1000, sampling=True)
 
@@ -123,7 +130,9 @@ class Sparse3Diff(Subvolumes):
             yield Step(done, finite(float(np.mean(losses))))
             if context.should_stop():
                 break
-        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        # half way keeps what both know, and is better than either (Wortsman et al., CVPR 2022)
+        found = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        return {name: weights[name] + self.align_share * (found[name] - weights[name]) for name in found}
 
     def _examples(
         self, net: SubvolumeNet, filling: Filling, index: int, random: np.random.Generator, context: Context
