@@ -156,9 +156,10 @@ class Subvolumes(Method):
             done += 1
             yield Step(done)
         for indices in self._batches(stack, filling.subvolumes, context):
+            found = self.sampled(net, filling, indices, context)
             if context.should_stop():
                 break
-            for index, slices in zip(indices, self.sampled(net, filling, indices, context), strict=True):
+            for index, slices in zip(indices, found, strict=True):
                 start = filling.fill(index, slices)
                 done += 1
                 yield Preview(start, filling.data[start : start + len(slices)].copy())
@@ -196,7 +197,9 @@ class Subvolumes(Method):
 
         fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
         levels = net.schedule.spaced(self.sampling_steps, self.spacing)
-        *_, clean = sample(estimate, noise(0), net.schedule, levels, fresh)
+        for clean in sample(estimate, noise(0), net.schedule, levels, fresh):
+            if context.should_stop():
+                break  # the caller asks too
         slices: NDArray[np.float32] = (clean / 2 + 0.5).float().cpu().numpy()
         return slices
 
