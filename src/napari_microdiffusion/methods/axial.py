@@ -18,18 +18,16 @@ from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
-from ._base import Context, FinalConsistency, Method, Weights, decay, finite, make_consistent, setting
+from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
 from ._planes import deviation, restored, through_planes
 from ._sigma import FALLBACK, Trial, try_sigmas
+from ._training import descend, muon
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..plane_net import PlaneNet
-
-WARM_UP = 30
-"""Training steps over which the learning rate rises."""
 
 TAIL = 0.05
 """Share of the truth that may lie below the interval, and above it."""
@@ -171,36 +169,18 @@ class Axial(Method):
         self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, None]:
         """Train the network in place, until the run is stopped."""
-        import torch
-
         ridge = stack.acquisition.ridge(stack.data)
         # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
         scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(8)) / 8
-        large = [p for name, p in net.named_parameters() if p.ndim == 2]
-        small = [p for name, p in net.named_parameters() if p.ndim != 2]
-        optimisers = [
-            torch.optim.Muon(large, lr=self.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.Adam(small, lr=1e-3),
-        ]
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(
-                optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * decay("cosine", step / steps)
-            )
-            for optimiser in optimisers
-        ]
-        yield Stage("Training on the lateral detail", steps)
-        for step in range(steps):
-            loss = self._loss(net, cut(self.batch), ridge, context, scale)
-            for optimiser in optimisers:
-                optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                optimiser.step()
-                schedule.step()
-            yield Step(step + 1, finite(loss.item()))
-            if context.should_stop():
-                return
-            if context.preview_due() and step + 1 < steps:
+
+        def loss() -> Tensor:
+            return self._loss(net, cut(self.batch), ridge, context, scale)
+
+        optimisers = muon(net, self.learning_rate)
+        for event in descend("Training on the lateral detail", loss, optimisers, steps, "cosine", context):
+            yield event
+            under_way = isinstance(event, Step) and event.done < steps
+            if under_way and context.preview_due() and not context.should_stop():
                 yield from self._preview(net, stack, context)
 
     def _loss(self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float) -> Tensor:

@@ -16,16 +16,14 @@ from ..acquisition import Acquisition
 from ..events import Event, Notice, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
 from ._sequences import Batch, Drawer, Rule, deep_enough, linear_matrix, sequences, to_be_found
+from ._training import descend, muon
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
 
     from ..recurrent import RecurrentUNet
-
-WARM_UP = 30
-"""Training steps over which the learning rate rises."""
 
 
 class RecurrentMz(Method):
@@ -78,7 +76,11 @@ class RecurrentMz(Method):
         rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)
         draw = Drawer(deep, acquisition, rule, context.seed)
         net = self._network(context)
-        yield from self._train(net, draw, context)
+
+        def loss() -> Tensor:
+            return self._loss(net, draw(self.batch), context)
+
+        yield from descend("Training on full volumes", loss, self._optimisers(net), self.steps, self.schedule, context)
         return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
     def estimate(
@@ -127,42 +129,13 @@ class RecurrentMz(Method):
             torch.manual_seed(context.seed)
             return RecurrentUNet(self.channels, self.levels, silent=self.residual).to(context.device)
 
-    def _train(self, net: RecurrentUNet, draw: Drawer, context: Context) -> Generator[Event, None, None]:
-        """Train the network in place, until the run is stopped."""
-        import torch
-
-        optimisers = self._optimisers(net)
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(
-                optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * decay(self.schedule, step / self.steps)
-            )
-            for optimiser in optimisers
-        ]
-        yield Stage("Training on full volumes", self.steps)
-        for step in range(self.steps):
-            loss = self._loss(net, draw(self.batch), context)
-            for optimiser in optimisers:
-                optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                optimiser.step()
-                schedule.step()
-            yield Step(step + 1, finite(loss.item()))
-            if context.should_stop():
-                return
-
     def _optimisers(self, net: nn.Module) -> list[optim.Optimizer]:
         """Adam for all parameters, or Muon for the matrices and Adam for the others."""
         import torch
 
         if self.optimiser == "adam":
             return [torch.optim.Adam(net.parameters(), lr=self.learning_rate)]
-        large = [parameter for parameter in net.parameters() if parameter.ndim == 2]
-        small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
-        return [
-            torch.optim.Muon(large, lr=self.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.Adam(small, lr=1e-3),
-        ]
+        return muon(net, self.learning_rate)
 
     def _loss(self, net: RecurrentUNet, batch: Batch, context: Context) -> Tensor:
         """The error of the slices, and their dissimilarity in structure."""
