@@ -42,6 +42,24 @@ LABELS = {
     "hiding": "Share with hidden proj.",
     "largest_sigma": "Largest σ tried (slices)",
     "fine_tuning": "Fine-tuning steps",
+    "inputs": "Projections for each slice",
+    "residual": "Add to interpolation",
+    "structure": "Weight of structure",
+    "blur": "Blur in training (slices)",
+    "noise": "Noise in training",
+    "parameterisation": "Network predicts",
+    "further": "Further images each side",
+    "multipliers": "Channel multiples",
+    "fold": "Pixels taken as one",
+    "turning": "Share turned sideways",
+    "emphasis": "Share at full noise",
+    "places": "Slices counted from",
+    "align": "Fit to own images",
+    "align_among": "Fitted among",
+    "align_tested": "Keep fit only if better",
+    "align_share": "Share of the fit taken",
+    "align_rate": "Learning rate of the fit",
+    "align_passes": "Passes of the fit",
 }
 EMPTY = {"objective_na": "not given"}
 """What an empty field stands for, where it is not that the method finds the value."""
@@ -80,7 +98,7 @@ class AdvancedSettings(QCollapsible):
         for setting in found:
             if fixed and not setting.sampling:
                 self._editors[setting.path].setEnabled(False)
-                self._editors[setting.path].setToolTip("Fixed by the training of the loaded network")
+                self._editors[setting.path].setToolTip("Fixed by the training of the network in use")
         self.setVisible(bool(found))
 
     def overrides(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
 from superqt.utils import FunctionWorker
 
 from ..events import EngineError
+from ..presets import name_of
 from ..volume import ProjectionStack, Volume
 from .layers import LayerTuple, Ran, facts, in_memory, pixels, reliability, spacing_um
 from .model import Setup
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from ..methods import Method
+    from ..trained import Trained
 
 TYPES = {
     "32-bit: values as they are": "float32",
@@ -28,6 +29,9 @@ TYPES = {
     "8-bit: a quarter of the size": "uint8",
 }
 WEIGHTS = "Trained network (*.safetensors)"
+SAVE_FIRST = (
+    "A job names the file of its base model, and the base model in use is not saved yet.\nSave the base model first?"
+)
 FORMATS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
 
 
@@ -114,28 +118,60 @@ class Files:
         def write() -> str:
             from ..trained import save_trained
 
-            saved = save_trained(path, ran.job.method, ran.result.weights, ran.stack, overwrite)
-            return f"Saved {saved}. To use it on another stack: Method, Network, Load"
+            saved = save_trained(path, ran.job.method, ran.result.weights, ran.stack, overwrite, ran.volumes)
+            return f"Saved {saved}. To use it on another stack: Load… under Method"
 
         in_background(write, show_info)
 
-    def open_weights(self, then: Callable[[Path, Method], None]) -> None:
-        """Ask for a file of a trained network, then hand its path and its method over."""
+    def save_base(self, trained: Trained, then: Callable[[Path], None]) -> None:
+        """Ask for a name and save a base model, then say where it is."""
+        offered = f"{name_of(trained.method)}_base.safetensors"
+        name, _ = QFileDialog.getSaveFileName(self._parent, "Save base model", offered, WEIGHTS)
+        complete = name if name.lower().endswith(".safetensors") else f"{name}.safetensors"
+        path = self._completed(name, Path(complete))
+        if path is not None:
+            self.write_base(trained, path, then)
+
+    def write_base(self, trained: Trained, path: Path, then: Callable[[Path], None], overwrite: bool = True) -> None:
+        """Save a base model with what it was trained on."""
+
+        def write() -> Path:
+            from ..pretraining import Base
+            from ..trained import save_base
+
+            base = Base(
+                trained.method, trained.weights, trained.acquisition, trained.volumes, not trained.complete, 0.0
+            )
+            return save_base(path, base, overwrite).resolve()
+
+        def told(saved: Path) -> None:
+            show_info(f"Saved {saved}. On the command line: napari-microdiffusion reconstruct --base {saved.name}")
+            then(saved)
+
+        in_background(write, told)
+
+    def agreed_to_save_base(self) -> bool:
+        """Ask whether a base model that a job needs is to be saved first."""
+        answer = QMessageBox.question(self._parent, "Save job", SAVE_FIRST)
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+    def open_weights(self, then: Callable[[Path, Trained], None]) -> None:
+        """Ask for a file of a trained network, then hand its path and what is in it over."""
         name, _ = QFileDialog.getOpenFileName(self._parent, "Load a trained network", "", WEIGHTS)
         if name:
             self.read_weights(Path(name), then)
 
-    def read_weights(self, path: Path, then: Callable[[Path, Method], None]) -> None:
-        """See for which method a network was trained."""
+    def read_weights(self, path: Path, then: Callable[[Path, Trained], None]) -> None:
+        """See what a network was trained for."""
 
-        def read() -> Method:
+        def read() -> Trained:
             from ..trained import load_trained
             from .preload import load_torch
 
             load_torch()
-            return load_trained(path).method
+            return load_trained(path)
 
-        in_background(read, lambda method: then(path.resolve(), method))
+        in_background(read, lambda trained: then(path.resolve(), trained))
 
     def _completed(self, name: str, path: Path) -> Path | None:
         """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""

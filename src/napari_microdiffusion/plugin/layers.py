@@ -16,6 +16,7 @@ from .model import Source
 if TYPE_CHECKING:
     from napari.layers import Image
 
+    from ..checkpoint import VolumeRecord
     from ..run import Job, Result
 
 KEY = "napari_microdiffusion"
@@ -31,11 +32,15 @@ Units = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Ran:
-    """What is kept of a run with its result's layer, whose pixels are the result's."""
+    """What is kept of a run with its result's layer, whose pixels are the result's.
+
+    ``volumes`` are those that its base model was trained on.
+    """
 
     job: Job
     stack: ProjectionStack
     result: Result
+    volumes: tuple[VolumeRecord, ...] = ()
 
 
 # -- engine to layers ------------------------------------------------------------------------

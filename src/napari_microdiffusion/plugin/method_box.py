@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
 
 from ..events import EngineError
 from ..presets import PRESETS, spec
 from .advanced import AdvancedSettings, unscrolled
+from .base import Bases
+from .base_box import BaseBox
 from .choices import side_by_side
-from .model import PRESET_HINTS, Setup, friendly, method_order
+from .model import PRESET_HINTS, Setup, choices_of, friendly, method_order
+
+if TYPE_CHECKING:
+    from ..acquisition import Acquisition
+    from ..methods import Method
 
 DEVICES = {
     "auto": "automatic (GPU if there is one)",
@@ -34,12 +42,13 @@ class MethodBox(QGroupBox):
     changed = Signal()
     load = Signal()  # a trained network is to be chosen
 
-    def __init__(self) -> None:
+    def __init__(self, bases: Bases) -> None:
         super().__init__("2 · Method")
+        self._bases = bases
         self._method, self._preset, self._device, self._seed = QComboBox(), QComboBox(), QComboBox(), QSpinBox()
         for name in method_order():
             self._method.addItem(friendly(name)[0], name)
-            self._method.setItemData(self._method.count() - 1, friendly(name)[1], Qt.ItemDataRole.ToolTipRole)
+        self.offer_methods(Setup().acquisition)
         for name in PRESETS:
             self._preset.addItem(f"{name}: {PRESET_HINTS.get(name, '')}".removesuffix(": "), name)
         for name in ("auto", "cpu", "mps" if sys.platform == "darwin" else "cuda"):
@@ -57,6 +66,7 @@ class MethodBox(QGroupBox):
         self._network.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._network_button.clicked.connect(self._load_or_forget)
         self._network_row = side_by_side(self._network, self._network_button)
+        self.base = BaseBox()
         self.advanced = AdvancedSettings()
         self._lay_out()
         self.set_value(Setup())
@@ -86,6 +96,17 @@ class MethodBox(QGroupBox):
         self._weights = setup.weights
         self._show_settings(setup.overrides)
 
+    def offer_methods(self, acquisition: Acquisition) -> None:
+        """Grey out the methods that cannot work on such projections; their tooltips say why."""
+        model = self._method.model()
+        assert isinstance(model, QStandardItemModel)
+        for row in range(self._method.count()):
+            name = self._method.itemData(row)
+            reason = _default(name).unsuited(acquisition)
+            model.item(row).setEnabled(reason is None)
+            text = friendly(name)[1] if reason is None else f"Not for these projections: it {reason}"
+            self._method.setItemData(row, text, Qt.ItemDataRole.ToolTipRole)
+
     def _lay_out(self) -> None:
         form = QFormLayout(self)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -94,20 +115,46 @@ class MethodBox(QGroupBox):
             if widget is self._method:
                 form.addRow(self._hint)
         form.addRow("Network", self._network_row)
+        form.addRow(self.base)
         form.addRow("Computed on", unscrolled(self._device))
         form.addRow("Seed", unscrolled(self._seed))
         form.addRow(self.advanced)
         self._form = form
-        self._method.currentIndexChanged.connect(self._chosen)
+        self._method.currentIndexChanged.connect(self._method_chosen)
         self._preset.currentIndexChanged.connect(self._chosen)
+        self.base.opened.connect(self._unlock)
         self._device.currentIndexChanged.connect(self.changed)
         self._seed.valueChanged.connect(self.changed)
         self.advanced.changed.connect(self.changed)
 
+    def _method_chosen(self) -> None:
+        """Another method: if it has a base model at hand, with that one's effort."""
+        choices = self._base_choices()
+        if choices:
+            self._preset.blockSignals(True)
+            self._preset.setCurrentIndex(self._preset.findData(choices["preset"]))
+            self._preset.blockSignals(False)
+        self._chosen()
+
     def _chosen(self) -> None:
-        self._weights = None  # it belongs to the method and the settings that were chosen before
-        self._show_settings({})
+        """Another method or effort: the network belonged to the one before, but the base model at hand may fit."""
+        self._weights, choices = None, self._base_choices()
+        same = choices.get("preset") == self._preset.currentData()
+        self._show_settings(choices.get("overrides", {}) if same else {})
         self.changed.emit()
+
+    def _base_choices(self) -> dict[str, Any]:
+        """What the base model at hand of the chosen method was trained with; empty where there is none."""
+        kept = self._bases.of(self._method.currentData())
+        return {} if kept is None else choices_of(kept.trained.method)
+
+    def _unlock(self, training: bool) -> None:
+        """While a base model is to be trained, everything can be set; afterwards the one at hand counts again."""
+        if self._base_choices() and not training:
+            self._method_chosen()
+        else:
+            self._show_settings(self.advanced.overrides())
+            self.changed.emit()
 
     def _load_or_forget(self) -> None:
         if self._weights is None:
@@ -132,8 +179,28 @@ class MethodBox(QGroupBox):
         except EngineError as error:  # a preset that this method does not have
             self._hint.setText(str(error))
             return
-        for widget in (self._preset, self._device, self._seed, self._network_row):
+        for widget in (self._preset, self._device, self._seed):
             self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them
+        self._form.setRowVisible(self._network_row, preset.learned and not preset.pretrained)
+        self._form.setRowVisible(self.base, preset.pretrained)
         self._show_network()
         fixed = self._weights is not None
+        if preset.pretrained:
+            fixed = self._has_base(overrides) and not self.base.open
         self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides, fixed)
+
+    def _has_base(self, overrides: dict[str, Any]) -> bool:
+        """Whether there is a base model for these settings; if so, its file is the setup's."""
+        try:
+            kept = self._bases.fitting(spec(self._method.currentData(), self._preset.currentData(), overrides))
+        except EngineError:
+            return False  # it is told elsewhere
+        if kept is not None and self._weights is None:
+            self._weights = kept.path
+        return kept is not None or self._weights is not None
+
+
+@cache
+def _default(name: str) -> Method:
+    """A method as it is by default, to be asked which projections suit it."""
+    return spec(name)

@@ -17,6 +17,7 @@ from ..volume import MINIMUM_LATERAL
 
 if TYPE_CHECKING:
     from ..methods import Method
+    from ..pretraining import Pretraining
     from ..run import Job
 
 FRIENDLY: dict[str, tuple[str, str]] = {
@@ -59,6 +60,15 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "Recurrent-MZ",
         "A recurrent network makes each slice from the images nearest to it. Needs a base model, trained on full "
         "volumes of similar samples.",
+    ),
+    "sparse3diff": (
+        "Sparse3Diff",
+        "A diffusion model fills in the slices between measured ones, and fits itself to your images first. Needs a "
+        "base model, trained on full volumes of similar samples.",
+    ),
+    "ddpm": (
+        "DDPM (plain diffusion between slices)",
+        "A plain diffusion model fills in the slices between measured ones. Needs a base model. For comparison.",
     ),
     "naive_diffusion": (
         "Diffusion alone",
@@ -129,6 +139,12 @@ class Setup(BaseModel):
             seed=self.seed,
             device=self.device,
         )
+
+    def pretraining(self) -> Pretraining:
+        """The plan of a base model with these settings, for this acquisition."""
+        from ..pretraining import Pretraining
+
+        return Pretraining(method=self.spec(), acquisition=self.acquisition, seed=self.seed, device=self.device)
 
     @property
     def title(self) -> str:
@@ -235,9 +251,11 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
                 "choose another one, or check slices and stride"
             )
     try:
-        setup.spec()
+        unsuited = setup.spec().unsuited(acquisition)
     except ValidationError as error:
         raise InvalidInput(explain(error)) from error
+    if unsuited is not None:
+        raise InvalidInput(f"{friendly(setup.method)[0].partition(' (')[0]} {unsuited}")
     size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"
     built = f"{acquisition.count} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
     if setup.simulate and depth < source.shape[0]:

@@ -13,6 +13,8 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from ..events import InvalidInput
+from .base import Bases
+from .basing import Basing
 from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
@@ -29,7 +31,7 @@ from .watching import watch
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from ..methods import Method
+    from ..trained import Trained
 
 RED, PLAIN = "color: #f0605a", ""
 
@@ -53,9 +55,12 @@ class ReconstructWidget(QWidget):
         self._fitted = (1, 1)
         self.message = ""
         """How the last run ended, in words."""
-        self.data, self.method, self.run_box, self.result = DataBox(viewer), MethodBox(), RunBox(), ResultBox()
+        self._bases = Bases()
+        self.data, self.method = DataBox(viewer), MethodBox(self._bases)
+        self.run_box, self.result = RunBox(), ResultBox()
         self._files = Files(viewer, self)
         self._trust = Trusting(viewer, self.result.trust, self)
+        self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
         self._garbage = MainThreadCollection(self)
         self._lay_out()
         self._connect()
@@ -72,12 +77,15 @@ class ReconstructWidget(QWidget):
         """Show a setup; layers that are not there are left out."""
         self.data.set_value(setup)
         self.method.set_value(setup)
+        self._basing.read(setup)
         self._changed()
 
     def problem(self) -> str:
         """What is wrong with the setup, empty if nothing is."""
+        setup = self.value()
         try:
-            self._plan(self.value())
+            self._plan(setup)
+            self._bases.check(setup, setup.source)
         except InvalidInput as error:
             return str(error)
         return ""
@@ -86,16 +94,16 @@ class ReconstructWidget(QWidget):
 
     def run(self) -> None:
         """Start a run; refuses with a notification what cannot work, and does nothing while something is running."""
-        if self.running or self._trust.scoring:
+        if self.running or self._trust.scoring or self._basing.training:
             return
         setup, source = self.value(), self.data.source()
         if source is None or self.problem():
             show_error(self.problem())
             return
-        self.run_box.begin()
-        self._garbage.begin()
-        self._trust.set_busy(True)
-        self._session = session = Session(self._viewer, setup, source, self.data.truth(), self)
+        self._begin()
+        base = self._bases.chosen(setup)
+        trained = None if base is None else base.trained
+        self._session = session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
         session.progressed.connect(self.run_box.show_progress)
         session.scored.connect(self.result.show_scores)
         session.opened.connect(self._opened)
@@ -107,6 +115,7 @@ class ReconstructWidget(QWidget):
     def stop(self) -> None:
         """Stop within a second and keep what is done."""
         self._trust.stop()
+        self._basing.stop()
         if self._session is not None:
             self._session.stop()
 
@@ -137,9 +146,17 @@ class ReconstructWidget(QWidget):
         show_error(message)
         self.finished.emit(False)
 
-    def _score_failed(self, message: str) -> None:
-        self._finish(message, "There is no score", done=False)
+    def _none_made(self, message: str, line: str) -> None:
+        """There is no score, or no base model."""
+        self._finish(message, line, done=False)
         show_error(message)
+
+    def _begin(self, stage: str = "Reading the images") -> None:
+        """Something runs from now on."""
+        self.run_box.begin(stage)
+        self._garbage.begin()
+        self._trust.set_busy(True)
+        self._basing.set_busy(True)
 
     def _finish(self, message: str, line: str, done: bool = True) -> None:
         """Nothing runs any more."""
@@ -148,6 +165,7 @@ class ReconstructWidget(QWidget):
         self.message = message
         self.run_box.end(line, done)
         self._trust.set_busy(False)
+        self._basing.set_busy(False)
         self._changed()
 
     def _reveal(self) -> None:
@@ -163,8 +181,11 @@ class ReconstructWidget(QWidget):
             line, style = str(error)[:1].upper() + str(error)[1:], RED
         self.data.line.setText(line)
         self.data.line.setStyleSheet(style)
-        self.run_box.set_possible(style == PLAIN)
-        self.result.set_job_possible(style == PLAIN)
+        self.method.offer_methods(setup.acquisition)
+        self._basing.show(setup, self.data.source(), self.data.truth())
+        problem = self.problem()
+        self.run_box.set_possible(problem[:1].upper() + problem[1:])
+        self.result.set_job_possible(not problem)
         self.valueChanged.emit(setup)
 
     def _plan(self, setup: Setup) -> str:
@@ -213,14 +234,21 @@ class ReconstructWidget(QWidget):
         if layer is not None:
             self._files.save_weights(layer)
 
-    def _use_weights(self, path: Path, method: Method) -> None:
+    def _use_weights(self, path: Path, trained: Trained) -> None:
         """A trained network brings its method and settings."""
-        self.setValue(self.value().replace(**choices_of(method), weights=path))
+        if trained.is_base:
+            self._basing.use(trained, path)
+        else:
+            self.setValue(self.value().replace(**choices_of(trained.method), weights=path))
 
     def _save_job(self) -> None:
-        source = self.data.source()
-        if source is not None:
-            self._files.save_job(self.value(), source)
+        setup, source = self.value(), self.data.source()
+        base = self._bases.chosen(setup)
+        if base is not None and base.path is None:
+            if self._files.agreed_to_save_base():
+                self._basing.save(self._save_job)
+        elif source is not None:
+            self._files.save_job(setup, source)
 
     def _show_side_by_side(self, on: bool) -> None:
         self._fitted = show_side_by_side(self._viewer, on, self._fitted)
@@ -256,11 +284,14 @@ class ReconstructWidget(QWidget):
         self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
         self.result.chosen.connect(self._show_scores)
         self.result.side_by_side.connect(self._show_side_by_side)
-        self._trust.began.connect(self.run_box.begin)
-        self._trust.began.connect(lambda *_: self._garbage.begin())
-        self._trust.progressed.connect(self.run_box.show_progress)
-        self._trust.ended.connect(lambda message: self._finish(message, message))
-        self._trust.failed.connect(self._score_failed)
+        self.method.base.load.connect(lambda: self._files.open_weights(self._use_weights))
+        for part, none in ((self._trust, "There is no score"), (self._basing, "There is no base model")):
+            part.began.connect(self._begin)
+            part.progressed.connect(self.run_box.show_progress)
+            part.ended.connect(lambda message: self._finish(message, message))
+            part.failed.connect(lambda message, none=none: self._none_made(message, none))
+        self._basing.noticed.connect(show_info)
+        self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         self._trust.rearranged.connect(lambda: self._show_side_by_side(self.result.grid.isChecked()))
         watch(self._viewer, self, self._on_layers)
 
@@ -273,4 +304,4 @@ class ReconstructWidget(QWidget):
 
 def _warm_up() -> None:
     """Import what a run needs, but for torch, while people still read: a second that Run would wait for."""
-    import_module("napari_microdiffusion.plugin.worker")
+    import_module("napari_microdiffusion.plugin.base_worker")

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from .advanced import unscrolled
+from .layers import Ran
 from .trust_box import TrustBox
 
 SCORES = {
@@ -107,7 +108,7 @@ class ResultBox(QGroupBox):
     def show_known(self, known: dict[str, Any]) -> None:
         """The scores kept with a result's layer."""
         scores, ran = known.get("scores", {}), known.get("ran")
-        self._weights.setEnabled(ran is not None and bool(ran.result.weights) and not ran.result.partial)
+        self._weights.setEnabled(isinstance(ran, Ran) and _worth_saving(ran))
         self.show_scores(scores, "psnr" in scores)
 
     def set_job_possible(self, possible: bool) -> None:
@@ -132,3 +133,9 @@ class ResultBox(QGroupBox):
         layout.addWidget(self.trust)
         layout.addWidget(self.grid)
         layout.addLayout(buttons)
+
+
+def _worth_saving(ran: Ran) -> bool:
+    """Whether a run has learned something to the end; what it merely took from a base model is saved already."""
+    method, result = ran.job.method, ran.result
+    return bool(result.weights) and not result.partial and (method.refines or not method.pretrained)

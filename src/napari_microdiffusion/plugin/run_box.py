@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushBu
 from .follow import Progress
 
 CURVE_POINTS = 600
+RUN = "Reconstruct the volume. The window stays usable while it runs"
 
 
 class RunBox(QGroupBox):
@@ -21,7 +22,7 @@ class RunBox(QGroupBox):
     def __init__(self) -> None:
         super().__init__("3 · Run")
         self.run_button, self.stop_button = QPushButton("Run"), QPushButton("Stop")
-        self.run_button.setToolTip("Reconstruct the volume. The window stays usable while it runs")
+        self.run_button.setToolTip(RUN)
         self.stop_button.setToolTip("Stop within a second and keep what is done so far")
         self.run_button.clicked.connect(self.run)
         self.stop_button.clicked.connect(self._stopping)
@@ -43,9 +44,10 @@ class RunBox(QGroupBox):
         self.stop_button.setEnabled(running)
         self.run_button.setEnabled(not running)
 
-    def set_possible(self, possible: bool) -> None:
-        """Whether the setup can be run at all."""
-        self.run_button.setEnabled(possible and not self._running)
+    def set_possible(self, problem: str) -> None:
+        """Whether the setup can be run at all; if not, what is wrong."""
+        self.run_button.setEnabled(not problem and not self._running)
+        self.run_button.setToolTip(problem or RUN)
 
     def begin(self, stage: str = "Reading the images") -> None:
         """A run begins."""
@@ -92,7 +94,7 @@ class LossCurve(QWidget):
         self._plot = pyqtgraph.PlotWidget(background=None)
         self._plot.setFixedHeight(118)
         self._plot.setToolTip(
-            "Training loss: how far the network still is from the measured projections. It should fall and level off"
+            "Training loss: how far the network still is from what it learns from. It should fall and level off"
         )
         self._plot.setMouseEnabled(False, False)
         self._plot.hideButtons()

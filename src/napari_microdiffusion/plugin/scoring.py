@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from ..events import RunFailed, Stage
-from ..methods import Conservative
+from ..methods import Conservative, Weights
 from ..trust import HeldOut, held_out
 from ..verdict import verdict
 from .follow import Follower, Progress
@@ -64,13 +64,19 @@ def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None,
     job, stack = ran.job, ran.stack
     if job.method.learned:
         load_torch()
-    weights = ran.result.weights if job.method.learned and not ran.result.partial else None
     follower = _Turns("Hiding projections")
-    own = yield from followed(held_out(job, stack, weights=weights, folds=FOLDS, cancelled=cancelled), follower)
+    own = yield from followed(held_out(job, stack, weights=_weights(ran), folds=FOLDS, cancelled=cancelled), follower)
     baseline = None
     if not own.partial and not isinstance(job.method, Conservative):
         baseline = yield from _plain(ran, cancelled, follower)
     return Scored(own, baseline, verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr))
+
+
+def _weights(ran: Ran) -> Weights | None:
+    """What a score may start from: a base model as it was before it saw the projections, or a finished training."""
+    if ran.job.method.pretrained:
+        return ran.result.given
+    return ran.result.weights if ran.job.method.learned and not ran.result.partial else None
 
 
 def _plain(ran: Ran, cancelled: Callable[[], bool], follower: Follower) -> Generator[Progress, None, HeldOut | None]:

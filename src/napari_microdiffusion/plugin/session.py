@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+    from ..trained import Trained
     from .follow import Progress
     from .worker import Load, Message, Outcome
 
@@ -55,7 +56,15 @@ class Session(QObject):
     ended = Signal(str)
     failed = Signal(str)
 
-    def __init__(self, viewer: ViewerModel, setup: Setup, source: Image, truth: Image | None, parent: QObject) -> None:
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        setup: Setup,
+        source: Image,
+        truth: Image | None,
+        parent: QObject,
+        base: Trained | None = None,
+    ) -> None:
         super().__init__(parent)
         from .worker import RunWorker
 
@@ -65,7 +74,7 @@ class Session(QObject):
         rate = preferences().preview_rate
         self._live = LiveLayer(viewer, f"{setup.title} · {source.name}", self, rate)
         self._job = setup.job(*replayable(source, setup))
-        self._worker = RunWorker(loader(setup, source, truth), self._job, preview_seconds=max(1 / rate, 3.0))
+        self._worker = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
         self._worker.yielded.connect(self._take)
         self._worker.returned.connect(self._end)
         self._worker.errored.connect(self._fail)
@@ -131,7 +140,7 @@ class Session(QObject):
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
             "verdict": outcome.verdict,
-            "ran": Ran(self._job, self._stack, result),
+            "ran": Ran(self._job, self._stack, result, outcome.volumes),
         }
         self.deleteLater()
         self._live.finish(known, " (partial)" if result.partial else "")

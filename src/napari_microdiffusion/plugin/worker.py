@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from superqt.utils import GeneratorWorker
 
+from ..checkpoint import VolumeRecord
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
-from ..methods import Conservative, Weights
+from ..methods import Conservative
 from ..run import Job, Result, check, run
-from ..trained import load_trained
+from ..trained import Trained, check_sampling_only, load_trained
 from ..verdict import verdict
 from ..volume import ProjectionStack, Volume
+from .base import seen
 from .follow import Follower, Progress, Recorder
 from .preload import load_torch
 
@@ -48,11 +50,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words."""
+    """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words.
+
+    ``volumes`` are those that its base model was trained on.
+    """
 
     result: Result
     scores: dict[str, float]
     verdict: str
+    volumes: tuple[VolumeRecord, ...] = ()
 
 
 Message = Loaded | Opened | Progress
@@ -78,11 +84,11 @@ class StoppableWorker(GeneratorWorker[Yielded, None, Returned]):
 
 
 class RunWorker(StoppableWorker[Message, Outcome]):
-    """Runs a job."""
+    """Runs a job; ``base`` is the base model in use, where it is in memory."""
 
-    def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0) -> None:
+    def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0, base: Trained | None = None) -> None:
         self.shown = threading.Event()
-        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0))
+        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0), base)
 
 
 def drive(
@@ -91,6 +97,7 @@ def drive(
     cancelled: Callable[[], bool],
     preview_seconds: float = 3.0,
     wait: Callable[[], object] = lambda: None,
+    base: Trained | None = None,
 ) -> Messages:
     """Load, run and score.
 
@@ -104,8 +111,10 @@ def drive(
         Whole-volume previews come this far apart at least.
     wait
         Returns when the first picture is on screen: loading torch would slow the drawing down.
+    base
+        A base model in memory, used instead of the file that the job names, if it names one.
     """
-    return (yield from explained(_driven(load, job, cancelled, preview_seconds, wait)))
+    return (yield from explained(_driven(load, job, cancelled, preview_seconds, wait, base)))
 
 
 def explained(messages: Generator[Yielded, None, Returned]) -> Generator[Yielded, None, Returned]:
@@ -127,7 +136,12 @@ def explained(messages: Generator[Yielded, None, Returned]) -> Generator[Yielded
 
 
 def _driven(
-    load: Load, job: Job, cancelled: Callable[[], bool], preview_seconds: float, wait: Callable[[], object]
+    load: Load,
+    job: Job,
+    cancelled: Callable[[], bool],
+    preview_seconds: float,
+    wait: Callable[[], object],
+    base: Trained | None,
 ) -> Messages:
     stack, truth = load()
     at_once = device_is_known(job)
@@ -142,7 +156,8 @@ def _driven(
     if not at_once:
         check(job, stack)
     recorder = Recorder(canvas, stack, truth)
-    weights = _trained_before(job, stack, recorder)
+    trained = _trained_before(job, base, Loaded(stack, truth), recorder)
+    weights = None if trained is None else trained.weights
     events = run(job, stack, weights=weights, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
         result = yield from followed(events, recorder)
@@ -151,18 +166,25 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), verdict(result, stack))
+    volumes = () if trained is None else trained.volumes
+    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), volumes)
 
 
-def _trained_before(job: Job, stack: ProjectionStack, recorder: Recorder) -> Weights | None:
-    """The weights that the job names, None where it names none; what is to be known of them goes to the recorder."""
-    if job.weights is None:
+def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Recorder) -> Trained | None:
+    """The base model at hand, or else the network that the job names, None where it names none.
+
+    What is to be known of it goes to the recorder.
+    """
+    if base is not None:
+        check_sampling_only(base.method, job.method)
+    elif job.weights is not None:
+        base = load_trained(job.weights, method=job.method)
+    if base is None:
         return None
-    trained = load_trained(job.weights, method=job.method)
-    note = trained.check_input(stack)
-    if note is not None:
-        recorder.notice(Notice(note))
-    return trained.weights
+    for note in (base.check_input(loaded.stack), seen(base, loaded.truth)):
+        if note is not None:
+            recorder.notice(Notice(note))
+    return base
 
 
 def device_is_known(job: Job) -> bool:

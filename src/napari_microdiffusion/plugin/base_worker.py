@@ -1,0 +1,45 @@
+"""Training a base model in a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from ..events import RunFailed
+from ..pretraining import Pretraining, pretrain
+from ..trained import Trained
+from .base_volumes import Picked, read
+from .follow import Follower, Progress
+from .preload import load_torch
+from .worker import StoppableWorker, explained, followed
+
+STOPPED = "stopped before the training began: there is no base model yet"
+
+
+class BaseWorker(StoppableWorker[Progress, Trained]):
+    """Reads volumes and trains on them."""
+
+    def __init__(self, plan: Pretraining, wanted: Picked) -> None:
+        super().__init__(train, plan, wanted, self.cancelled)
+
+
+def train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
+    """Read the volumes and train; when ``cancelled`` says yes, the base model is as far as it has come.
+
+    Every failure is an `EngineError`. Stopped before the first training step, it is one too.
+    """
+    return (yield from explained(_train(plan, wanted, cancelled)))
+
+
+def _train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
+    follower = Follower("Reading the volumes")
+    volumes = yield from followed(read(wanted, plan.acquisition, cancelled), follower)
+    load_torch()
+    events = pretrain(plan, volumes, cancelled=cancelled)
+    try:
+        base = yield from followed(events, follower)
+    finally:
+        events.close()
+    yield follower.progress()
+    if not base.weights:
+        raise RunFailed(STOPPED)
+    return Trained(base.method, base.weights, base.acquisition, None, base.volumes, not base.partial)
