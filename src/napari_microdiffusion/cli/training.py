@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,10 +14,10 @@ from .. import io
 from ..checkpoint import SUFFIXES
 from ..checks import check_suited
 from ..events import InvalidInput
+from ..io.volumes import read_volumes
 from ..presets import explain, name_of, spec
 from ..pretraining import Base, Pretraining, pretrain, pretrained_methods
 from ..trained import save_base
-from ..volume import Volume
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .values import NAMED_PROFILES, acquisition_of, overrides_of
 
@@ -71,50 +71,6 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
         "seed": plan.seed,
     }
     return _lines(base, saved), values, INTERRUPTED if base.partial else 0
-
-
-@dataclass(frozen=True)
-class Found:
-    """Volumes by the files they come from, and what was left out, each with the reason."""
-
-    volumes: dict[Path, Volume] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-
-def read_volumes(given: Sequence[Path], channel: int | None, time: int | None) -> Found:
-    """The volumes in files and folders, each once; what is no volume is left out of a folder, and refused as a file.
-
-    Raises
-    ------
-    InvalidInput
-        For a file that is no volume, or if there is none at all.
-    """
-    found = Found()
-    for path in given:
-        folder = path.is_dir() and path.suffix.lower() not in io.READERS
-        for each in sorted(path.iterdir()) if folder else [path]:
-            if each.resolve() in found.volumes or (folder and each.name.startswith(".")):
-                continue
-            try:
-                found.volumes[each.resolve()] = _volume(each, channel, time)
-            except InvalidInput as error:
-                if not folder:
-                    raise
-                found.left_out.append(str(error) if each.name in str(error) else f"{each.name}: {error}")
-    if not found.volumes:
-        reasons = "; ".join(found.left_out) or "it is empty"
-        raise InvalidInput(f"there is no volume in {', '.join(map(str, given))}: {reasons}")
-    return found
-
-
-def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
-    described = io.inspect(path)
-    if described.acquisition is not None:
-        raise InvalidInput(f"{path.name} holds projections: a base model is trained on fully sampled volumes")
-    if "job" in (described.provenance or {}):
-        raise InvalidInput(f"{path.name} was reconstructed: a base model is trained on measured volumes")
-    chosen = channel if described.channels > 1 else None, time if described.times > 1 else None
-    return io.read_volume(path, *chosen, with_reliability=False)
 
 
 def _plan(options: Options) -> Pretraining:

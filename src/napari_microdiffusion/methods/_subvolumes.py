@@ -197,7 +197,8 @@ class Subvolumes(Method):
 
         fresh = (lambda i: noise(i + 1)) if self.sampler == "ddpm" else None
         levels = net.schedule.spaced(self.sampling_steps, self.spacing)
-        for clean in sample(estimate, noise(0), net.schedule, levels, fresh):
+        for found in sample(estimate, noise(0), net.schedule, levels, fresh):
+            clean = found
             if context.should_stop():
                 break  # the caller asks too
         slices: NDArray[np.float32] = (clean / 2 + 0.5).float().cpu().numpy()

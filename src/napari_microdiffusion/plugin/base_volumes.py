@@ -161,8 +161,8 @@ def _there(layer: Image, axes: dict[str, int]) -> dict[str, int]:
 
 def _files(wanted: Picked) -> list[Callable[[], Volume]]:
     """What gives the volume of each file in the folder; folders in it are not looked into."""
-    from ..cli.training import read_volumes
     from ..io import READERS
+    from ..io.volumes import read_volumes
 
     if wanted.folder is None:
         return []
