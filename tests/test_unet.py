@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from napari_microdiffusion.unet import Attention, ConditionEncoder, Conditioning, CrossAttention, UNet, sinusoidal
 
@@ -94,6 +95,13 @@ def test_every_weight_has_a_gradient(attention):
     net = unet(attention, (1, 2, 3))
     net(*inputs()).square().mean().backward()
     assert [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+def test_attention_keeps_no_matrix_of_all_pairs_of_pixels():
+    """Torch's kernels that take them block by block refuse what would need one."""
+    layer, x = Attention(8), torch.randn(2, 8, 5, 6)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert layer(x).shape == x.shape
 
 
 def test_attention_has_its_own_weights():

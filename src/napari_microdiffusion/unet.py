@@ -54,8 +54,9 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
-        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).contiguous()
+        q, k, v = tokens[:, None].chunk(3, -1)  # so, and with an axis of heads, no matrix of all pairs is kept
+        mixed = functional.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
         attended: Tensor = x + self.out(mixed)
         return attended
 
