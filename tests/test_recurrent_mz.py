@@ -143,6 +143,12 @@ def test_volumes_weigh_alike():
     assert 0.5 < share[dim].mean() / share[~dim].mean() < 2
 
 
+def test_a_volume_that_does_not_change_along_z_outweighs_no_other():
+    volume = waves()
+    spread = drawer([volume, np.repeat(volume[:1], len(volume), 0)])(100).spread
+    assert spread.max() < 30 * spread.min()  # of one volume they differ by the gain alone, 0.6 to 1.6
+
+
 def test_volumes_of_any_size():
     sizes = [(12, 20, 90), (13, 33, 17), (50, 16, 11)]
     batch = drawer([waves(size) for size in sizes], inputs=5, side=64, hiding=0.5)(12)

@@ -336,3 +336,9 @@ def test_volumes_weigh_alike():
     assert 60 < dim.sum() < 140
     for some in (dim, ~dim):
         assert 0.85 < share[some].mean() < 1.15
+
+
+def test_a_volume_that_does_not_change_along_z_outweighs_no_other():
+    volumes = [grain(), np.repeat(grain()[:1], len(grain()), 0)]
+    spread = cutter(volumes, Acquisition(slices=4, profile="point"), further=0)(100).spread
+    assert spread.max() < 30 * spread.min()  # of one volume they differ by the gain alone, 0.6 to 1.6

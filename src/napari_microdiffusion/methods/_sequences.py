@@ -19,6 +19,9 @@ BEYOND = 0.1
 CHANGED = 0.8
 """Share of training crops that are blurred, and of those that get noise."""
 
+LEAST = 0.1
+"""Of the largest error of linear interpolation among the training volumes: each counts as having so much."""
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -134,7 +137,7 @@ class Drawer:
         self._acquisitions = [
             acquisition.bound(min(rule.inputs + 2, len(acquisition.fitted(len(volume)).shown))) for volume in volumes
         ]
-        self._spreads = [linear_error(volume, acquisition) for volume in volumes]
+        self._spreads = spreads(volumes, acquisition)
         self._random = np.random.default_rng(seed)
 
     def __call__(self, batch: int) -> Batch:
@@ -193,6 +196,15 @@ def linear_error(volume: NDArray[np.float32], acquisition: Acquisition) -> float
     volume = volume[: bound.depth]
     error = (along_z(linear_matrix(bound), bound.project(volume)) - volume)[to_be_found(bound)]
     return max(1e-3, float(np.sqrt(np.mean(np.square(error))))) if error.size else 1.0
+
+
+def spreads(volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition) -> list[float]:
+    """`linear_error` of each volume, and `LEAST` of the largest at least: by these the errors in training are divided.
+
+    A volume that hardly changes along z would count by its noise alone, and outweigh all others.
+    """
+    errors = [linear_error(volume, acquisition) for volume in volumes]
+    return [max(error, LEAST * max(errors)) for error in errors]
 
 
 def deep_enough(

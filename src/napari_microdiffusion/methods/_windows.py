@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from ..acquisition import Acquisition
 from ..numerics import along_z
-from ._sequences import linear_error
+from ._sequences import spreads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,7 +177,7 @@ class Cutter:
 
     def __init__(self, volumes: Sequence[NDArray[np.float32]], windows: Windows, variety: Variety, seed: int) -> None:
         self._windows, self._variety, self._volumes = windows, variety, list(volumes)
-        self._spreads = [linear_error(volume, windows.acquisition) for volume in volumes]
+        self._spreads = spreads(volumes, windows.acquisition)
         self._random = np.random.default_rng(seed)
 
     def __call__(self, batch: int) -> Batch:
