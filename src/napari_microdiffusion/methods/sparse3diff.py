@@ -61,7 +61,13 @@ class Sparse3Diff(Subvolumes):
         le=1,
         sampling=True,
     )
-    align_rate: float = setting(1e-4, "learning rate of AdamW while aligning", gt=0, le=1, sampling=True)
+    align_rate: float = setting(
+        1e-4,
+        "learning rate of the optimiser while aligning; muon has it for the network's matrices alone",
+        gt=0,
+        le=1,
+        sampling=True,
+    )
     align_passes: int = setting(1, "how often each image takes its turn while aligning", ge=1, le=1000, sampling=True)
 
     @property
