@@ -41,10 +41,12 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Case.model_fields, *columns, "device", "precision"])
+        writer.writerow([*Case.model_fields, *columns, "device", "precision", "versions"])
         for row, case in zip(rows, cases, strict=True):
             about = case.model_dump() | {"settings": json.dumps(case.settings)}
-            writer.writerow([*about.values(), *(row.get(key, "") for key in columns), row["device"], row["precision"]])
+            versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+            measured = [row.get(key, "") for key in columns]
+            writer.writerow([*about.values(), *measured, row["device"], row["precision"], versions])
     lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in columns.values()) + " | arithmetic |"]
     lines.append("| --- " * (len(columns) + 5) + "|")
     for row, case, label in zip(rows, cases, labels(cases), strict=True):

@@ -465,7 +465,7 @@ class TestPretrain:
             ({"--method": "magic"}, "there are linear"),
             ({"--preset": "best"}, "preview, standard, paper"),
             ({"--set": "colour=1"}, "has no setting 'colour'"),
-            ({"--slices": "20"}, "at least 3 are needed"),
+            ({"--slices": "20"}, "needs volumes of at least 60 to learn from"),
             ({"--profile": "square"}, "uniform, gaussian, point"),
             ({"--fwhm": "3"}, "gaussian"),
             ({"--device": "abacus"}, "'cuda'"),

@@ -21,6 +21,7 @@ from napari_microdiffusion.events import (
     DeviceUnavailable,
     Event,
     InvalidInput,
+    Notice,
     Preview,
     RunFailed,
     Stage,
@@ -114,6 +115,15 @@ def test_a_base_says_what_it_was_trained_on(volumes):
     assert base.volumes[1].sha256 == hashlib.sha256(volumes[1].data.tobytes()).hexdigest()
 
 
+def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):
+    shallow = Volume(volumes[0].data[:5], name="shallow")
+    events, base = collected(pretrain(plan(), [shallow, *volumes]))
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        "with fewer than the 12 slices that are needed, and left out: shallow"
+    ]
+    assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
+
+
 @pytest.mark.parametrize("step", [1, 7, 10])
 def test_a_stopped_base_is_as_far_as_it_had_come(step, volumes):
     whole = exhaust(pretrain(plan(), volumes))
@@ -163,7 +173,7 @@ def made(shape: tuple[int, int, int] = (16, 32, 32), **changes: Any) -> Volume:
         ([made()], {"acquisition": Acquisition(slices=4)}, InvalidInput, "linear works on points alone"),
         ([], {}, InvalidInput, "no volume to train on"),
         ([made(), made((16, 31, 40))], {}, InvalidInput, "mine is 31 x 40 pixels; at least 32 x 32"),
-        ([made((11, 32, 32))], {}, InvalidInput, "mine: a volume of 11 slices holds 2 .* at least 3 are needed"),
+        ([made((11, 32, 32))], {}, InvalidInput, "mine has 11 slices, and .* needs volumes of at least "),
         ([made(pixels={0: np.nan})], {}, InvalidInput, "mine holds 1024 NaN"),
         ([made(pixels={...: 3})], {}, InvalidInput, "mine is constant"),
     ],

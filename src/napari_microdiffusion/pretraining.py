@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord
 from .checks import check_suited
-from .events import Event, InvalidInput, Preview, relay
+from .events import Event, InvalidInput, Notice, Preview, relay
 from .hardware import Device, at_work, check_training_memory, device_of, resolve_precision
 from .methods import AnyMethod, Method, Weights
 from .presets import METHODS, name_of
@@ -105,8 +105,13 @@ def pretrain(
     """
     began = time.monotonic()
     check(plan, volumes)
-    stacks = [_as_stack(volume) for volume in volumes]
-    data = f"{len(volumes)} volumes" if len(volumes) > 1 else volumes[0].name
+    deep = _deep(plan, volumes)
+    shallow = [volume.name for volume in volumes if volume not in deep]
+    if shallow:
+        needed = plan.method.depth_to_learn(plan.acquisition)
+        yield Notice(f"with fewer than the {needed} slices that are needed, and left out: {', '.join(shallow)}")
+    stacks = [_as_stack(volume) for volume in deep]
+    data = f"{len(deep)} volumes" if len(deep) > 1 else deep[0].name
     with at_work(plan, data, _remedy(plan.method), cancelled, math.inf) as context:
         context.dtype = resolve_precision(plan.precision, context.device)
         working = [stack.normalised()[0].data for stack in stacks]
@@ -127,14 +132,24 @@ def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
     check_suited(plan.method, plan.acquisition)
     if not volumes:
         raise InvalidInput("there is no volume to train on: give one fully sampled volume or more")
-    for volume in volumes:
-        try:
-            plan.acquisition.fitted(volume.shape[0])
-        except InvalidInput as error:
-            raise InvalidInput(f"{volume.name}: {error}") from error
+    deep = _deep(plan, volumes)
+    if not deep:
+        needed, deepest = plan.method.depth_to_learn(plan.acquisition), max(volumes, key=lambda each: each.shape[0])
+        raise InvalidInput(
+            f"{deepest.name} has {deepest.shape[0]} slices, and {name_of(plan.method)} needs volumes of at least "
+            f"{needed} to learn from ({plan.acquisition.description}): use deeper volumes, or fewer slices per "
+            "projection"
+        )
+    for volume in deep:
         _as_stack(volume).check()
     device = device_of(plan.method, plan.device)
-    check_training_memory(plan.method, volumes, _least(plan, volumes), device)
+    check_training_memory(plan.method, deep, _least(plan, deep), device)
+
+
+def _deep(plan: Pretraining, volumes: Sequence[Volume]) -> list[Volume]:
+    """The volumes that are deep enough to be trained on."""
+    needed = plan.method.depth_to_learn(plan.acquisition)
+    return [volume for volume in volumes if volume.shape[0] >= needed]
 
 
 def _as_stack(volume: Volume) -> ProjectionStack:

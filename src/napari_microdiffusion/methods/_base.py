@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ..acquisition import Acquisition
+from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
 from ..numerics import noise_variance
@@ -142,6 +142,10 @@ class Method(BaseModel):
     def unsuited(self, acquisition: Acquisition) -> str | None:
         """Why the method cannot work on such projections, in words that follow its name; None where it can."""
         return None
+
+    def depth_to_learn(self, acquisition: Acquisition) -> int:
+        """Slices that a volume must have at least to be trained on: those of three projections."""
+        return acquisition.bound(MINIMUM_PROJECTIONS).depth
 
     def pretrain(
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context

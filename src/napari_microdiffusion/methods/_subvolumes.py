@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
+from ..acquisition import Acquisition
 from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
@@ -99,6 +99,10 @@ class Subvolumes(Method):
             return "has nothing to do where every slice is measured: use more slices per projection"
         return None
 
+    def depth_to_learn(self, acquisition: Acquisition) -> int:
+        """One subvolume, and the projections that the error of linear interpolation is taken from."""
+        return max(self.windows(acquisition).depth(), super().depth_to_learn(acquisition))
+
     def pretrain(
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
     ) -> Generator[Event, None, Weights]:
@@ -112,8 +116,7 @@ class Subvolumes(Method):
         import torch
 
         windows = self.windows(acquisition)
-        # one subvolume, and the projections that the error of linear interpolation is taken from
-        needed = max(windows.depth(), acquisition.bound(MINIMUM_PROJECTIONS).depth)
+        needed = self.depth_to_learn(acquisition)
         deep = [volume for volume in volumes if len(volume) >= needed]
         if not deep:
             raise InvalidInput(
