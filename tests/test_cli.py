@@ -36,8 +36,10 @@ TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", 
 def folder(tmp_path: Path, real_crop: Callable[[str], Volume], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder: truth.ome.tif (32 slices), its projections p.ome.tif (5 of 6), what they cover t.ome.tif."""
     monkeypatch.chdir(tmp_path)
-    crop = real_crop("membranes")
-    io.write_volume(Volume(crop.data[:32], (0.235, 0.15, 0.15)), "truth.ome.tif")
+    data = real_crop("membranes").data[:32]
+    if data.dtype.kind == "f":  # a phantom in the place of the real volume, which is 8-bit
+        data = (255 * np.clip(data, 0, 1)).astype(np.uint8)
+    io.write_volume(Volume(data, (0.235, 0.15, 0.15)), "truth.ome.tif")
     done("simulate", "truth.ome.tif", "-o", "p.ome.tif", "--slices", "6", "--truth-out", "t.ome.tif")
     return tmp_path
 
