@@ -208,16 +208,15 @@ def spreads(volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition) ->
 
 
 def deep_enough(
-    volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition
+    volumes: Sequence[NDArray[np.float32]], needed: int, acquisition: Acquisition
 ) -> tuple[list[NDArray[np.float32]], int]:
-    """The volumes that hold three projections, and how many do not.
+    """The volumes that have the slices ``needed`` for three projections, and how many have not.
 
     Raises
     ------
     InvalidInput
         If none does.
     """
-    needed = acquisition.bound(MINIMUM_PROJECTIONS).depth
     deep = [volume for volume in volumes if len(volume) >= needed]
     if not deep:
         raise InvalidInput(

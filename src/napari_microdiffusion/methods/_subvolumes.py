@@ -92,7 +92,7 @@ class Subvolumes(Method):
     )
 
     def unsuited(self, acquisition: Acquisition) -> str | None:
-        """It works between projections."""
+        """It works between projections that do not overlap."""
         if acquisition.step < len(Windows(acquisition).profile):
             return "works between projections that do not overlap: use a stride of at least the slices per projection"
         if acquisition.step < 2:
@@ -209,14 +209,17 @@ class Subvolumes(Method):
 
     @property
     def guiding(self) -> float:
+        """Strength w of classifier-free guidance; 0 for a network that is not told positions."""
         return 0.0
 
     @property
     def dropout(self) -> float:
+        """Share of training subvolumes that are shown without positions, p_uncond."""
         return 0.0
 
     @property
     def conditioning(self) -> Literal["none", "cross_attention"]:
+        """How the U-Net is told positions."""
         return "none"
 
     def told(self, positions: Tensor) -> Tensor:
@@ -224,6 +227,7 @@ class Subvolumes(Method):
         return positions
 
     def windows(self, acquisition: Acquisition) -> Windows:
+        """Where measured images and unknown slices lie in a subvolume."""
         return Windows(acquisition, self.further)
 
     def _batches(self, stack: ProjectionStack, indices: range, context: Context) -> list[range]:
@@ -238,6 +242,7 @@ class Subvolumes(Method):
         return 4 * pixels * (images + 12 * self.channels // self.fold**2) * (2 if self.guiding else 1)
 
     def optimisers(self, net: nn.Module, learning_rate: float) -> list[Optimizer]:
+        """Muon for the matrices and Adam for the others, or AdamW for all."""
         import torch
 
         if self.optimiser == "muon":

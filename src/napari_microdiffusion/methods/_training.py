@@ -31,6 +31,16 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     ]
 
 
+def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:
+    """One step of every optimiser down a loss; the loss before it."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
+    return float(loss.item())
+
+
 def descend(
     name: str, loss: Callable[[], Tensor], optimisers: list[Optimizer], steps: int, schedule: str, context: Context
 ) -> Generator[Event, None, None]:
@@ -53,13 +63,9 @@ def descend(
     ]
     yield Stage(name, steps)
     for step in range(steps):
-        value = loss()
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        for optimiser, rate in zip(optimisers, schedules, strict=True):
-            optimiser.step()
+        value = take_step(loss(), optimisers)
+        for rate in schedules:
             rate.step()
-        yield Step(step + 1, finite(value.item()))
+        yield Step(step + 1, finite(value))
         if context.should_stop():
             return

@@ -70,7 +70,7 @@ class RecurrentMz(Method):
         InvalidInput
             If no volume is deep enough for three projections.
         """
-        deep, shallow = deep_enough(volumes, acquisition)
+        deep, shallow = deep_enough(volumes, self.depth_to_learn(acquisition), acquisition)
         if shallow:
             yield Notice(f"{shallow} volume(s) are too shallow for three projections and are left out")
         rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)

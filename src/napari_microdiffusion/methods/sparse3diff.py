@@ -12,6 +12,7 @@ from ..volume import ProjectionStack
 from ._base import Context, Weights, autocast, finite, setting
 from ._filling import Filling
 from ._subvolumes import Subvolumes
+from ._training import take_step
 from ._windows import Batch
 
 if TYPE_CHECKING:
@@ -172,12 +173,7 @@ class Sparse3Diff(Subvolumes):
         )
         with autocast(context):
             loss = net.loss(known, clean, positions, self.dropout, self.emphasis, generator, seen=seen)
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimiser in optimisers:
-            optimiser.step()
-        return float(loss.item())
+        return take_step(loss, optimisers)
 
     @property
     def guiding(self) -> float:
