@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter1d, zoom
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods._patches import GAINS, PATCH_WIDTH, Cutter, Patches, blur_matrices, estimated_ratio
@@ -143,7 +143,8 @@ def test_deep_voxels_hold_more_pixels(ratio, low, high):
 
 def test_the_stated_blur_is_along_z():
     """The more a patch is said to be blurred, the slower it changes along z, and along x as before."""
-    stack = stack_of(np.random.default_rng(0).standard_normal((6, 64, 64)), Acquisition(slices=1))
+    smooth = gaussian_filter(np.random.default_rng(0).standard_normal((6, 64, 64)), (0, 1.5, 1.5))  # no noise to be told
+    stack = stack_of(smooth, Acquisition(slices=1))
     sharp, blurred = (
         next(batches(stack, number=1, largest_blur=blur, hiding=0, seed=2)) for blur in (1e-6, 6.0)
     )  # the same patches
@@ -151,20 +152,21 @@ def test_the_stated_blur_is_along_z():
     assert strong.any()
     along = [(p.truth.diff(dim=1).square().mean((1, 2)) / p.truth.square().mean((1, 2))) for p in (blurred, sharp)]
     assert (along[0][mild] < along[1][mild]).all()
-    assert (along[0][strong] < 0.2 * along[1][strong]).all()
+    assert (along[0][strong] < 0.4 * along[1][strong]).all()
 
 
-@pytest.mark.parametrize(("profile", "share"), [("uniform", 1.0), ("point", 0.0)])
-def test_patches_are_as_noisy_as_slices_are(profile, share):
-    """A projection averages the noise of its slices; where that of one slice is all there is, none is added."""
+@pytest.mark.parametrize(("profile", "variance"), [("uniform", 6.0), ("point", 1.0)])
+@pytest.mark.parametrize("blur", [1e-6, 12.0])
+def test_patches_are_as_noisy_as_slices_are(profile, variance, blur):
+    """A projection averages the noise of its slices, and blur along z takes a patch's own noise away."""
     noisy = stack_of(np.random.default_rng(0).standard_normal((6, 64, 64)), Acquisition(slices=6, profile=profile))
     flat = replace(noisy, data=noisy.data * 0 + 0.5)
     power = [
-        np.mean([float(p.truth.diff(dim=2).square().mean()) / 2 for p in batches(s, largest_blur=12.0)])
+        np.mean([float(p.truth.diff(dim=2).square().mean()) / 2 for p in batches(s, largest_blur=blur)])
         for s in (noisy, flat)
     ]
     assert power[1] < 1e-8
-    assert 0.8 * 5 * share < power[0] < 5 * share + GAINS[1] ** 2  # σ² of a slice is six times a projection's
+    assert 0.85 * variance < power[0] < 1.4 * variance
 
 
 # -- blur -----------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ GAINS = 0.6, 1.6
 LOG_STRETCH = -math.log(2), math.log(2)
 """Random factors of intensities, and of scales (their logarithms): the network should hang on neither."""
 
+KEPT = 0.5
+"""About the share of white noise's variance that is left in a patch that was turned and stretched."""
 
 GUESSED = 256
 """Pixels along y and x that an unknown ratio is guessed from."""
@@ -82,9 +84,9 @@ class Cutter:
         self.ratio = ratio
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
-        # a slice is noisier than a projection, its weighted mean: patches get the noise that slices would have
-        averaged = float((stack.acquisition.profile_weights**2).sum())
-        self._noise = math.sqrt(noise_variance(stack.data) * (1 / averaged - 1))
+        self._noise = noise_variance(stack.data)
+        # a slice is noisier than a projection, its weighted mean
+        self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
 
     def __call__(self, batch: int, sigma: float | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
@@ -100,8 +102,10 @@ class Cutter:
         blur = self._largest_blur * self._uniform(0, 1, count) ** 1.3
         if sigma is not None:
             blur = torch.full((count,), sigma)
-        truth = blur_matrices(blur, depth) @ patches
-        truth = truth + self._noise * torch.randn(truth.shape, generator=self._generator)
+        blurs = blur_matrices(blur, depth)
+        missing = self._noise * (self._noisier - KEPT * blurs.square().sum(2).mean(1))  # of the variance in slices
+        noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
+        truth = blurs @ patches + noise
         acquisition = self._hidden(bound, self._hiding if sigma is None else 1.0)
         return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), blur)
 
