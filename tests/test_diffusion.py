@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -275,3 +276,15 @@ def test_noise_is_standard_normal():
     assert float(noise.var()) == pytest.approx(1, abs=5 * (2 / count) ** 0.5)
     across = float((noise[1:] * noise[:-1]).mean())  # from slice to slice
     assert abs(across) < 5 / count**0.5
+
+
+def test_angular_levels_keep_the_variance_that_even_angles_keep():
+    """Of a standard normal variable, whose x_0 is √ᾱ x_t: cos² of the angle at each step."""
+    schedule = Schedule(1000, 1e-4, 0.02)
+    levels = schedule.spaced(10, "angular")
+    assert levels[0] == 999
+    assert levels == sorted(set(levels), reverse=True)
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    angle = math.acos(float(schedule.alpha_bar[-1].sqrt())) / 10
+    *_, last = sample(lambda x, t: schedule.alpha_bar[t].sqrt() * x, x, schedule, levels)
+    assert float(last.var()) == pytest.approx(math.cos(angle) ** 20, rel=0.02)

@@ -143,7 +143,7 @@ def test_deep_voxels_hold_more_pixels(ratio, low, high):
 
 def test_the_stated_blur_is_along_z():
     """The more a patch is said to be blurred, the slower it changes along z, and along x as before."""
-    smooth = gaussian_filter(np.random.default_rng(0).standard_normal((6, 64, 64)), (0, 1.5, 1.5))  # no noise to be told
+    smooth = gaussian_filter(np.random.default_rng(0).standard_normal((6, 64, 64)), (0, 1.5, 1.5))
     stack = stack_of(smooth, Acquisition(slices=1))
     sharp, blurred = (
         next(batches(stack, number=1, largest_blur=blur, hiding=0, seed=2)) for blur in (1e-6, 6.0)

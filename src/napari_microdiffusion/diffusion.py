@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Parameterisation = Literal["x0", "epsilon", "v", "preconditioned"]
-Spacing = Literal["uniform", "quadratic"]
+Spacing = Literal["uniform", "quadratic", "angular"]
 
 
 class Schedule:
@@ -48,9 +48,14 @@ class Schedule:
     def spaced(self, steps: int, spacing: Spacing = "uniform") -> list[int]:
         """``steps`` falling noise levels: even, from T − 1 (``uniform``), or dense near clean images (``quadratic``).
 
-        Quadratic levels are those of the DDIM paper (Song et al. 2021, Appendix D.2), from T − 1 to 0.
+        Quadratic levels are those of the DDIM paper (Song et al. 2021, Appendix D.2), from T − 1 to 0. ``angular`` ones
+        are even in arccos √ᾱ, from T − 1: a step of DDIM over an angle δ keeps cos² δ of a normal variable's variance.
         """
         steps = min(steps, self.timesteps)
+        if spacing == "angular":
+            angles = self.alpha_bar.sqrt().clamp(max=1).arccos().cpu().numpy()
+            wanted = angles[-1] * (1 - np.arange(steps) / steps)
+            return sorted({int(np.abs(angles - angle).argmin()) for angle in wanted}, reverse=True)
         if spacing == "uniform":
             return [round(self.timesteps - i * self.timesteps / steps) - 1 for i in range(steps)]
         square = (self.timesteps - 1) * (1 - np.arange(steps) / max(1, steps - 1)) ** 2

@@ -14,6 +14,7 @@ from .events import InvalidInput
 from .methods import (
     AnyMethod,
     Axial,
+    AxialPosterior,
     Conservative,
     Cubic,
     Ddpm,
@@ -41,6 +42,7 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "microdiffusion": (Guided, "inr"),
     "axial": (Axial, None),
     "axial_diffusion": (Guided, "axial"),
+    "axial_posterior": (AxialPosterior, "axial"),
     "recurrent_mz": (RecurrentMz, None),
     "ddpm": (Ddpm, None),
     "sparse3diff": (Sparse3Diff, None),

@@ -12,7 +12,7 @@ from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
 from ..checks import check_base, check_weights
 from ..events import InvalidInput
-from ..methods import Axial, Method, Weights
+from ..methods import Axial, AxialPosterior, Method, Weights
 from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
@@ -106,7 +106,7 @@ def prepare(options: Options) -> Prepared:
 def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
     """Size of the volume, and of the reliability beside it where the method gives one."""
     voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
-    reliability = 3 * 4 if isinstance(method, Axial) else 0
+    reliability = 3 * 4 if isinstance(method, Axial | AxialPosterior) else 0
     return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)
 
 

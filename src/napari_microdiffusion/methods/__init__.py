@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ._base import Context, Method, Weights
 from .axial import Axial
+from .axial_posterior import AxialPosterior
 from .guided import Guided
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
@@ -15,12 +16,14 @@ from .recurrent_mz import RecurrentMz
 from .sparse3diff import Ddpm, Sparse3Diff
 
 AnyMethod = Annotated[
-    Linear | Cubic | Conservative | Inr | Guided | Axial | RecurrentMz | Ddpm | Sparse3Diff, Field(discriminator="kind")
+    Linear | Cubic | Conservative | Inr | Guided | Axial | AxialPosterior | RecurrentMz | Ddpm | Sparse3Diff,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
     "AnyMethod",
     "Axial",
+    "AxialPosterior",
     "Conservative",
     "Context",
     "Cubic",

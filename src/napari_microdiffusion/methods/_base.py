@@ -240,6 +240,11 @@ def decay(schedule: str, progress: float) -> float:
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def with_prefix(weights: Weights, prefix: str) -> Weights:
+    """The weights under names with a prefix, on the CPU."""
+    return {prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}
+
+
 def without_prefix(weights: Weights, prefix: str) -> Weights:
     """The weights under a prefix, by their names behind it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..numerics import Array
 from ..volume import ProjectionStack
 from ._base import Context, autocast
 from ._patches import along_rows
@@ -16,10 +17,15 @@ from ._patches import along_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..plane_net import PlaneNet
+    from ..plane_net import FoldedNet, PlaneNet
 
 Z90 = 1.645
 """Half the width of the normal distribution's 90 % interval, in standard deviations."""
+
+
+def fold_of(acquisition: Acquisition) -> int:
+    """Slices that are folded into the channels of one row: whole strides, as many as a projection reaches over."""
+    return acquisition.step * -(-acquisition.slices // acquisition.step)
 
 
 def restored(
@@ -35,9 +41,12 @@ def restored(
     unseen = planes.new_tensor(~acquisition.seen)
     with autocast(context):
         change, spread = net(planes, unseen, blur)
-    change = change.float()
-    visible = along_rows(acquisition.matrix, change)
-    return planes + change - along_rows(acquisition.smoothest(ridge), visible), spread.float()
+    return planes + invisible(acquisition, ridge, change.float()), spread.float()
+
+
+def invisible(acquisition: Acquisition, ridge: float, change: Tensor) -> Tensor:
+    """What the projections do not see of a change (B, Z, x) of planes."""
+    return change - along_rows(acquisition.smoothest(ridge), along_rows(acquisition.matrix, change))
 
 
 def through_planes(
@@ -51,7 +60,7 @@ def through_planes(
     import torch
 
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
-    at_once = max(1, context.memory_bytes // _plane_bytes(net, volume.shape[0] * volume.shape[3 - axis]))
+    at_once = max(1, context.memory_bytes // plane_bytes(net, volume.shape[0] * volume.shape[3 - axis]))
     for start in range(0, volume.shape[axis], at_once):
         here = slice(start, min(start + at_once, volume.shape[axis]))
         planes = np.moveaxis(volume, axis, 0)[here]
@@ -66,12 +75,12 @@ def through_planes(
         )
 
 
-def deviation(distances: NDArray[np.float32]) -> NDArray[np.float32]:
+def deviation(distances: Array) -> Array:
     """Standard deviation (...) of the normal distribution with a 90 % interval as wide as (2, ...) distances."""
-    wide: NDArray[np.float32] = distances.sum(0) / np.float32(2 * Z90)
+    wide: Array = distances.sum(0) / (2 * Z90)
     return wide
 
 
-def _plane_bytes(net: PlaneNet, pixels: int) -> int:
+def plane_bytes(net: FoldedNet, pixels: int) -> int:
     """Memory for one plane in the network: about twelve feature maps."""
     return 12 * 4 * pixels * net.channels // net.fold

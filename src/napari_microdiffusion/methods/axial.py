@@ -20,7 +20,7 @@ from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
-from ._planes import deviation, restored, through_planes
+from ._planes import deviation, fold_of, restored, through_planes
 from ._sigma import FALLBACK, Trial, try_sigmas
 from ._training import descend, muon
 
@@ -88,15 +88,14 @@ class Axial(Method):
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Train on for `fine_tuning` steps on a further stack of the same microscope, and try sigmas on it."""
-        net = self._loaded(stack, weights, context).requires_grad_(True)
+        net = self.loaded(stack, weights, context).requires_grad_(True)
         return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
-        trial = Trial.of(weights)
-        sigma = trial.sigma if self.sigma is None else self.sigma
+        trial, sigma = Trial.of(weights), self.sigma_of(weights)
         worse = trial.floor - trial.score(sigma)
         if worse > 0:
             yield Notice(
@@ -105,7 +104,7 @@ class Axial(Method):
             )
             yield Preview(0, data.copy())
         else:
-            net = self._loaded(stack, weights, context)
+            net = self.loaded(stack, weights, context)
             distances = yield from self._restore(net, stack, sigma, context, data)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
@@ -118,8 +117,7 @@ class Axial(Method):
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
         """Sigma in slices, the sigmas tried with their held-out scores in dB, the interpolation's, the voxel ratio."""
-        trial = Trial.of(weights)
-        sigma = trial.sigma if self.sigma is None else self.sigma
+        trial, sigma = Trial.of(weights), self.sigma_of(weights)
         return {
             "sigma_slices": sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
@@ -141,11 +139,11 @@ class Axial(Method):
                 "and the network may learn little; larger images or fewer slices per projection would help"
             )
         if steps:
-            yield from self._train(net, self._cutter(stack, ratio, context), stack, context, steps)
+            yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         if context.should_stop():
             return weights
-        cut = self._cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
+        cut = self.cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
         trial = yield from try_sigmas(net.requires_grad_(False), cut, stack, (self.largest_sigma, given), context)
         if context.stopped:
             return weights
@@ -159,7 +157,8 @@ class Axial(Method):
         )
         return weights | trial.weights()
 
-    def _cutter(self, stack: ProjectionStack, ratio: float, context: Context) -> Cutter:
+    def cutter(self, stack: ProjectionStack, ratio: float, context: Context) -> Cutter:
+        """What cuts training patches; the seed fixes them."""
         import torch
 
         generator = torch.Generator().manual_seed(context.seed)
@@ -232,6 +231,10 @@ class Axial(Method):
         yield Preview(0, data)
         context.preview_done()
 
+    def sigma_of(self, weights: Weights) -> float:
+        """Sigma in slices that planes are restored with: as set, else as chosen."""
+        return Trial.of(weights).sigma if self.sigma is None else self.sigma
+
     def given_sigma(self, stack: ProjectionStack) -> float | None:
         """Sigma in slices, where it is set or follows from the objective; None where it is to be chosen.
 
@@ -265,10 +268,9 @@ class Axial(Method):
 
         from ..plane_net import PlaneNet
 
-        step = stack.acquisition.step
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            return PlaneNet(step * -(-stack.acquisition.slices // step), self.channels, self.blocks).to(context.device)
+            return PlaneNet(fold_of(stack.acquisition), self.channels, self.blocks).to(context.device)
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         trial = Trial({}, floor=0.0, widening=1.0).weights()
@@ -278,7 +280,8 @@ class Axial(Method):
         training = 60 * 4 * self.batch * PATCH_DEPTH * PATCH_WIDTH * self.channels // stack.acquisition.step
         return training, "lower batch or channels"
 
-    def _loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> PlaneNet:
+    def loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> PlaneNet:
+        """The trained network, to be used as it is."""
         net = self.network(stack, context)
         net.load_state_dict({name: weights[name] for name in net.state_dict()})
         return net.requires_grad_(False).eval()

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, finite, setting, without_prefix
+from ._base import Context, Method, Weights, autocast, finite, setting, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
@@ -289,8 +289,3 @@ class Guided(Method):
         pixels = stack.shape[1] * stack.shape[2]
         twice = self.guidance > 0 and self.condition != "none"
         return pixels * self.channels * 4 * 12 * (2 if twice else 1)
-
-
-def with_prefix(weights: Weights, prefix: str) -> Weights:
-    """The weights under names with a prefix, on the CPU."""
-    return {prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}

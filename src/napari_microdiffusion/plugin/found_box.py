@@ -108,6 +108,7 @@ def _origin(provenance: dict[str, Any], tried: bool) -> str:
     """Where the blur comes from, if not from hidden projections of this very stack."""
     job = provenance.get("job", {})
     method = job.get("method", {})
+    method = method.get("prior") or method  # what found the blur
     if method.get("sigma") is not None:
         return ", as set"
     if job.get("weights") and not method.get("fine_tuning"):

@@ -56,6 +56,11 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "Diffusion on axial super-resolution",
         "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
     ),
+    "axial_posterior": (
+        "Axial posterior (one volume as it may be)",
+        "Draws a volume with the texture of a real one, around the result of axial super-resolution. Its fine detail "
+        "is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
+    ),
     "recurrent_mz": (
         "Recurrent-MZ",
         "A recurrent network makes each slice from the images nearest to it. Needs a base model, trained on full "

@@ -1,0 +1,161 @@
+"""The axial diffusion posterior (ours): volumes as they may be, each of which explains the projections.
+
+Axial super-resolution gives the mean of them, and how far each voxel may be off. A diffusion model learns on the same
+lateral patches how deviations hang together, and draws them: the noise of a volume is taken away by XZ planes and YZ
+planes in turn, at every step without what the projections would have seen of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from ..events import Event, Notice, Preview, Stage
+from ..volume import ProjectionStack, Reliability, Volume
+from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting, with_prefix, without_prefix
+from ._deviations import Deviations
+from ._planes import Z90, fold_of
+from ._sigma import Trial
+from ._training import descend, muon
+from .axial import Axial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+PRIOR, DENOISER = "prior.", "denoiser."
+"""Prefixes of the two networks' weights."""
+
+BETAS = 1e-4, 0.02
+"""Noise variances of the first and the last level (DDPM, Ho et al. 2020)."""
+
+
+class AxialPosterior(Method):
+    """Samples of what the volume may be, around the one that axial super-resolution gives.
+
+    One sample has the texture of a real volume, right or wrong; the mean of many comes back to axial super-resolution.
+    """
+
+    learned: ClassVar[bool] = True
+    retrains: ClassVar[bool] = False
+    kind: Literal["axial_posterior"] = "axial_posterior"
+    consistency: FinalConsistency = "final"
+    prior: Axial = setting(
+        Axial(), "axial super-resolution: it gives the mean, sigma and how far intervals are widened"
+    )
+    samples: int = setting(
+        1,
+        "volumes drawn; of several the mean is given, with their spread as its error bars",
+        ge=1,
+        le=1000,
+        sampling=True,
+    )
+    sampling_steps: int = setting(16, "denoising steps for each sample", ge=1, le=1000, sampling=True)
+    timesteps: int = setting(1000, "noise levels of the training schedule, T", ge=2, le=10_000)
+    channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
+    blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
+    steps: int = setting(600, "training steps of the diffusion model", ge=1, le=10_000_000)
+    batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
+    learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
+
+    @property
+    def refines(self) -> bool:
+        """Where the prior does."""
+        return self.prior.refines
+
+    def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
+        """Train axial super-resolution, then the diffusion model on what that leaves over."""
+        prior = yield from self.prior.fit(stack, context)
+        weights = with_prefix(prior, PRIOR)
+        if context.should_stop():
+            return weights
+        learned = yield from self._train(stack, prior, context)
+        return weights | with_prefix(learned.denoiser.state_dict(), DENOISER)
+
+    def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
+        """Axial super-resolution as it does on a further stack; the diffusion model stays as it is."""
+        prior = yield from self.prior.refine(stack, without_prefix(weights, PRIOR), context)
+        return weights | with_prefix(prior, PRIOR)
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        """The sample or the mean of several (Z, y, x) float32, with its reliability: of one sample that of the mean.
+
+        Where axial super-resolution falls back to interpolation or states no intervals, its volume is given as it is.
+        """
+        prior = without_prefix(weights, PRIOR)
+        volume = yield from self.prior.predict(stack, prior, context)
+        if context.stopped:
+            return volume
+        if volume.reliability is None:
+            yield Notice("no volumes are drawn: how far the sample may deviate from the mean is not known")
+            return volume
+        yield Preview(0, volume.data.copy())
+        model = self._model(stack, context)
+        model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
+        model.denoiser.requires_grad_(False).eval()
+        sigma = self.prior.sigma_of(prior)
+        levels = model.schedule.spaced(self.sampling_steps, "angular")
+        yield Stage("Drawing volumes as they may be", self.samples * len(levels))
+        mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
+        for number in range(self.samples):
+            known = volume.data, volume.reliability.std
+            deviation = yield from model.draw(stack, known, sigma, number, levels)
+            if context.stopped:
+                return volume
+            change = deviation - mean  # Welford's running mean and sum of squares
+            mean += change / np.float32(number + 1)
+            squares += change * (deviation - mean)
+            yield Preview(0, volume.data + mean)
+        data = volume.data + mean
+        if self.consistency != "none":
+            make_consistent(stack, data)
+        reliability = volume.reliability
+        if self.samples > 1:
+            std = np.sqrt(squares / np.float32(self.samples - 1))
+            reliability = Reliability(std, data - np.float32(Z90) * std, data + np.float32(Z90) * std)
+        return replace(volume, data=data, name=f"{stack.name} {self.kind}", reliability=reliability)
+
+    def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
+        denoiser = self._model(stack, context).denoiser.state_dict()
+        prior = with_prefix(self.prior.untrained(stack, context), PRIOR)
+        return prior | with_prefix(denoiser, DENOISER)
+
+    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+        """What axial super-resolution found out."""
+        return self.prior.findings(stack, without_prefix(weights, PRIOR))
+
+    def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
+        own = self.prior.model_copy(update={"batch": self.batch, "channels": self.channels}).memory_bytes(stack)
+        return max(own, self.prior.memory_bytes(stack))
+
+    def _train(self, stack: ProjectionStack, prior: Weights, context: Context) -> Generator[Event, None, Deviations]:
+        """The diffusion model, trained until the run is stopped."""
+        import torch
+
+        net = self.prior.loaded(stack, prior, context)
+        cut = self.prior.cutter(stack, Trial.of(prior).ratio, context)
+        ridge = stack.acquisition.ridge(stack.data)
+        model = self._model(stack, context)
+        generator = torch.Generator().manual_seed(context.seed)
+
+        def loss() -> Tensor:
+            return model.loss(net, cut(self.batch), ridge, generator)
+
+        optimisers = muon(model.denoiser, self.learning_rate)
+        yield from descend("Training the diffusion of deviations", loss, optimisers, self.steps, "cosine", context)
+        return model
+
+    def _model(self, stack: ProjectionStack, context: Context) -> Deviations:
+        """The untrained diffusion model; the seed fixes its first weights."""
+        import torch
+
+        from ..diffusion import Schedule
+        from ..plane_net import PlaneDenoiser
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            denoiser = PlaneDenoiser(fold_of(stack.acquisition), self.channels, self.blocks).to(context.device)
+        return Deviations(denoiser, Schedule(self.timesteps, *BETAS, context.device), context)
