@@ -72,7 +72,7 @@ def test_the_curve_and_what_was_chosen(qtbot: Any) -> None:
     for provenance, hidden, curve in (
         (record(), False, True),
         (record(sigma_curve=[[2.0, 30.0]]), False, False),
-        (record(sigma_slices=2.0), False, True),  # set afterwards: it is none of those that were tried
+        (record(sigma_slices=2.0), False, True),  # none of those that were tried
         ({"complete": False}, True, None),
         (record(interpolation_held_out_db=None), False, True),
         (None, True, None),
@@ -84,6 +84,11 @@ def test_the_curve_and_what_was_chosen(qtbot: Any) -> None:
     tried, chosen = (item.getData() for item in box._plot.listDataItems())
     assert [list(axis) for axis in tried] == [[0, 3.75, 6], [30, 31.5, 31]]
     assert [list(axis) for axis in chosen] == [[3.75], [31.5]]
+    box.show_found(record(sigma_slices=1.25), 1.0)
+    _, between = (item.getData() for item in box._plot.listDataItems())
+    assert [list(axis) for axis in between] == [[1.25], [30.5]]
+    box.show_found(record(sigma_slices=7.0), 1.0)  # set, and beyond what was tried
+    assert len(box._plot.listDataItems()) == 1
 
 
 # -- a trained network -----------------------------------------------------------------------

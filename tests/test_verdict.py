@@ -125,12 +125,13 @@ def test_axial_that_fell_back_is_plain_interpolation() -> None:
     assert "How sure: no error bars, as this is plain interpolation;" in verdict(result, stack)
 
 
-def test_what_axial_tested_by_itself_is_told() -> None:
+@pytest.mark.parametrize(("sigma", "told"), [(3.0, "27.4 dB, 3.2 dB"), (2.25, "26.2 dB, 2.0 dB")])
+def test_what_axial_tested_by_itself_is_told(sigma: float, told: str) -> None:
     result, stack = made(method="axial")
-    found = {"sigma_slices": 3.0, "sigma_curve": [[1.5, 25.0], [3.0, 27.4]], "interpolation_held_out_db": 24.2}
+    found = {"sigma_slices": sigma, "sigma_curve": [[1.5, 25.0], [3.0, 27.4]], "interpolation_held_out_db": 24.2}
     known = {**(result.volume.provenance or {}), "found": found}
     result = replace(result, volume=replace(result.volume, provenance=known))
-    assert "predicts hidden projections to 27.4 dB, 3.2 dB better than plain interpolation" in verdict(result, stack)
+    assert f"predicts hidden projections to {told} better than plain interpolation" in verdict(result, stack)
     assert "predicts hidden projections to 20.0 dB" in verdict(result, stack, 20.0)  # asked for, it counts
 
 

@@ -129,10 +129,11 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
 def _own_test(result: Result) -> tuple[float | None, float | None]:
     """What a method found by hiding projections on its own, its score and the interpolation's in dB."""
     found = (result.volume.provenance or {}).get("found", {})
-    scores = dict(found.get("sigma_curve", []))
-    if found.get("fell_back") or found.get("sigma_slices") not in scores:
+    curve, sigma = found.get("sigma_curve"), found.get("sigma_slices")
+    if found.get("fell_back") or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
         return None, None
-    return scores[found["sigma_slices"]], found["interpolation_held_out_db"]
+    sigmas, scores = zip(*curve, strict=True)
+    return float(np.interp(sigma, sigmas, scores)), found["interpolation_held_out_db"]
 
 
 def _helpful(result: Result, stack: ProjectionStack) -> str:

@@ -30,10 +30,10 @@ FALLBACK = 1.5
 """Sigma in slices where nothing tells: too few projections, or not chosen yet."""
 
 NEAR = 0.8
-"""Slices within which one sigma's score stands for another's."""
+"""Slices beyond the sigmas tried within which the last one's score stands for another's."""
 
 INDIFFERENT = 0.2
-"""dB of the held-out score that do not tell sigmas apart. The smallest of them is taken: projections hidden between
+"""dB of the held-out score that do not tell sigmas apart. The smallest such is taken: projections hidden between
 two others ask for detail three times as coarse as that within one, and favour more blur than it
 (benchmarks/axial.md)."""
 
@@ -87,15 +87,24 @@ class Trial:
 
     @property
     def sigma(self) -> float:
-        """The smallest of those that do about as well as the best."""
-        best = max(self.scores.values(), default=math.nan)
-        good = [sigma for sigma, score in self.scores.items() if not score < best - INDIFFERENT]
-        return min(good, default=FALLBACK)
+        """The smallest that does about as well as the best, on straight lines between the scores of those tried."""
+        if not self.scores:
+            return FALLBACK
+        enough = max(self.scores.values()) - INDIFFERENT
+        tried = sorted(self.scores.items())
+        at = next(i for i, (_, score) in enumerate(tried) if not score < enough)  # NaN where it was given
+        if at == 0:
+            return tried[0][0]
+        (low, below), (high, above) = tried[at - 1 : at + 1]
+        return low + (high - low) * (enough - below) / (above - below)
 
     def score(self, sigma: float) -> float:
-        """Of the sigma tried that is nearest; NaN where none within half the coarse grid's spacing was."""
-        nearest = min(self.scores, key=lambda tried: abs(tried - sigma), default=math.inf)
-        return self.scores[nearest] if abs(nearest - sigma) <= NEAR else math.nan
+        """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
+        tried = sorted(self.scores.items())
+        if not tried or not tried[0][0] - NEAR <= sigma <= tried[-1][0] + NEAR:
+            return math.nan
+        sigmas, scores = zip(*tried, strict=True)
+        return float(np.interp(sigma, sigmas, scores))
 
 
 def try_sigmas(
@@ -112,7 +121,6 @@ def try_sigmas(
         The largest, and the one that is given, if any, in slices.
     """
     largest, given = sigmas
-    hidden: dict[float, Hidden] = {}
     trial = Trial({} if given is None else {given: math.nan}, ratio=cut.ratio)
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
@@ -122,12 +130,14 @@ def try_sigmas(
         told = hidden_planes(net, stack, sigma, context)
         if told is None:
             return trial
-        hidden[sigma] = told
         scores[sigma], floor = told.scores(float(np.ptp(stack.data)))
         trial = Trial(scores, floor, math.nan, cut.ratio)
         yield Step(len(scores))
+    chosen = hidden_planes(net, stack, trial.sigma, context)  # between those tried, mostly
+    if chosen is None:
+        return trial
     expected = hidden_patches(net, cut, trial.sigma, stack.acquisition.ridge(stack.data), context)
-    widening = hidden[trial.sigma].surprise / max(expected.surprise, 1e-30)
+    widening = chosen.surprise / max(expected.surprise, 1e-30)
     return replace(trial, widening=min(max(widening, 1.0), WIDEST))
 
 

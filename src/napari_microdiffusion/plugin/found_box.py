@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
@@ -73,10 +74,9 @@ class FoundBox(QWidget):
         sigmas, scores = zip(*curve, strict=True)
         line = mkPen("#4fa3e0", width=1.5)
         self._plot.plot(sigmas, scores, pen=line, symbol="o", symbolSize=5, symbolPen=line, symbolBrush=None)
-        at = [(sigma, score) for sigma, score in curve if sigma == chosen]
-        self._plot.plot(
-            *zip(*at, strict=True), pen=None, symbol="o", symbolSize=9, symbolPen=None, symbolBrush="#ffa726"
-        )
+        if sigmas[0] <= chosen <= sigmas[-1]:
+            at = [chosen], [np.interp(chosen, sigmas, scores)]
+            self._plot.plot(*at, pen=None, symbol="o", symbolSize=9, symbolPen=None, symbolBrush="#ffa726")
         shown = list(scores)
         if floor is not None:
             below = floor > max(scores)  # the name lies towards the curve, where there is room
