@@ -10,13 +10,14 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Notice, Stage, Step
-from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Weights
+from napari_microdiffusion.events import InvalidInput, Notice, Stage, Step
+from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
 from napari_microdiffusion.methods._base import with_prefix, without_prefix
 from napari_microdiffusion.methods._sigma import Trial
 from napari_microdiffusion.methods._training import muon, take_step
 from napari_microdiffusion.methods.axial_posterior import DENOISER, PRIOR
-from napari_microdiffusion.presets import name_of, spec
+from napari_microdiffusion.numerics import noise_variance
+from napari_microdiffusion.presets import name_of, override, spec
 from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
@@ -31,6 +32,7 @@ ACQUISITIONS = {
     "gaps": Acquisition(slices=4, stride=7, count=5),
     "hidden": Acquisition(slices=4, count=7, hidden=(0, 3)),
 }
+OVERLAP = Acquisition(slices=6, stride=3, count=8)
 
 BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0)
 """Of a network that told hidden projections 1 dB better than the interpolation."""
@@ -83,6 +85,14 @@ def test_whatever_the_networks_say_every_sample_is_consistent(acquisition, sampl
     assert (volume.reliability.upper >= volume.reliability.lower).all()
 
 
+def test_overlapping_projections_are_explained_to_within_their_noise():
+    stack, method = waves(OVERLAP), posterior()
+    weights = weights_of(method, stack, size=0.02)
+    volume, mean = predicted(method, stack, weights), mean_of(method, stack, weights)
+    of_sample, of_mean = (np.square(OVERLAP.residual(v.data.astype(float), stack.data)).mean() for v in (volume, mean))
+    assert of_sample < 2 * max(of_mean, noise_variance(stack.data))
+
+
 def test_independent_deviations_are_drawn_as_wide_as_stated():
     """An untrained network knows nothing of how deviations hang together, so they are white and normal, each as wide as
     the intervals say; five of six slices' worth of them are seen by no projection.
@@ -110,6 +120,21 @@ def test_one_sample_keeps_the_intervals_of_the_mean_and_several_have_their_own()
     assert volume.reliability is not None
     half = (volume.reliability.upper - volume.reliability.lower) / 2
     np.testing.assert_allclose(half, 1.645 * volume.reliability.std, rtol=1e-2, atol=1e-5)
+
+
+def test_a_run_leaves_a_sample_the_error_bars_of_the_mean(monkeypatch):
+    """However far it strays from it: they are not stretched until they hold it."""
+    monkeypatch.setattr(Axial, "refine", Method.refine)  # the trial stays as it is
+    stack, method = waves(), posterior(sampling_steps=20)
+    weights = weights_of(method, stack, size=0.0)
+    job = Job(method=method, acquisition=stack.acquisition, device="cpu", precision="float32")
+    plain = job.model_copy(update={"method": method.prior})
+    sample = exhaust(run(job, stack, weights=weights)).volume
+    mean = exhaust(run(plain, stack, weights=without_prefix(weights, PRIOR))).volume
+    assert sample.reliability is not None
+    assert mean.reliability is not None
+    np.testing.assert_allclose(sample.reliability.upper, mean.reliability.upper, atol=1e-5)
+    assert 0.02 < (sample.data > sample.reliability.upper).mean() < 0.08  # one of twenty, a little less of it drawn
 
 
 def test_another_seed_draws_another_volume():
@@ -185,6 +210,39 @@ def test_trained_weights_are_saved_and_applied_again(tmp_path):
     again = exhaust(run(job, stack, weights=load_trained(path).weights))
     np.testing.assert_array_equal(again.volume.data, result.volume.data)
     assert again.volume.provenance["found"]["voxel_ratio"] == 1.0
+
+
+def test_a_stop_in_training_leaves_no_weights_that_look_complete():
+    stack, method = waves(), posterior(steps=50)
+    events = method.fit(stack, context := Context())
+    asked = iter(range(10**6))
+    for event in events:
+        if isinstance(event, Stage) and "deviations" in event.name:
+            context.cancelled = lambda: next(asked) > 2
+        last = event
+    assert context.stopped
+    assert isinstance(last, Step)
+    assert last.done < 50
+    weights = collected(method.fit(stack, Context(cancelled=lambda: next(asked) % 40 == 39)))[1]
+    assert weights.keys() < method.untrained(stack, Context()).keys()
+
+
+def test_too_few_projections_to_hide_any_are_told_before_training():
+    events, weights = collected(posterior().fit(waves(Acquisition(slices=6, count=3)), Context()))
+    assert any(isinstance(event, Notice) and "not trained" in event.message for event in events)
+    assert not any(isinstance(event, Stage) and "deviations" in event.name for event in events)
+    assert any(name.startswith(DENOISER) for name in weights)
+
+
+def test_settings_of_the_mean_may_be_changed_on_trained_weights(tmp_path):
+    stack, method = waves(), posterior()
+    path = save_trained(tmp_path / "w.safetensors", method, method.untrained(stack, Context()), stack)
+    wanted = override(method, {"samples": 3, "prior.sigma": 1.0, "prior.fine_tuning": 2})
+    trained = load_trained(path, method=wanted)
+    assert trained.method == wanted
+    assert "trained on for 2 steps" in (trained.check_input(waves(size=(32, 40))) or "")
+    with pytest.raises(InvalidInput, match=r"prior\.channels cannot be changed"):
+        load_trained(path, method=override(method, {"prior.channels": 16}))
 
 
 def test_its_name_and_presets():

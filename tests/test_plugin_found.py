@@ -54,7 +54,7 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(), None, "Axial blur 3.8 slices beyond the lateral one · voxels 2.1 times as deep as wide"),
         (record(method(sigma=3.75)), None, "Axial blur 3.8 slices beyond the lateral one, as set ·"),
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
-        (record({"weights": "w.safetensors"}), None, "as chosen on the stack that the network was trained on"),
+        (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
@@ -131,7 +131,7 @@ def test_a_trained_network_is_applied_to_another_stack(opened: Open, qtbot: Any,
     assert known["provenance"]["job"]["weights"] == str(network.resolve())
     assert known["ran"].result.volume.reliability is not None
     box = widget.result.trust
-    assert "as chosen on the stack that the network was trained on" in box.found._text.text()
+    assert "beyond the lateral one ·" in box.found._text.text()
     assert box.found.isVisible()
     widget.method._network_button.click()
     assert widget.value().weights is None

@@ -40,10 +40,12 @@ def short_stack() -> ProjectionStack:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["inr", "microdiffusion", "axial"])
+@pytest.mark.parametrize("name", ["inr", "microdiffusion", "axial", "axial_posterior"])
 class TestCuda:
     def job(self, name: str) -> Job:
-        short = {"steps": 30} | ({"prior.steps": 30, "sampling_steps": 4} if name == "microdiffusion" else {})
+        short = {"steps": 30} | (
+            {"prior.steps": 30, "sampling_steps": 4} if name in ("microdiffusion", "axial_posterior") else {}
+        )
         return Job(method=spec(name, "standard", short), device="cuda", seed=5)
 
     def test_the_seed_fixes_a_consistent_volume(self, name: str, short_stack: ProjectionStack) -> None:

@@ -46,10 +46,11 @@ class Schedule:
         return signal * clean + sigma * noise
 
     def spaced(self, steps: int, spacing: Spacing = "uniform") -> list[int]:
-        """``steps`` falling noise levels: even, from T − 1 (``uniform``), or dense near clean images (``quadratic``).
+        """At most ``steps`` falling noise levels.
 
-        Quadratic levels are those of the DDIM paper (Song et al. 2021, Appendix D.2), from T − 1 to 0. ``angular`` ones
-        are even in arccos √ᾱ, from T − 1: a step of DDIM over an angle δ keeps cos² δ of a normal variable's variance.
+        ``uniform`` ones are even, from T − 1. ``quadratic`` ones are those of the DDIM paper (Song et al. 2021,
+        Appendix D.2), dense near clean images, from T − 1 to 0. ``angular`` ones are even in arccos √ᾱ, from T − 1: a
+        step of DDIM over an angle δ keeps cos² δ of a normal variable's variance.
         """
         steps = min(steps, self.timesteps)
         if spacing == "angular":

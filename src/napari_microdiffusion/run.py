@@ -169,10 +169,11 @@ def _work(
             if volume.reliability is not None:
                 reliability = intensity.restore_reliability(volume.reliability)
     if job.method.consistency != "none":
+        rounded = canvas.copy() if reliability is not None else canvas
         make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
         if reliability is not None:
-            lower, upper = np.minimum(reliability.lower, canvas), np.maximum(reliability.upper, canvas)
-            reliability = replace(reliability, lower=lower, upper=upper)
+            moved = canvas - rounded
+            reliability = replace(reliability, lower=reliability.lower + moved, upper=reliability.upper + moved)
     return canvas, reliability, weights
 
 

@@ -65,22 +65,25 @@ def settings_of(name: str) -> tuple[Setting, ...]:
         For an unknown name.
     """
     methods = {preset: spec(name, preset) for preset in PRESETS}
-    return tuple(_settings(methods, ""))
+    return tuple(_settings(methods, "", sampling_paths(next(iter(methods.values())))))
 
 
 def sampling_paths(method: Method) -> tuple[str, ...]:
-    """The settings that may be changed on trained weights. A prior's may not: the network knows its volume."""
-    return tuple(key for key, info in type(method).model_fields.items() if _is_sampling(info))
+    """The settings that may be changed on trained weights; a prior's unless the network knows that one's volume."""
+    own = tuple(key for key, info in type(method).model_fields.items() if _is_sampling(info))
+    prior = getattr(method, "prior", None)
+    below = () if prior is None or method.retrains else sampling_paths(prior)
+    return own + tuple(f"prior.{path}" for path in below)
 
 
-def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
-    """Of one method in several presets."""
+def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...]) -> Iterator[Setting]:
+    """Of one method in several presets; ``changeable`` are the paths of `sampling_paths`."""
     first = next(iter(methods.values()))
     stated = {preset: sources(preset, recipe_of(method)) for preset, method in methods.items()}
     for key, info in type(first).model_fields.items():
         values = {preset: getattr(method, key) for preset, method in methods.items()}
         if isinstance(getattr(first, key), Method):
-            yield from _settings(values, f"{above}{key}.")
+            yield from _settings(values, f"{above}{key}.", changeable)
         elif key not in ("kind", "prior"):
             kind, choices, optional = _type(info.annotation)
             yield Setting(
@@ -90,7 +93,7 @@ def _settings(methods: dict[str, Method], above: str) -> Iterator[Setting]:
                 limits=limits(info),
                 optional=optional,
                 description=info.description or "",
-                sampling=not above and _is_sampling(info),
+                sampling=above + key in changeable,
                 values=values,
                 sources={preset: found[key] for preset, found in stated.items() if key in found},
             )

@@ -107,11 +107,13 @@ class Trained:
         """What to think of weights from another stack: some methods mean them for that."""
         if self.method.retrains:
             return "the weights were trained on other projections: compare the result with the conservative one"
-        steps = getattr(self.method, "fine_tuning", 0)
+        prior = getattr(self.method, "prior", None)
+        setting, trained = ("fine_tuning", self.method) if prior is None else ("prior.fine_tuning", prior)
+        steps = getattr(trained, "fine_tuning", 0)
         suits = (
             "the weights were trained on another stack, which suits the same kind of sample, microscope and voxel size"
         )
-        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else set fine_tuning"
+        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else set {setting}"
 
 
 def save_trained(

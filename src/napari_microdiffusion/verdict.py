@@ -96,9 +96,11 @@ def _sure(result: Result) -> str:
         return "this method gives no error bars (axial does)"
     found = _some(found)
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
+    method = (result.volume.provenance or {}).get("job", {}).get("method", {})
+    around = " of the mean that the volume was drawn around," if method.get("samples") == 1 else ""
     text = (
         f"with 90 % probability the true intensity lies within ±{_percent(float(np.median(half)) / span)} "
-        "of the intensity range at half of the voxels"
+        f"of the intensity range{around} at half of the voxels"
     )
     flagged = float(found.flagged.mean())
     if not flagged:
@@ -126,11 +128,16 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
     )
 
 
+def _prior(result: Result) -> bool:
+    """Whether what was found is that of a prior, and the volume another."""
+    return bool((result.volume.provenance or {}).get("job", {}).get("method", {}).get("prior"))
+
+
 def _own_test(result: Result) -> tuple[float | None, float | None]:
     """What a method found by hiding projections on its own, its score and the interpolation's in dB."""
     found = (result.volume.provenance or {}).get("found", {})
     curve, sigma = found.get("sigma_curve"), found.get("sigma_slices")
-    if found.get("fell_back") or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
+    if found.get("fell_back") or _prior(result) or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
         return None, None
     sigmas, scores = zip(*curve, strict=True)
     return float(np.interp(sigma, sigmas, scores)), found["interpolation_held_out_db"]

@@ -183,8 +183,9 @@ def evaluate(
     """Score a volume against the truth, its own projections, or both.
 
     With --held-out, inr and all diffusion methods that learn from the stack are trained anew in each fold, and 4
-    folds take about 4 times as long as one run; axial is trained once, or not at all where the volume was made with
-    --weights; base models are fitted to each fold anew where their method does so; the interpolations train nothing.
+    folds take about 4 times as long as one run; axial and axial_posterior are trained once, or not at all where the
+    volume was made with --weights; base models are fitted to each fold anew where their method does so; the
+    interpolations train nothing.
     Ctrl-C gives the score of the folds finished by then.
     """
     options: dict[str, Any] = dict(locals())

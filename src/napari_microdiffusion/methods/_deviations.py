@@ -97,12 +97,12 @@ class Deviations:
             """What XZ planes say, and at the next step YZ planes."""
             axis = next(axes)
             clean = torch.empty_like(noisy)
-            planes = torch.stack([noisy, mean, std]).movedim(axis + 1, 0)  # a view (planes, 3, Z, pixels)
-            at_once = max(1, self.context.memory_bytes // plane_bytes(self.denoiser, planes[0, 0].numel()))
-            for start in range(0, len(planes), at_once):
+            volumes = [volume.movedim(axis, 0) for volume in (noisy, mean, std)]  # views (planes, Z, pixels)
+            at_once = max(1, self.context.memory_bytes // plane_bytes(self.denoiser, volumes[0][0].numel()))
+            for start in range(0, len(volumes[0]), at_once):
                 if self.context.should_stop():
                     return noisy  # the caller asks too, and drops it
-                batch = planes[start : start + at_once].contiguous()
+                batch = torch.stack([volume[start : start + at_once] for volume in volumes], 1)
                 blur, level = (torch.full((len(batch),), value, device=device) for value in (sigma, t))
                 with torch.no_grad():
                     found = self._estimate(batch, acquisition, ridge, blur, level)

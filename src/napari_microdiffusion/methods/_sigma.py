@@ -98,6 +98,14 @@ class Trial:
         (low, below), (high, above) = tried[at - 1 : at + 1]
         return low + (high - low) * (enough - below) / (above - below)
 
+    def lead(self, sigma: float) -> float:
+        """How much better than the interpolation hidden projections are told, in dB; NaN where nothing tells.
+
+        Where sigma was chosen, the best score counts: the chosen one's is as good.
+        """
+        told = max(self.scores.values(), default=math.nan) if sigma == self.sigma else self.score(sigma)
+        return told - self.floor
+
     def score(self, sigma: float) -> float:
         """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
         tried = sorted(self.scores.items())
@@ -121,6 +129,7 @@ def try_sigmas(
         The largest, and the one that is given, if any, in slices.
     """
     largest, given = sigmas
+    hidden: dict[float, Hidden] = {}
     trial = Trial({} if given is None else {given: math.nan}, ratio=cut.ratio)
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
@@ -130,10 +139,11 @@ def try_sigmas(
         told = hidden_planes(net, stack, sigma, context)
         if told is None:
             return trial
+        hidden[sigma] = told
         scores[sigma], floor = told.scores(float(np.ptp(stack.data)))
         trial = Trial(scores, floor, math.nan, cut.ratio)
         yield Step(len(scores))
-    chosen = hidden_planes(net, stack, trial.sigma, context)  # between those tried, mostly
+    chosen = hidden.get(trial.sigma) or hidden_planes(net, stack, trial.sigma, context)
     if chosen is None:
         return trial
     expected = hidden_patches(net, cut, trial.sigma, stack.acquisition.ridge(stack.data), context)

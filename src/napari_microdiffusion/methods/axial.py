@@ -96,10 +96,10 @@ class Axial(Method):
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
-        worse = trial.floor - trial.score(sigma)
-        if worse > 0:
+        lead = trial.lead(sigma)
+        if lead < 0:
             yield Notice(
-                f"hidden projections are predicted {worse:.1f} dB worse than by the conservative interpolation, "
+                f"hidden projections are predicted {-lead:.2g} dB worse than by the conservative interpolation, "
                 "so that one is given instead: the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
@@ -124,7 +124,7 @@ class Axial(Method):
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.score(sigma) < trial.floor,
+            "fell_back": trial.lead(sigma) < 0,
         }
 
     def _learn(
@@ -148,7 +148,7 @@ class Axial(Method):
         if context.stopped:
             return weights
         told = (
-            f"hidden projections are predicted to {trial.score(trial.sigma):.1f} dB, "
+            f"hidden projections are predicted to {trial.lead(trial.sigma) + trial.floor:.1f} dB, "
             f"by interpolation to {trial.floor:.1f} dB"
         )
         yield Notice(

@@ -7,6 +7,7 @@ planes in turn, at every step without what the projections would have seen of it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+UNKNOWN = "how far the sample may deviate from the mean is not known"
+"""Said where axial super-resolution gives no intervals."""
+
 PRIOR, DENOISER = "prior.", "denoiser."
 """Prefixes of the two networks' weights."""
 
-BETAS = 1e-4, 0.02
-"""Noise variances of the first and the last level (DDPM, Ho et al. 2020)."""
+SCHEDULE = 1000, 1e-4, 0.02
+"""Noise levels, and the variances of the first and the last (DDPM, Ho et al. 2020)."""
 
 
 class AxialPosterior(Method):
@@ -53,8 +57,7 @@ class AxialPosterior(Method):
         le=1000,
         sampling=True,
     )
-    sampling_steps: int = setting(16, "denoising steps for each sample", ge=1, le=1000, sampling=True)
-    timesteps: int = setting(1000, "noise levels of the training schedule, T", ge=2, le=10_000)
+    sampling_steps: int = setting(32, "denoising steps for each sample", ge=1, le=1000, sampling=True)
     channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
     steps: int = setting(600, "training steps of the diffusion model", ge=1, le=10_000_000)
@@ -72,39 +75,45 @@ class AxialPosterior(Method):
         weights = with_prefix(prior, PRIOR)
         if context.should_stop():
             return weights
-        learned = yield from self._train(stack, prior, context)
-        return weights | with_prefix(learned.denoiser.state_dict(), DENOISER)
+        model = self._model(stack, context)
+        if math.isnan(Trial.of(prior).widening):
+            yield Notice(f"the diffusion of deviations is not trained: {UNKNOWN}")
+        else:
+            yield from self._train(model, stack, prior, context)
+        return weights if context.stopped else weights | with_prefix(model.denoiser.state_dict(), DENOISER)
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Axial super-resolution as it does on a further stack; the diffusion model stays as it is."""
         prior = yield from self.prior.refine(stack, without_prefix(weights, PRIOR), context)
-        return weights | with_prefix(prior, PRIOR)
+        return with_prefix(prior, PRIOR) | with_prefix(without_prefix(weights, DENOISER), DENOISER)
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The sample or the mean of several (Z, y, x) float32, with its reliability: of one sample that of the mean.
 
-        Where axial super-resolution falls back to interpolation or states no intervals, its volume is given as it is.
+        Where axial super-resolution falls back to interpolation or states no intervals, its volume is given as it is;
+        so it is after a stop, the previews being the mean of what was drawn by then.
         """
         prior = without_prefix(weights, PRIOR)
         volume = yield from self.prior.predict(stack, prior, context)
         if context.stopped:
             return volume
         if volume.reliability is None:
-            yield Notice("no volumes are drawn: how far the sample may deviate from the mean is not known")
+            yield Notice(f"no volumes are drawn: {UNKNOWN}")
             return volume
         yield Preview(0, volume.data.copy())
         model = self._model(stack, context)
         model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
         model.denoiser.requires_grad_(False).eval()
-        sigma = self.prior.sigma_of(prior)
+        sigma, widening = self.prior.sigma_of(prior), np.float32(Trial.of(prior).widening)
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
         for number in range(self.samples):
-            known = volume.data, volume.reliability.std
-            deviation = yield from model.draw(stack, known, sigma, number, levels)
+            known = volume.data, volume.reliability.std / widening  # as in training
+            drawn = yield from model.draw(stack, known, sigma, number, levels)
             if context.stopped:
                 return volume
+            deviation = widening * drawn
             change = deviation - mean  # Welford's running mean and sum of squares
             mean += change / np.float32(number + 1)
             squares += change * (deviation - mean)
@@ -128,17 +137,23 @@ class AxialPosterior(Method):
         return self.prior.findings(stack, without_prefix(weights, PRIOR))
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
-        own = self.prior.model_copy(update={"batch": self.batch, "channels": self.channels}).memory_bytes(stack)
-        return max(own, self.prior.memory_bytes(stack))
+        own = self.prior.model_copy(update={"batch": self.batch, "channels": self.channels})
+        return max(
+            (own.memory_bytes(stack)[0], "lower batch or channels"),
+            (self.prior.memory_bytes(stack)[0], "lower prior.batch or prior.channels"),
+            (9 * 4 * math.prod(stack.volume_shape), "crop the images"),  # volumes that drawing holds on the device
+        )
 
-    def _train(self, stack: ProjectionStack, prior: Weights, context: Context) -> Generator[Event, None, Deviations]:
-        """The diffusion model, trained until the run is stopped."""
+    def _train(
+        self, model: Deviations, stack: ProjectionStack, prior: Weights, context: Context
+    ) -> Generator[Event, None, None]:
+        """Train the diffusion model in place, until the run is stopped."""
         import torch
 
         net = self.prior.loaded(stack, prior, context)
-        cut = self.prior.cutter(stack, Trial.of(prior).ratio, context)
+        fresh = replace(context, seed=context.seed + 1)  # patches that the mean was not fitted to
+        cut = self.prior.cutter(stack, Trial.of(prior).ratio, fresh)
         ridge = stack.acquisition.ridge(stack.data)
-        model = self._model(stack, context)
         generator = torch.Generator().manual_seed(context.seed)
 
         def loss() -> Tensor:
@@ -146,7 +161,6 @@ class AxialPosterior(Method):
 
         optimisers = muon(model.denoiser, self.learning_rate)
         yield from descend("Training the diffusion of deviations", loss, optimisers, self.steps, "cosine", context)
-        return model
 
     def _model(self, stack: ProjectionStack, context: Context) -> Deviations:
         """The untrained diffusion model; the seed fixes its first weights."""
@@ -158,4 +172,4 @@ class AxialPosterior(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             denoiser = PlaneDenoiser(fold_of(stack.acquisition), self.channels, self.blocks).to(context.device)
-        return Deviations(denoiser, Schedule(self.timesteps, *BETAS, context.device), context)
+        return Deviations(denoiser, Schedule(*SCHEDULE, context.device), context)

@@ -179,6 +179,7 @@ class VoxelSize(QWidget):
         """Show a voxel size without saying that it changed."""
         for line, size in zip(self._lines, scale_um or (None,) * 3, strict=True):
             line.setText("" if size is None else f"{size:.6g}")
+            line.setCursorPosition(0)  # where it is cut off, its last digits are
         self._exact, self._shown_texts = scale_um, self._texts()  # what is shown is rounded
 
     def _texts(self) -> list[str]:

@@ -111,8 +111,6 @@ def _origin(provenance: dict[str, Any], tried: bool) -> str:
     method = method.get("prior") or method  # what found the blur
     if method.get("sigma") is not None:
         return ", as set"
-    if job.get("weights") and not method.get("fine_tuning"):
-        return ", as chosen on the stack that the network was trained on"
     if method.get("objective_na") is not None:
         return ", from the objective"
     return "" if tried else ", a usual value: there are too few projections to choose it"

@@ -57,7 +57,7 @@ FRIENDLY: dict[str, tuple[str, str]] = {
         "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
     ),
     "axial_posterior": (
-        "Axial posterior (one volume as it may be)",
+        "Axial posterior (one sample of it)",
         "Draws a volume with the texture of a real one, around the result of axial super-resolution. Its fine detail "
         "is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
     ),
