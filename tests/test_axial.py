@@ -319,7 +319,7 @@ def test_where_interpolation_is_better_it_is_given_instead(stack):
     np.testing.assert_allclose(volume.data, conservative(stack), atol=1e-6)
     assert volume.reliability is None
     said = next(event.message for event in events if isinstance(event, Notice))
-    assert said.startswith("hidden projections are predicted 1.0 dB worse")
+    assert said.startswith("hidden projections are predicted 1.00 dB worse")
 
 
 def test_weights_that_do_not_suit_a_stack_are_found_out(stack):

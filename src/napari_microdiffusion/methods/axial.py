@@ -99,7 +99,7 @@ class Axial(Method):
         lead = trial.lead(sigma)
         if lead < 0:
             yield Notice(
-                f"hidden projections are predicted {-lead:.2g} dB worse than by the conservative interpolation, "
+                f"hidden projections are predicted {-lead:.2f} dB worse than by the conservative interpolation, "
                 "so that one is given instead: the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
