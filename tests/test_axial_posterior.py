@@ -12,10 +12,9 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Stage, Step
 from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
-from napari_microdiffusion.methods._base import with_prefix, without_prefix
+from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._sigma import Trial
 from napari_microdiffusion.methods._training import muon, take_step
-from napari_microdiffusion.methods.axial_posterior import DENOISER, PRIOR
 from napari_microdiffusion.numerics import noise_variance
 from napari_microdiffusion.presets import name_of, override, spec
 from napari_microdiffusion.run import Job, exhaust, run

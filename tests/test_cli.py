@@ -329,10 +329,13 @@ class TestReconstruct:
         assert "nothing was written" in refused("reconstruct", "p.ome.tif", "-o", "v.tif", code=130)
 
     def test_overwrite(self) -> None:
-        order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "linear")
-        done(*order)
-        refused(*order)
-        done(*order, "--overwrite")
+        order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method")
+        done(*order, "linear")
+        first = Path("v.tif").read_bytes()
+        refused(*order, "cubic")
+        assert Path("v.tif").read_bytes() == first
+        done(*order, "cubic", "--overwrite")
+        assert Path("v.tif").read_bytes() != first
 
 
 @pytest.mark.usefixtures("folder")

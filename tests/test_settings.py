@@ -16,7 +16,7 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_paths_are_those_of_overrides() -> None:
     for setting in settings_of("microdiffusion"):
-        spec("microdiffusion", overrides={setting.path: setting.values["preview"]})
+        assert spec("microdiffusion", overrides={setting.path: setting.values["preview"]}) == spec("microdiffusion")
 
 
 def test_ranges_in_words() -> None:

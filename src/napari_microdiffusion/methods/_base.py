@@ -240,6 +240,10 @@ def decay(schedule: str, progress: float) -> float:
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+PRIOR, DENOISER = "prior.", "denoiser."
+"""Prefixes of the weights of methods with two networks."""
+
+
 def with_prefix(weights: Weights, prefix: str) -> Weights:
     """The weights under names with a prefix, on the CPU."""
     return {prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}

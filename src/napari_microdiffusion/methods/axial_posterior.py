@@ -16,7 +16,18 @@ import numpy as np
 
 from ..events import Event, Notice, Preview, Stage
 from ..volume import ProjectionStack, Reliability, Volume
-from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting, with_prefix, without_prefix
+from ._base import (
+    DENOISER,
+    PRIOR,
+    Context,
+    FinalConsistency,
+    Method,
+    Weights,
+    make_consistent,
+    setting,
+    with_prefix,
+    without_prefix,
+)
 from ._deviations import Deviations
 from ._planes import Z90, fold_of
 from ._sigma import Trial
@@ -30,9 +41,6 @@ if TYPE_CHECKING:
 UNKNOWN = "how far the sample may deviate from the mean is not known"
 """Said where axial super-resolution gives no intervals."""
 
-PRIOR, DENOISER = "prior.", "denoiser."
-"""Prefixes of the two networks' weights."""
-
 SCHEDULE = 1000, 1e-4, 0.02
 """Noise levels, and the variances of the first and the last (DDPM, Ho et al. 2020)."""
 
@@ -40,7 +48,7 @@ SCHEDULE = 1000, 1e-4, 0.02
 class AxialPosterior(Method):
     """Samples of what the volume may be, around the one that axial super-resolution gives.
 
-    One sample has the texture of a real volume, right or wrong; the mean of many comes back to axial super-resolution.
+    One sample is as grainy as a real volume; the mean of many comes back to axial super-resolution.
     """
 
     learned: ClassVar[bool] = True

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, finite, setting, with_prefix, without_prefix
+from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, setting, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
@@ -27,9 +27,6 @@ from .interpolation import Conservative, Cubic, Linear
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
-
-PRIOR, DENOISER = "prior.", "denoiser."
-"""Prefixes of the two networks' weights."""
 
 Prior = Annotated[Linear | Cubic | Conservative | Inr | Axial, Field(discriminator="kind")]
 Consistency = Annotated[

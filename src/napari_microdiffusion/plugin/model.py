@@ -58,8 +58,8 @@ FRIENDLY: dict[str, tuple[str, str]] = {
     ),
     "axial_posterior": (
         "Axial posterior (one sample of it)",
-        "Draws a volume with the texture of a real one, around the result of axial super-resolution. Its fine detail "
-        "is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
+        "Draws one of the volumes that may be, as grainy as a real one, around the result of axial super-resolution. "
+        "Its fine detail is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
     ),
     "recurrent_mz": (
         "Recurrent-MZ",
