@@ -17,7 +17,7 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
-from napari_microdiffusion.methods._sigma import FALLBACK, INDIFFERENT, Trial
+from napari_microdiffusion.methods._sigma import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.numerics import noise_variance
 from napari_microdiffusion.phantoms import phantom
@@ -41,7 +41,7 @@ ACQUISITIONS = {
 }
 
 
-BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0).weights()
+BELIEVED = Trial({0.0: 20.0}, {}, 19.0, 1.0).weights()
 """Of a network that told hidden projections 1 dB better than the interpolation."""
 
 
@@ -206,32 +206,6 @@ def test_a_loss_that_is_no_number_ends_the_run(stack):
 # -- sigma ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("scores", "sigma"),
-    [
-        ({}, FALLBACK),
-        ({2.0: math.nan}, 2.0),  # given, and not tried
-        ({0.0: 30.0, 1.0: 29.0}, 0.0),
-        ({0.0: 29.9, 1.0: 30.0, 2.0: 29.0}, 0.0),
-        ({2.0: 30.0, 0.0: 29.0, 1.0: 29.6}, 1.5),
-        ({0.0: 20.0, 3.0: 30.0, 6.0: 29.9}, 2.94),
-    ],
-)
-def test_sigma_is_where_scores_come_close_to_the_best(scores, sigma):
-    """On straight lines between those tried, so that it does not jump when scores change by a hair."""
-    assert Trial(scores).sigma == pytest.approx(sigma)
-
-
-@pytest.mark.parametrize(
-    ("floor", "sigma", "lead"), [(29.9, 0.8, 0.1), (30.1, 0.8, -0.1), (29.9, 0.0, -0.9), (29.9, 4.0, math.nan)]
-)
-def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
-    """Sigma is chosen a little below the best on purpose, and that alone is no reason to give the network up."""
-    trial = Trial({0.0: 29.0, 1.0: 30.0}, floor)
-    assert trial.sigma == pytest.approx(0.8)
-    assert trial.lead(trial.sigma if sigma == 0.8 else sigma) == pytest.approx(lead, nan_ok=True)
-
-
 def test_sigma_is_the_smallest_that_does_about_as_well_as_the_best(stack):
     method = Axial(**TINY)
     weights = fitted(method, stack)
@@ -254,6 +228,18 @@ def test_a_given_sigma_is_used(stack):
     sharp, blurred = (predicted(method, stack, weights).data for method in (free, given))
     assert np.abs(sharp - blurred).max() > 1e-4
     np.testing.assert_array_equal(predicted(Axial(**TINY, sigma=0.0), stack, weights).data, sharp)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.7])
+def test_changes_are_as_strong_as_hidden_projections_ask(strength, stack):
+    method = Axial(**TINY)
+    weights = scrambled(method, stack)
+    plain, start = predicted(method, stack, weights).data, conservative(stack)
+    trial = Trial({0.0: 20.0}, {0.0: strength}, 19.0, 1.0)
+    strong = predicted(method, stack, weights | trial.weights()).data
+    np.testing.assert_allclose(strong - start, strength * (plain - start), atol=1e-5)
+    assert np.abs(plain - start).max() > 1e-2
+    assert method.findings(stack, weights | trial.weights())["gain"] == pytest.approx(strength)
 
 
 OBJECTIVES = {
@@ -314,12 +300,12 @@ def test_the_voxel_ratio_as_set_or_from_the_voxel_size(settings, scale, ratio, s
 
 def test_where_interpolation_is_better_it_is_given_instead(stack):
     method = Axial(**TINY)
-    weights = scrambled(method, stack) | Trial({0.0: 20.0}, 21.0, 1.0).weights()
+    weights = scrambled(method, stack) | Trial({0.0: 20.0}, {}, 21.0, 1.0).weights()
     events, volume = collected(method.predict(stack, weights, Context()))
     np.testing.assert_allclose(volume.data, conservative(stack), atol=1e-6)
     assert volume.reliability is None
     said = next(event.message for event in events if isinstance(event, Notice))
-    assert said.startswith("hidden projections are predicted 1.00 dB worse")
+    assert said.startswith("hidden projections are predicted no better than by the conservative interpolation (-1.0")
 
 
 def test_weights_that_do_not_suit_a_stack_are_found_out(stack):

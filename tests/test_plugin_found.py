@@ -56,6 +56,7 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
+        (record(gain=1.49), None, "as deep as wide · detail times 1.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),
@@ -129,7 +130,7 @@ def test_a_trained_network_is_applied_to_another_stack(opened: Open, qtbot: Any,
     assert any("trained on another stack" in text for text in said)
     known = facts(widget.results()[-1])
     assert known["provenance"]["job"]["weights"] == str(network.resolve())
-    assert known["ran"].result.volume.reliability is not None
+    assert known["provenance"]["found"]["fell_back"]  # nothing was learned in that training, and that is found out
     box = widget.result.trust
     assert "beyond the lateral one ·" in box.found._text.text()
     assert box.found.isVisible()

@@ -1,10 +1,10 @@
-"""What hidden projections tell of a plane network: which axial blur fits, and how far its intervals can be trusted."""
+"""What hidden projections tell of a plane network: the axial blur, the strength of its changes, how sure it may be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,9 @@ INDIFFERENT = 0.2
 two others ask for detail three times as coarse as that within one, and favour more blur than it
 (benchmarks/axial.md)."""
 
+LARGEST_GAIN = 2.0
+"""Most that changes are strengthened by."""
+
 WIDEST = 4.0
 """Most that intervals are widened by."""
 
@@ -55,8 +58,10 @@ class Trial:
     ----------
     scores
         Held-out scores in dB by sigma in slices; NaN for a sigma that was given and could not be tried.
+    gains
+        By sigma, what the network's change of the interpolation is multiplied by: as hidden projections ask for.
     floor
-        The conservative interpolation's, in dB; NaN where nothing could be tried.
+        The conservative interpolation's score, in dB; NaN where nothing could be tried.
     widening
         Factor of the intervals, at least 1; NaN where nothing could be tried.
     ratio
@@ -64,6 +69,7 @@ class Trial:
     """
 
     scores: dict[float, float]
+    gains: dict[float, float] = field(default_factory=dict)
     floor: float = math.nan
     widening: float = math.nan
     ratio: float = 1.0
@@ -71,17 +77,21 @@ class Trial:
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
-        sigmas, scores = weights["curve"].tolist()
-        pairs = zip(sigmas, scores, strict=True)
-        tried = {sigma: score for sigma, score in pairs if not math.isnan(sigma)}
-        return cls(tried, *(float(weights[name]) for name in ("floor", "widening", "ratio")))
+        sigmas, *curves = weights["curve"].tolist()
+        scores, gains = (
+            {sigma: value for sigma, value in zip(sigmas, curve, strict=True) if not math.isnan(sigma)}
+            for curve in curves
+        )
+        told = {sigma: gain for sigma, gain in gains.items() if not math.isnan(gain)}
+        return cls(scores, told, *(float(weights[name]) for name in ("floor", "widening", "ratio")))
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
         import torch
 
-        curve = torch.full((2, COARSE + 2), math.nan)
-        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values())])
+        curve = torch.full((3, COARSE + 2), math.nan)
+        gains = [self.gains.get(sigma, math.nan) for sigma in self.scores]
+        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values()), gains])
         values = {"floor": self.floor, "widening": self.widening, "ratio": self.ratio}
         return {"curve": curve} | {name: torch.tensor(value) for name, value in values.items()}
 
@@ -106,6 +116,13 @@ class Trial:
         told = max(self.scores.values(), default=math.nan) if sigma == self.sigma else self.score(sigma)
         return told - self.floor
 
+    def gain(self, sigma: float) -> float:
+        """What changes are multiplied by: on straight lines between the sigmas tried; 1 where nothing tells."""
+        if not self.gains:
+            return 1.0
+        sigmas, gains = zip(*sorted(self.gains.items()), strict=True)
+        return float(np.interp(sigma, sigmas, gains))
+
     def score(self, sigma: float) -> float:
         """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
         tried = sorted(self.scores.items())
@@ -118,7 +135,8 @@ class Trial:
 def try_sigmas(
     net: PlaneNet, cut: Cutter, stack: ProjectionStack, sigmas: tuple[float, float | None], context: Context
 ) -> Generator[Event, None, Trial]:
-    """Hide projections in turn, and see at which sigma the network tells them best from the others.
+    """Hide projections in turn, and see at which sigma the network tells them best from the others, and how strong a
+    change of the interpolation fits them.
 
     Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
     than hidden ones of patches do, by so much its intervals are too narrow.
@@ -134,6 +152,7 @@ def try_sigmas(
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
     scores: dict[float, float] = {}
+    gains: dict[float, float] = {}
     yield Stage("Choosing sigma by hidden projections", COARSE + 2)
     for sigma in _candidates(largest, scores) if given is None else iter([given]):
         told = hidden_planes(net, stack, sigma, context)
@@ -141,7 +160,8 @@ def try_sigmas(
             return trial
         hidden[sigma] = told
         scores[sigma], floor = told.scores(float(np.ptp(stack.data)))
-        trial = Trial(scores, floor, math.nan, cut.ratio)
+        gains[sigma] = told.gain
+        trial = Trial(scores, gains, floor, math.nan, cut.ratio)
         yield Step(len(scores))
     chosen = hidden.get(trial.sigma) or hidden_planes(net, stack, trial.sigma, context)
     if chosen is None:
@@ -161,23 +181,39 @@ def _candidates(largest: float, scores: dict[float, float]) -> Iterator[float]:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Mean squares over hidden projections, each (number of them,).
+    """Means over each hidden projection, (number of them,).
 
     Parameters
     ----------
-    error, interpolated
-        Of the network's error and of the conservative interpolation's.
+    missing
+        Of the square of what the conservative interpolation lacks.
+    agreement
+        Of that times the network's change.
+    change
+        Of the square of the network's change.
     spread
-        Of the standard deviation that the network states for the slices of each, in the mean over the slices.
+        Of the square of the standard deviation that the network states, in the mean over the slices of each.
     """
 
-    error: NDArray[np.float64]
-    interpolated: NDArray[np.float64]
+    missing: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    change: NDArray[np.float64]
     spread: NDArray[np.float64]
+
+    @property
+    def gain(self) -> float:
+        """What the network's changes are to be multiplied by, for the smallest error."""
+        return float(_gain(self.agreement.sum(), self.change.sum()))
+
+    @property
+    def error(self) -> NDArray[np.float64]:
+        """Mean squared error in each, with the gain that the others ask for: it was not fitted to itself."""
+        gain = _gain(self.agreement.sum() - self.agreement, self.change.sum() - self.change)
+        return self.missing - 2 * gain * self.agreement + gain**2 * self.change
 
     def scores(self, span: float) -> tuple[float, float]:
         """Held-out scores in dB, of the network and of the interpolation, for a stack of range ``span``."""
-        relative = np.stack([self.error, self.interpolated]) / span**2
+        relative = np.stack([self.error, self.missing]) / span**2
         network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR)).mean(1)
         return float(network), float(interpolation)
 
@@ -185,6 +221,11 @@ class Hidden:
     def surprise(self) -> float:
         """How far off the network is, in the standard deviations it states."""
         return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
+
+
+def _gain(agreement: NDArray[np.float64], change: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares, within bounds."""
+    return np.clip(agreement / np.maximum(change, 1e-30), 0, LARGEST_GAIN)
 
 
 def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:
@@ -200,8 +241,9 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: 
         estimate, spread = np.empty_like(volume), np.empty_like(volume)
         for here, planes, distances in through_planes(net, shown, volume, 1, sigma, context):
             estimate[:, here], spread[:, here] = planes, deviation(distances)
-        errors = [along_z(forward, v) - measured for v in (estimate, volume)]
-        found.append([(image**2).mean((1, 2)) for image in (*errors, along_z(forward, spread))])
+        missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
+        products = missing**2, missing * change, change**2, along_z(forward, spread) ** 2
+        found.append([product.mean((1, 2)) for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
@@ -216,8 +258,9 @@ def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, ridge: float, conte
         planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)
         with torch.no_grad():
             estimate, spread = restored(net, acquisition, ridge, planes, patches.blur.to(context.device), context)
-        truth = along_rows(forward, patches.truth)
-        errors = [along_rows(forward, v.cpu()) - truth for v in (estimate, planes)]
+        missing = along_rows(forward, patches.truth - planes.cpu())
+        change = along_rows(forward, (estimate - planes).cpu())
         stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))
-        found.append([image.square().mean((0, 2)).numpy() for image in (*errors, stated)])
+        products = missing**2, missing * change, change**2, stated**2
+        found.append([product.mean((0, 2)).numpy() for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))

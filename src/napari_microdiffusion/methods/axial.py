@@ -97,15 +97,15 @@ class Axial(Method):
         distances: NDArray[np.float32] | None = None
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
         lead = trial.lead(sigma)
-        if lead < 0:
+        if lead <= 0:
             yield Notice(
-                f"hidden projections are predicted {-lead:.2f} dB worse than by the conservative interpolation, "
+                f"hidden projections are predicted no better than by the conservative interpolation ({lead:.2f} dB), "
                 "so that one is given instead: the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
-            distances = yield from self._restore(net, stack, sigma, context, data)
+            distances = yield from self._restore(net, stack, (sigma, trial.gain(sigma)), context, data)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
@@ -116,15 +116,16 @@ class Axial(Method):
         )
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
-        """Sigma in slices, the sigmas tried with their held-out scores in dB, the interpolation's, the voxel ratio."""
+        """Sigma in slices, those tried with their held-out scores in dB, the interpolation's, the gain, the ratio."""
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
         return {
             "sigma_slices": sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
+            "gain": trial.gain(sigma),
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.lead(sigma) < 0,
+            "fell_back": trial.lead(sigma) <= 0,
         }
 
     def _learn(
@@ -195,21 +196,28 @@ class Axial(Method):
         return error.square().mean() / scale + tails / math.sqrt(scale)
 
     def _restore(
-        self, net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context, data: NDArray[np.float32]
+        self,
+        net: PlaneNet,
+        stack: ProjectionStack,
+        how: tuple[float, float],
+        context: Context,
+        data: NDArray[np.float32],
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Replace the interpolated volume (Z, y, x) by the mean of its restored XZ and YZ planes, in place.
+        """Change the interpolated volume (Z, y, x) towards the mean of its restored XZ and YZ planes, in place.
 
-        Returns the distances (2, Z, y, x) to the bounds of the 90 % interval, as the network states them.
+        ``how`` are sigma in slices and the gain. Returns the distances (2, Z, y, x) to the bounds of the 90 % interval,
+        as the network states them.
         """
         start = data.copy()
-        data[:] = 0
+        sigma, gain = how
+        data *= np.float32(1 - gain)
         spread = np.zeros((2, *data.shape), np.float32)
         yield Stage("Restoring XZ and YZ planes", sum(data.shape[1:]))
         done = 0
         for axis in (1, 2):
             for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
                 at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
-                data[at] += estimate / 2
+                data[at] += np.float32(gain / 2) * estimate
                 spread[(slice(None), *at)] += distances / 2
                 done += here.stop - here.start
                 yield Step(done)

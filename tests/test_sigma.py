@@ -1,0 +1,110 @@
+"""What hidden projections tell: which sigma is taken, how strong changes must be, what is kept with the weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from napari_microdiffusion.methods._sigma import FALLBACK, LARGEST_GAIN, Hidden, Trial
+
+
+@pytest.mark.parametrize(
+    ("scores", "sigma"),
+    [
+        ({}, FALLBACK),
+        ({2.0: math.nan}, 2.0),  # given, and not tried
+        ({0.0: 30.0, 1.0: 29.0}, 0.0),
+        ({0.0: 29.9, 1.0: 30.0, 2.0: 29.0}, 0.0),
+        ({2.0: 30.0, 0.0: 29.0, 1.0: 29.6}, 1.5),
+        ({0.0: 20.0, 3.0: 30.0, 6.0: 29.9}, 2.94),
+    ],
+)
+def test_sigma_is_where_scores_come_close_to_the_best(scores, sigma):
+    """On straight lines between those tried, so that it does not jump when scores change by a hair."""
+    assert Trial(scores).sigma == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize(
+    ("floor", "sigma", "lead"), [(29.9, 0.8, 0.1), (30.1, 0.8, -0.1), (29.9, 0.0, -0.9), (29.9, 4.0, math.nan)]
+)
+def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
+    """Sigma is chosen a little below the best on purpose, and that alone is no reason to give the network up."""
+    trial = Trial({0.0: 29.0, 1.0: 30.0}, {}, floor)
+    assert trial.sigma == pytest.approx(0.8)
+    assert trial.lead(trial.sigma if sigma == 0.8 else sigma) == pytest.approx(lead, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("gains", "sigma", "gain"),
+    [({}, 1.0, 1.0), ({0.0: 0.5, 2.0: 1.5}, 1.0, 1.0), ({2.0: 1.5, 0.0: 0.5}, 0.5, 0.75), ({1.0: 1.3}, 1.4, 1.3)],
+)
+def test_the_gain_of_a_sigma(gains, sigma, gain):
+    assert Trial(dict.fromkeys(gains, 30.0), gains).gain(sigma) == pytest.approx(gain)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        Trial({0.0: 29.0, 1.5: 30.0}, {0.0: 0.5, 1.5: 1.25}, 28.0, 1.5, 2.0),
+        Trial({2.5: math.nan}, ratio=4.0),
+        Trial({}, {}, 28.0),
+    ],
+    ids=["tried", "given and not tried", "nothing tried"],
+)
+def test_a_trial_survives_as_weights(trial):
+    """Weights are tensors alone."""
+    kept = trial.weights()
+    assert all(isinstance(value, torch.Tensor) for value in kept.values())
+    again = Trial.of(kept)
+    assert again.gains == trial.gains
+    assert list(again.scores) == list(trial.scores)
+    for name in ("floor", "widening", "ratio"):
+        assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)
+
+
+def told(strength: float, noise: float = 0.0, projections: int = 6) -> Hidden:
+    """Hidden projections of which a network tells so much, and noise."""
+    rng = np.random.default_rng(0)
+    missing = rng.standard_normal((projections, 10000))
+    change = strength * missing + noise * rng.standard_normal(missing.shape)
+    means = [product.mean(1) for product in (missing**2, missing * change, change**2)]
+    return Hidden(*means, np.ones(projections))
+
+
+@pytest.mark.parametrize(
+    ("strength", "noise", "gain", "share"),
+    [
+        (1.0, 0.0, 1.0, 0.0),
+        (0.8, 0.0, 1.25, 0.0),
+        (2.0, 0.0, 0.5, 0.0),
+        (0.25, 0.0, LARGEST_GAIN, 0.25),  # half of it is told
+        (1.0, 1.0, 0.5, 0.5),  # regression to the mean
+        (-1.0, 0.0, 0.0, 1.0),  # the interpolation is better
+    ],
+)
+def test_gain_and_error_of_known_answers(strength, noise, gain, share):
+    hidden = told(strength, noise)
+    assert hidden.gain == pytest.approx(gain, rel=0.02)
+    assert hidden.error.sum() / hidden.missing.sum() == pytest.approx(share, rel=0.02, abs=1e-9)
+
+
+def test_no_projection_is_scored_with_a_gain_that_was_fitted_to_it():
+    """One in which the change is right, among others where it is wrong, is told by the others' gain: not at all."""
+    wrong, right = told(-1.0, projections=5), told(1.0, projections=1)
+    names = ("missing", "agreement", "change", "spread")
+    both = Hidden(*(np.concatenate([getattr(wrong, name), getattr(right, name)]) for name in names))
+    np.testing.assert_allclose(both.error, both.missing)
+    network, interpolation = both.scores(1.0)
+    assert network == pytest.approx(interpolation)
+    good = told(1.0, 0.1)
+    network, interpolation = good.scores(1.0)
+    assert network > interpolation + 15
+
+
+def test_a_network_that_changes_nothing_has_no_gain():
+    hidden = told(0.0)
+    assert hidden.gain == 0
+    np.testing.assert_array_equal(hidden.error, hidden.missing)
