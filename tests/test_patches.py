@@ -156,13 +156,15 @@ def test_the_stated_blur_is_along_z():
 
 
 @pytest.mark.parametrize(("profile", "variance"), [("uniform", 6.0), ("point", 1.0)])
-@pytest.mark.parametrize("blur", [1e-6, 12.0])
-def test_patches_are_as_noisy_as_slices_are(profile, variance, blur):
-    """A projection averages the noise of its slices, and blur along z takes a patch's own noise away."""
+@pytest.mark.parametrize(
+    ("ratio", "blur"), [(1.0, 1e-6), (1.0, 12.0), (0.3, 1e-6), (2.0, 1e-6), (4.0, 1e-6), (8.0, 1e-6)]
+)
+def test_patches_are_as_noisy_as_slices_are(profile, variance, ratio, blur):
+    """A projection averages the noise of its slices; blur along z and deep voxels take a patch's own noise away."""
     noisy = stack_of(np.random.default_rng(0).standard_normal((6, 64, 64)), Acquisition(slices=6, profile=profile))
     flat = replace(noisy, data=noisy.data * 0 + 0.5)
     power = [
-        np.mean([float(p.truth.diff(dim=2).square().mean()) / 2 for p in batches(s, largest_blur=blur)])
+        np.mean([float(p.truth.diff(dim=2).square().mean()) / 2 for p in batches(s, ratio=ratio, largest_blur=blur)])
         for s in (noisy, flat)
     ]
     assert power[1] < 1e-8

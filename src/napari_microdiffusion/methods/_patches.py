@@ -23,8 +23,9 @@ GAINS = 0.6, 1.6
 LOG_STRETCH = -math.log(2), math.log(2)
 """Random factors of intensities, and of scales (their logarithms): the network should hang on neither."""
 
-KEPT = 0.5
-"""About the share of white noise's variance that is left in a patch that was turned and stretched."""
+KEPT, AVERAGED = 0.5, 0.7
+"""About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
+voxel's depth, in pixels, over which that is averaged once more."""
 
 GUESSED = 256
 """Pixels along y and x that an unknown ratio is guessed from."""
@@ -85,6 +86,7 @@ class Cutter:
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
         self._noise = noise_variance(stack.data)
+        self._kept = KEPT / max(1.0, AVERAGED * ratio)
         # a slice is noisier than a projection, its weighted mean
         self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
 
@@ -103,7 +105,9 @@ class Cutter:
         if sigma is not None:
             blur = torch.full((count,), sigma)
         blurs = blur_matrices(blur, depth)
-        missing = self._noise * (self._noisier - KEPT * blurs.square().sum(2).mean(1))  # of the variance in slices
+        missing = self._noise * (
+            self._noisier - self._kept * blurs.square().sum(2).mean(1)
+        )  # of the variance in slices
         noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
         truth = blurs @ patches + noise
         acquisition = self._hidden(bound, self._hiding if sigma is None else 1.0)
