@@ -148,6 +148,19 @@ def test_a_setting_out_of_range_is_named_with_its_range(path, value, must):
         spec("microdiffusion", overrides={path: value})
 
 
+@pytest.mark.parametrize("name", ["axial_diffusion", "axial_posterior"])
+def test_the_range_is_that_of_the_priors_setting(name):
+    with pytest.raises(InvalidInput, match=r"^prior.sigma = 99: .* \(0 to 6\)$"):
+        spec(name, overrides={"prior.sigma": 99})
+
+
+@pytest.mark.parametrize("name", ["microdiffusion", "sparse3diff"])
+def test_guidance_needs_a_network_that_saw_images_without_condition(name):
+    with pytest.raises(InvalidInput, match="guidance above 0 needs p_uncond above 0"):
+        spec(name, overrides={"guidance": 1.0, "p_uncond": 0.0})
+    assert spec(name, overrides={"guidance": 0.0, "p_uncond": 0.0}) == spec(name, overrides={"p_uncond": 0.0})
+
+
 def test_every_setting_out_of_range_is_named():
     with pytest.raises(InvalidInput, match="; ") as caught:
         spec("microdiffusion", overrides={"gamma": 2, "prior.width": 1})

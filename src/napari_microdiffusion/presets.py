@@ -129,18 +129,30 @@ def validated(values: dict[str, Any]) -> Method:
 
 def explain(error: ValidationError) -> str:
     """A validation error in one line: each setting, its value, what it must be, its range."""
-    kinds: dict[object, type[Method]] = {cls.model_fields["kind"].default: cls for cls, _ in METHODS.values()}
+    kinds = {cls.model_fields["kind"].default: cls for cls, _ in METHODS.values()}
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"] if part not in kinds)
         message = item["msg"].removeprefix("Value error, ")
-        owner = next((kinds[part] for part in reversed(item["loc"]) if part in kinds), None)
+        owner = _owner(item["loc"], kinds)
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
         bounds = in_words(limits(info)) if info else ""
         lines.append(
             (f"{path} = {item['input']!r}: {message}" if path else message) + (f" ({bounds})" if bounds else "")
         )
     return "; ".join(lines)
+
+
+def _owner(location: tuple[int | str, ...], kinds: dict[str, type[Method]]) -> type[Method] | None:
+    """The method that the setting at a location belongs to: the prior where it leads through one."""
+    owner = None
+    for part in map(str, location[:-1]):
+        info = owner.model_fields.get(part) if owner else None
+        if part in kinds:
+            owner = kinds[part]
+        elif info and isinstance(info.annotation, type) and issubclass(info.annotation, Method):
+            owner = info.annotation
+    return owner
 
 
 def parse_value(text: str) -> Any:

@@ -33,6 +33,10 @@ FinalConsistency = Annotated[
 ]
 
 
+UNGUIDED = "guidance above 0 needs p_uncond above 0: else the network never learns what to be guided away from"
+"""Said of settings that do not go together."""
+
+
 def setting(default: Any, description: str, *, sampling: bool = False, **limits: Any) -> Any:
     """A field of a method's spec: its default, its meaning in plain words, its range.
 

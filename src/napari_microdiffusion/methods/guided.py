@@ -17,7 +17,19 @@ from pydantic import Field, model_validator
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, setting, with_prefix, without_prefix
+from ._base import (
+    DENOISER,
+    PRIOR,
+    UNGUIDED,
+    Context,
+    Method,
+    Weights,
+    autocast,
+    finite,
+    setting,
+    with_prefix,
+    without_prefix,
+)
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
@@ -116,6 +128,8 @@ class Guided(Method):
             raise ValueError("injection=condition needs a prior")
         if self.injection == "condition" and self.condition == "none":
             raise ValueError("injection=condition needs condition=addition or cross_attention, to carry the prior")
+        if self.guidance > 0 and self.p_uncond == 0:
+            raise ValueError(UNGUIDED)
         return self
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:

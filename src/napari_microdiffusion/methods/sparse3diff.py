@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from ..events import Event, Notice, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Weights, autocast, finite, setting
+from ._base import UNGUIDED, Context, Weights, autocast, finite, setting
 from ._filling import Filling
 from ._subvolumes import Subvolumes
 from ._training import take_step
@@ -174,6 +175,12 @@ class Sparse3Diff(Subvolumes):
         with autocast(context):
             loss = net.loss(known, clean, positions, self.dropout, self.emphasis, generator, seen=seen)
         return take_step(loss, optimisers)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.guidance > 0 and self.p_uncond == 0:
+            raise ValueError(UNGUIDED)
+        return self
 
     @property
     def guiding(self) -> float:
