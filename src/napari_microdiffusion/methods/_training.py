@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..events import Event, Stage, Step
@@ -36,9 +37,23 @@ def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()
+    with _one_thread():
+        for optimiser in optimisers:
+            optimiser.step()
     return float(loss.item())
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Without torch's other threads: waking them for products as small as Muon's takes longer than those."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def descend(
