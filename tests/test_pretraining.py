@@ -31,7 +31,7 @@ from napari_microdiffusion.events import (
 from napari_microdiffusion.methods import Context, Inr, Linear, Method, Weights
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
-from napari_microdiffusion.pretraining import Base, Pretraining, pretrain, pretrained_methods
+from napari_microdiffusion.pretraining import Base, Pretraining, check, pretrain, pretrained_methods
 from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -194,6 +194,14 @@ def test_too_large_for_the_memory(volumes, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(TooLarge, match=r"needs 0.0 GB of memory for these volumes, .* free: crop them or take fewer"):
         next(pretrain(plan(), volumes))
+
+
+@pytest.mark.parametrize("name", pretrained_methods())
+def test_batches_too_large_for_the_memory(name, volumes, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 10**8))
+    check(plan(method=spec(name, overrides={"batch": 1})), volumes)
+    with pytest.raises(TooLarge, match=r"for these volumes, and 0\.2 GB are free: lower batch, crop, channels"):
+        check(plan(method=spec(name, overrides={"batch": 1024})), volumes)
 
 
 @pytest.mark.parametrize(

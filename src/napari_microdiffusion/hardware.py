@@ -151,23 +151,30 @@ def check_memory(method: Method, stack: ProjectionStack, device: str) -> None:
         Saying how much is missing, and what lowers it.
     """
     held = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
-    _check_memory(method, stack, device, held, "this stack", "crop the images or take fewer projections")
+    what, crop = "this stack", "crop the images or take fewer projections"
+    _check_memory(method, method.memory_bytes(stack), device, held, what, crop)
 
 
-def check_training_memory(method: Method, volumes: Iterable[Volume], like: ProjectionStack, device: str) -> None:
+def check_training_memory(
+    method: Method, volumes: Iterable[Volume], like: ProjectionStack, remedy: str, device: str
+) -> None:
     """Refuse volumes to train on that do not fit, all at once, as float32; errors as for `check_memory`.
 
     Parameters
     ----------
     like
         A stack of the size that training sees at least, for the memory of the method's own batches.
+    remedy
+        Which settings lower that.
     """
     held = 4 * sum(volume.data.size for volume in volumes)
-    _check_memory(method, like, device, held, "these volumes", "crop them or take fewer")
+    batch = getattr(method, "batch", 1) * method.memory_bytes(like)[0]
+    _check_memory(method, (batch, remedy), device, held, "these volumes", "crop them or take fewer")
 
 
-def _check_memory(method: Method, stack: ProjectionStack, device: str, held: int, what: str, crop: str) -> None:
-    batch, remedy = method.memory_bytes(stack)
+def _check_memory(method: Method, batches: tuple[int, str], device: str, held: int, what: str, crop: str) -> None:
+    """``batches`` are what the method's own take, and what lowers it."""
+    batch, remedy = batches
     if device == "cuda":
         import torch
 

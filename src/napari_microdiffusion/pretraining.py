@@ -143,7 +143,7 @@ def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
     for volume in deep:
         _as_stack(volume).check()
     device = device_of(plan.method, plan.device)
-    check_training_memory(plan.method, deep, _least(plan, deep), device)
+    check_training_memory(plan.method, deep, _least(plan, deep), _remedy(plan.method), device)
 
 
 def _deep(plan: Pretraining, volumes: Sequence[Volume]) -> list[Volume]:
