@@ -56,7 +56,7 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
-        (record(gain=1.49), None, "as deep as wide · detail times 1.5, as hidden projections ask"),
+        (record(gain=1.49), None, "as deep as wide · learned detail × 1.5, which fits hidden projections best"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),
