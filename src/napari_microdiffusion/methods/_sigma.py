@@ -37,8 +37,9 @@ INDIFFERENT = 0.2
 two others ask for detail three times as coarse as that within one, and favour more blur than it
 (benchmarks/axial.md)."""
 
-LARGEST_GAIN = 2.0
-"""Most that changes are strengthened by."""
+GAINS = 1.0, 1.5
+"""What changes are multiplied by, at least and at most. They are not weakened: what cannot be told across a hidden
+projection may still be right within a shown one."""
 
 WIDEST = 4.0
 """Most that intervals are widened by."""
@@ -59,7 +60,7 @@ class Trial:
     scores
         Held-out scores in dB by sigma in slices; NaN for a sigma that was given and could not be tried.
     gains
-        By sigma, what the network's change of the interpolation is multiplied by: as hidden projections ask for.
+        By sigma, what hidden projections ask the network's change of the interpolation to be multiplied by.
     floor
         The conservative interpolation's score, in dB; NaN where nothing could be tried.
     widening
@@ -117,11 +118,11 @@ class Trial:
         return told - self.floor
 
     def gain(self, sigma: float) -> float:
-        """What changes are multiplied by: on straight lines between the sigmas tried; 1 where nothing tells."""
+        """What changes are multiplied by: on straight lines between the sigmas tried, as far as `GAINS` allow."""
         if not self.gains:
             return 1.0
         sigmas, gains = zip(*sorted(self.gains.items()), strict=True)
-        return float(np.interp(sigma, sigmas, gains))
+        return float(np.clip(np.interp(sigma, sigmas, gains), *GAINS))
 
     def score(self, sigma: float) -> float:
         """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
@@ -202,14 +203,16 @@ class Hidden:
 
     @property
     def gain(self) -> float:
-        """What the network's changes are to be multiplied by, for the smallest error."""
-        return float(_gain(self.agreement.sum(), self.change.sum()))
+        """What the network's changes are to be multiplied by, for the smallest error; of any size."""
+        return float(self.agreement.sum() / max(float(self.change.sum()), 1e-30))
 
     @property
     def error(self) -> NDArray[np.float64]:
         """Mean squared error in each, with the gain that the others ask for: it was not fitted to itself."""
-        gain = _gain(self.agreement.sum() - self.agreement, self.change.sum() - self.change)
-        return self.missing - 2 * gain * self.agreement + gain**2 * self.change
+        agreement, change = (means.sum() - means for means in (self.agreement, self.change))
+        gain = np.clip(agreement / np.maximum(change, 1e-30), *GAINS)
+        error: NDArray[np.float64] = self.missing - 2 * gain * self.agreement + gain**2 * self.change
+        return error
 
     def scores(self, span: float) -> tuple[float, float]:
         """Held-out scores in dB, of the network and of the interpolation, for a stack of range ``span``."""
@@ -221,11 +224,6 @@ class Hidden:
     def surprise(self) -> float:
         """How far off the network is, in the standard deviations it states."""
         return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
-
-
-def _gain(agreement: NDArray[np.float64], change: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares, within bounds."""
-    return np.clip(agreement / np.maximum(change, 1e-30), 0, LARGEST_GAIN)
 
 
 def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:
