@@ -41,7 +41,7 @@ ACQUISITIONS = {
 }
 
 
-BELIEVED = Trial({0.0: 20.0}, {}, 19.0, 1.0).weights()
+BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0).weights()
 """Of a network that told hidden projections 1 dB better than the interpolation."""
 
 
@@ -158,8 +158,9 @@ def test_overlapping_projections_are_explained_to_within_their_noise():
 def test_without_training_it_is_the_conservative_interpolation(acquisition):
     stack = waves(acquisition)
     method = Axial(**TINY)
-    data = predicted(method, stack, method.untrained(stack, Context())).data
-    np.testing.assert_allclose(data, conservative(stack), atol=1e-5)
+    volume = predicted(method, stack, method.untrained(stack, Context()) | BELIEVED)
+    np.testing.assert_allclose(volume.data, conservative(stack), atol=1e-5)
+    assert volume.reliability is not None  # the network was asked
 
 
 def test_both_directions_count(stack):
@@ -235,11 +236,11 @@ def test_changes_are_as_strong_as_hidden_projections_ask(strength, stack):
     method = Axial(**TINY)
     weights = scrambled(method, stack)
     plain, start = predicted(method, stack, weights).data, conservative(stack)
-    trial = Trial({0.0: 20.0}, {0.0: strength}, 19.0, 1.0)
+    trial = Trial({0.0: 20.0}, 19.0, 1.0, 1.0, {0.0: strength})
     strong = predicted(method, stack, weights | trial.weights()).data
     np.testing.assert_allclose(strong - start, strength * (plain - start), atol=1e-5)
     assert np.abs(plain - start).max() > 1e-2
-    assert method.findings(stack, weights | trial.weights())["gain"] == pytest.approx(strength)
+    assert method.findings(stack, weights | trial.weights())["strength"] == pytest.approx(strength)
 
 
 OBJECTIVES = {
@@ -282,6 +283,7 @@ def test_three_projections_are_too_few_to_choose_sigma(settings, sigma):
     assert found["sigma_slices"] == pytest.approx(sigma, abs=1e-3)
     assert found["sigma_curve"] == []
     assert found["interpolation_held_out_db"] is None
+    assert found["strength"] is None
     assert not found["fell_back"]
     assert any("too few projections" in event.message for event in events if isinstance(event, Notice))
 
@@ -300,12 +302,12 @@ def test_the_voxel_ratio_as_set_or_from_the_voxel_size(settings, scale, ratio, s
 
 def test_where_interpolation_is_better_it_is_given_instead(stack):
     method = Axial(**TINY)
-    weights = scrambled(method, stack) | Trial({0.0: 20.0}, {}, 21.0, 1.0).weights()
+    weights = scrambled(method, stack) | Trial({0.0: 20.0}, 21.0, 1.0).weights()
     events, volume = collected(method.predict(stack, weights, Context()))
     np.testing.assert_allclose(volume.data, conservative(stack), atol=1e-6)
     assert volume.reliability is None
     said = next(event.message for event in events if isinstance(event, Notice))
-    assert said.startswith("hidden projections are predicted no better than by the conservative interpolation (-1.0")
+    assert said.startswith("hidden projections are predicted no better than by the conservative interpolation (1.00")
 
 
 def test_weights_that_do_not_suit_a_stack_are_found_out(stack):
@@ -355,7 +357,8 @@ def test_findings_are_kept_with_the_volume(stack):
     found = (result.volume.provenance or {})["found"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found == method.findings(stack, result.weights)
-    assert {"sigma_slices", "sigma_curve", "interpolation_held_out_db", "voxel_ratio", "fell_back"} <= found.keys()
+    keys = {"sigma_slices", "sigma_curve", "interpolation_held_out_db", "strength", "voxel_ratio", "fell_back"}
+    assert keys <= found.keys()
     said = " ".join(event.message for event in events if isinstance(event, Notice))
     assert f"{found['sigma_slices']:.3g} slices" in said
     assert f"{found['interpolation_held_out_db']:.1f} dB" in said

@@ -33,7 +33,7 @@ ACQUISITIONS = {
 }
 OVERLAP = Acquisition(slices=6, stride=3, count=8)
 
-BELIEVED = Trial({0.0: 20.0}, {}, 19.0, 1.0)
+BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0)
 """Of a network that told hidden projections 1 dB better than the interpolation."""
 
 
@@ -152,7 +152,7 @@ def test_the_size_of_batches_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "trial", [Trial({0.0: 18.0}, {}, 19.0, 1.0), Trial({}, {}, 0.0)], ids=["misled", "too few projections to hide any"]
+    "trial", [Trial({0.0: 18.0}, 19.0, 1.0), Trial({}, 0.0)], ids=["misled", "too few projections to hide any"]
 )
 def test_where_nothing_is_known_of_deviations_none_are_drawn(trial):
     stack, method = waves(), posterior()

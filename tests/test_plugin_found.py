@@ -56,14 +56,17 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
-        (record(gain=1.49), None, "as deep as wide · learned detail × 1.5, which fits hidden projections best"),
+        (record(strength=1.49), None, "as deep as wide · learned detail × 1.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
+        (record(strength=None), None, "as deep as wide"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),
     ],
 )
 def test_what_was_found_in_words(provenance: dict[str, Any], dz: float | None, text: str) -> None:
-    assert text in in_words(provenance, dz)
+    said = in_words(provenance, dz)
+    assert text in said
+    assert ("learned detail" in said) == (provenance["found"].get("strength") is not None)
 
 
 def test_the_curve_and_what_was_chosen(qtbot: Any) -> None:

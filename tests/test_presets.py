@@ -161,6 +161,10 @@ def test_guidance_needs_a_network_that_saw_images_without_condition(name):
     assert spec(name, overrides={"guidance": 0.0, "p_uncond": 0.0}) == spec(name, overrides={"p_uncond": 0.0})
 
 
+def test_guidance_means_nothing_where_there_is_no_condition():
+    spec("naive_diffusion", overrides={"guidance": 1.0, "p_uncond": 0.0, "condition": "none"})
+
+
 def test_every_setting_out_of_range_is_named():
     with pytest.raises(InvalidInput, match="; ") as caught:
         spec("microdiffusion", overrides={"gamma": 2, "prior.width": 1})

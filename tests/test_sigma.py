@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_microdiffusion.methods._sigma import FALLBACK, GAINS, Hidden, Trial
+from napari_microdiffusion.methods._hidden import STRENGTHS, Hidden
+from napari_microdiffusion.methods._sigma import FALLBACK, Trial
 
 
 @pytest.mark.parametrize(
@@ -32,32 +33,33 @@ def test_sigma_is_where_scores_come_close_to_the_best(scores, sigma):
 )
 def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
     """Sigma is chosen a little below the best on purpose, and that alone is no reason to give the network up."""
-    trial = Trial({0.0: 29.0, 1.0: 30.0}, {}, floor)
+    trial = Trial({0.0: 29.0, 1.0: 30.0}, floor)
     assert trial.sigma == pytest.approx(0.8)
     assert trial.lead(trial.sigma if sigma == 0.8 else sigma) == pytest.approx(lead, nan_ok=True)
 
 
 @pytest.mark.parametrize(
-    ("gains", "sigma", "gain"),
+    ("strengths", "sigma", "strength"),
     [
         ({}, 1.0, 1.0),
         ({0.0: 0.5, 2.0: 1.7}, 1.0, 1.1),
-        ({2.0: 1.7, 0.0: 0.5}, 0.5, GAINS[0]),
-        ({0.0: 0.5, 2.0: 1.7}, 2.0, GAINS[1]),
+        ({2.0: 1.7, 0.0: 0.5}, 0.5, STRENGTHS[0]),
+        ({0.0: 0.5, 2.0: 1.7}, 2.0, STRENGTHS[1]),
         ({1.0: 1.3}, 1.4, 1.3),
     ],
 )
-def test_the_gain_of_a_sigma(gains, sigma, gain):
+def test_the_strength_at_a_sigma(strengths, sigma, strength):
     """Bounds hold for what is between those tried, not for those."""
-    assert Trial(dict.fromkeys(gains, 30.0), gains).gain(sigma) == pytest.approx(gain)
+    trial = Trial(dict.fromkeys(strengths, 30.0), strengths=strengths)
+    assert trial.strength(sigma) == pytest.approx(strength)
 
 
 @pytest.mark.parametrize(
     "trial",
     [
-        Trial({0.0: 29.0, 1.5: 30.0}, {0.0: 0.5, 1.5: 1.25}, 28.0, 1.5, 2.0),
+        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}),
         Trial({2.5: math.nan}, ratio=4.0),
-        Trial({}, {}, 28.0),
+        Trial({}, 28.0),
     ],
     ids=["tried", "given and not tried", "nothing tried"],
 )
@@ -66,23 +68,26 @@ def test_a_trial_survives_as_weights(trial):
     kept = trial.weights()
     assert all(isinstance(value, torch.Tensor) for value in kept.values())
     again = Trial.of(kept)
-    assert again.gains == trial.gains
-    assert list(again.scores) == list(trial.scores)
+    for name in ("scores", "strengths"):
+        there, back = getattr(trial, name), getattr(again, name)
+        assert list(back) == pytest.approx(list(there))
+        assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
+    assert again.strength(again.sigma) == pytest.approx(trial.strength(trial.sigma))
     for name in ("floor", "widening", "ratio"):
         assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)
 
 
-def told(strength: float, noise: float = 0.0, projections: int = 6) -> Hidden:
+def told(told_share: float, noise: float = 0.0, projections: int = 6) -> Hidden:
     """Hidden projections of which a network tells so much, and noise."""
     rng = np.random.default_rng(0)
     missing = rng.standard_normal((projections, 10000))
-    change = strength * missing + noise * rng.standard_normal(missing.shape)
+    change = told_share * missing + noise * rng.standard_normal(missing.shape)
     means = [product.mean(1) for product in (missing**2, missing * change, change**2)]
     return Hidden(*means, np.ones(projections))
 
 
 @pytest.mark.parametrize(
-    ("strength", "noise", "gain", "share"),
+    ("told_share", "noise", "strength", "share"),
     [
         (1.0, 0.0, 1.0, 0.0),
         (0.8, 0.0, 1.25, 0.0),
@@ -93,14 +98,14 @@ def told(strength: float, noise: float = 0.0, projections: int = 6) -> Hidden:
         (-1.0, 0.0, -1.0, 4.0),  # the interpolation is better
     ],
 )
-def test_gain_and_error_of_known_answers(strength, noise, gain, share):
-    hidden = told(strength, noise)
-    assert hidden.gain == pytest.approx(gain, rel=0.02)
+def test_strength_and_error_of_known_answers(told_share, noise, strength, share):
+    hidden = told(told_share, noise)
+    assert hidden.strength == pytest.approx(strength, rel=0.02)
     assert hidden.error.sum() / hidden.missing.sum() == pytest.approx(share, rel=0.02, abs=1e-9)
 
 
-def test_no_projection_is_scored_with_a_gain_that_was_fitted_to_it():
-    """One in which the change is too weak, among others where it is right, has the others' gain: none."""
+def test_no_projection_is_scored_with_a_strength_that_was_fitted_to_it():
+    """One in which the change is too weak, among others where it is right, has the others' strength: none."""
     right, weak = told(1.0, projections=20), told(0.8, projections=1)
     names = ("missing", "agreement", "change", "spread")
     both = Hidden(*(np.concatenate([getattr(right, name), getattr(weak, name)]) for name in names))

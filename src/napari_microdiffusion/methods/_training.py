@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ..events import Event, Stage, Step
@@ -12,6 +13,8 @@ from ._base import Context, decay, finite
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+_STEPPING = Lock()
 
 WARM_UP = 30
 """Steps over which the learning rate rises."""
@@ -45,15 +48,19 @@ def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Without torch's other threads: waking them for products as small as Muon's takes longer than those."""
+    """Without torch's other threads: waking them for products as small as Muon's takes longer than those.
+
+    The number of threads is the whole process's, so trainings side by side take turns.
+    """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _STEPPING:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def descend(

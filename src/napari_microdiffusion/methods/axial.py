@@ -92,20 +92,21 @@ class Axial(Method):
         return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
+        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is as good."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
         lead = trial.lead(sigma)
         if lead <= 0:
             yield Notice(
-                f"hidden projections are predicted no better than by the conservative interpolation ({lead:.2f} dB), "
-                "so that one is given instead: the sample may look different along z than across"
+                "hidden projections are predicted no better than by the conservative interpolation "
+                f"({abs(lead):.2f} dB worse), so that one is given instead: "
+                "the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
-            distances = yield from self._restore(net, stack, (sigma, trial.gain(sigma)), context, data)
+            distances = yield from self._restore(net, stack, sigma, trial.strength(sigma), context, data)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
@@ -116,13 +117,13 @@ class Axial(Method):
         )
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
-        """Sigma in slices, those tried with their held-out scores in dB, the interpolation's, the gain, the ratio."""
+        """Sigma in slices, those tried with held-out scores in dB, the interpolation's, strength, voxel ratio."""
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
         return {
             "sigma_slices": sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
-            "gain": trial.gain(sigma),
+            "strength": trial.strength(sigma) if trial.strengths else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "fell_back": trial.lead(sigma) <= 0,
@@ -199,25 +200,25 @@ class Axial(Method):
         self,
         net: PlaneNet,
         stack: ProjectionStack,
-        how: tuple[float, float],
+        sigma: float,
+        strength: float,
         context: Context,
         data: NDArray[np.float32],
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Change the interpolated volume (Z, y, x) towards the mean of its restored XZ and YZ planes, in place.
+        """Change the interpolated volume (Z, y, x) to the mean of its restored XZ and YZ planes, in place.
 
-        ``how`` are sigma in slices and the gain. Returns the distances (2, Z, y, x) to the bounds of the 90 % interval,
-        as the network states them.
+        ``strength`` multiplies the change. Returns the distances (2, Z, y, x) to the bounds of the 90 % interval, as
+        the network states them.
         """
         start = data.copy()
-        sigma, gain = how
-        data *= np.float32(1 - gain)
+        data *= np.float32(1 - strength)
         spread = np.zeros((2, *data.shape), np.float32)
         yield Stage("Restoring XZ and YZ planes", sum(data.shape[1:]))
         done = 0
         for axis in (1, 2):
             for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
                 at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
-                data[at] += np.float32(gain / 2) * estimate
+                data[at] += np.float32(strength / 2) * estimate
                 spread[(slice(None), *at)] += distances / 2
                 done += here.stop - here.start
                 yield Step(done)

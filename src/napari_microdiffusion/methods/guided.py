@@ -128,7 +128,7 @@ class Guided(Method):
             raise ValueError("injection=condition needs a prior")
         if self.injection == "condition" and self.condition == "none":
             raise ValueError("injection=condition needs condition=addition or cross_attention, to carry the prior")
-        if self.guidance > 0 and self.p_uncond == 0:
+        if self.guidance > 0 and self.p_uncond == 0 and self.condition != "none":
             raise ValueError(UNGUIDED)
         return self
 

@@ -88,7 +88,7 @@ class FoundBox(QWidget):
 
 
 def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
-    """The blur, where it comes from, the voxels' shape, the gain; and plainly, if this is interpolation instead."""
+    """The blur, where it comes from, the voxels' shape, the strength; and plainly, if this is interpolation instead."""
     found = provenance["found"]
     sigma, floor = found["sigma_slices"], found.get("interpolation_held_out_db")
     scores = [score for _, score in found.get("sigma_curve", [])]
@@ -96,8 +96,8 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     text = f"Axial blur {sigma:.2g} slices{depth} beyond the lateral one{_origin(provenance, bool(scores))}"
     if found.get("voxel_ratio") is not None:
         text += f" · voxels {found['voxel_ratio']:.2g} times as deep as wide"
-    if found.get("gain") is not None and not found.get("fell_back"):
-        text += f" · learned detail × {found['gain']:.1f}, which fits hidden projections best"
+    if found.get("strength") is not None and not found.get("fell_back"):
+        text += f" · learned detail × {found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
         text += (
             f"\nThis is plain interpolation: the network predicts hidden projections no better ({max(scores):.2f} dB "

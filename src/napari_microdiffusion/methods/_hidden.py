@@ -1,0 +1,114 @@
+"""How a plane network tells hidden projections from the others: of the stack's own planes, and of lateral patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics import FLOOR
+from ..numerics import along_z
+from ..volume import ProjectionStack
+from ._base import Context
+from ._patches import Cutter, along_rows
+from ._planes import Z90, deviation, restored, through_planes
+from .heldout import folds
+
+if TYPE_CHECKING:
+    from ..plane_net import PlaneNet
+
+STRENGTHS = 1.0, 1.5
+"""What changes are multiplied by, at least and at most. They are not weakened: what cannot be told across a hidden
+projection may still be right within a shown one."""
+
+SAMPLED_ROWS = 32
+"""XZ planes that stand for the whole stack when projections are hidden."""
+
+PATCHES, BATCHES = 12, 4
+"""Lateral patches, likewise."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Means over each hidden projection, (number of them,).
+
+    Parameters
+    ----------
+    missing
+        Of the square of what the conservative interpolation lacks.
+    agreement
+        Of what the interpolation lacks times the network's change of it.
+    change
+        Of the square of the network's change.
+    spread
+        Of the square of the standard deviation that the network states, in the mean over the slices of each.
+    """
+
+    missing: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    change: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    @property
+    def strength(self) -> float:
+        """What the network's changes are to be multiplied by, for the smallest error; of any size."""
+        return float(self.agreement.sum() / max(float(self.change.sum()), 1e-30))
+
+    @property
+    def error(self) -> NDArray[np.float64]:
+        """Mean squared error in each, with the strength that the others ask for: it was not fitted to itself."""
+        agreement, change = (means.sum() - means for means in (self.agreement, self.change))
+        strength = np.clip(agreement / np.maximum(change, 1e-30), *STRENGTHS)
+        error: NDArray[np.float64] = self.missing - 2 * strength * self.agreement + strength**2 * self.change
+        return np.maximum(error, 0)  # a difference of means of float32
+
+    def scores(self, span: float) -> tuple[float, float]:
+        """Held-out scores in dB, of the network and of the interpolation, for a stack of range ``span``."""
+        relative = np.stack([self.error, self.missing]) / span**2
+        network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR)).mean(1)
+        return float(network), float(interpolation)
+
+    @property
+    def surprise(self) -> float:
+        """How far off the network is, in the standard deviations it states."""
+        return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
+
+
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:
+    """How the network tells hidden projections from the others, on some XZ planes; None when stopped."""
+    rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
+    found = []
+    for fold in folds(len(stack.data)):
+        if context.should_stop():
+            return None
+        shown = stack.without(fold)
+        forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
+        volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
+        estimate, spread = np.empty_like(volume), np.empty_like(volume)
+        for here, planes, distances in through_planes(net, shown, volume, 1, sigma, context):
+            estimate[:, here], spread[:, here] = planes, deviation(distances)
+        missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
+        products = missing**2, missing * change, change**2, along_z(forward, spread) ** 2
+        found.append([product.mean((1, 2)) for product in products])
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
+
+
+def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, ridge: float, context: Context) -> Hidden:
+    """The same on lateral patches, where the network is on its own ground."""
+    import torch
+
+    found = []
+    for patches in (cut(PATCHES, sigma) for _ in range(BATCHES)):
+        acquisition = patches.acquisition
+        forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
+        planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)
+        with torch.no_grad():
+            estimate, spread = restored(net, acquisition, ridge, planes, patches.blur.to(context.device), context)
+        missing = along_rows(forward, patches.truth - planes.cpu())
+        change = along_rows(forward, (estimate - planes).cpu())
+        stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))
+        products = missing**2, missing * change, change**2, stated**2
+        found.append([product.mean((0, 2)).numpy() for product in products])
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
