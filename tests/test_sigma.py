@@ -39,18 +39,18 @@ def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
 
 
 @pytest.mark.parametrize(
-    ("strengths", "sigma", "strength"),
+    ("asked", "sigma", "strength"),
     [
         ({}, 1.0, 1.0),
-        ({0.0: 0.5, 2.0: 1.7}, 1.0, 1.1),
-        ({2.0: 1.7, 0.0: 0.5}, 0.5, STRENGTHS[0]),
-        ({0.0: 0.5, 2.0: 1.7}, 2.0, STRENGTHS[1]),
-        ({1.0: 1.3}, 1.4, 1.3),
+        ({0.0: 0.5, 2.0: 2.5}, 1.2, 1.35),
+        ({2.0: 2.5, 0.0: 0.5}, 0.2, STRENGTHS[0]),
+        ({0.0: 0.5, 2.0: 2.5}, 2.0, STRENGTHS[1]),
+        ({1.0: 1.3}, 1.4, 1.15),
     ],
 )
-def test_the_strength_at_a_sigma(strengths, sigma, strength):
-    """Bounds hold for what is between those tried, not for those."""
-    trial = Trial(dict.fromkeys(strengths, 30.0), strengths=strengths)
+def test_the_strength_at_a_sigma(asked, sigma, strength):
+    """Half of what is asked beyond 1, on straight lines; bounds hold for what is between those tried, not for those."""
+    trial = Trial(dict.fromkeys(asked, 30.0), asked=asked)
     assert trial.strength(sigma) == pytest.approx(strength)
 
 
@@ -68,7 +68,7 @@ def test_a_trial_survives_as_weights(trial):
     kept = trial.weights()
     assert all(isinstance(value, torch.Tensor) for value in kept.values())
     again = Trial.of(kept)
-    for name in ("scores", "strengths"):
+    for name in ("scores", "asked"):
         there, back = getattr(trial, name), getattr(again, name)
         assert list(back) == pytest.approx(list(there))
         assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
@@ -87,20 +87,21 @@ def told(told_share: float, noise: float = 0.0, projections: int = 6) -> Hidden:
 
 
 @pytest.mark.parametrize(
-    ("told_share", "noise", "strength", "share"),
+    ("told_share", "noise", "asked", "share"),
     [
         (1.0, 0.0, 1.0, 0.0),
-        (0.8, 0.0, 1.25, 0.0),
-        (0.5, 0.0, 2.0, 0.0625),  # three quarters of it are told
+        (0.8, 0.0, 1.25, 0.01),  # nine tenths of it are told, with half of what is asked
+        (0.5, 0.0, 2.0, 0.0625),
+        (0.25, 0.0, 4.0, 0.390625),  # no more than the largest
         (0.8, 0.4, 1.0, 0.2),
         (2.0, 0.0, 0.5, 1.0),  # never weakened
         (1.0, 1.0, 0.5, 1.0),
         (-1.0, 0.0, -1.0, 4.0),  # the interpolation is better
     ],
 )
-def test_strength_and_error_of_known_answers(told_share, noise, strength, share):
+def test_what_is_asked_and_the_error_of_known_answers(told_share, noise, asked, share):
     hidden = told(told_share, noise)
-    assert hidden.strength == pytest.approx(strength, rel=0.02)
+    assert hidden.asked == pytest.approx(asked, rel=0.02)
     assert hidden.error.sum() / hidden.missing.sum() == pytest.approx(share, rel=0.02, abs=1e-9)
 
 

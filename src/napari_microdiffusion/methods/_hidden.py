@@ -23,6 +23,10 @@ STRENGTHS = 1.0, 1.5
 """What changes are multiplied by, at least and at most. They are not weakened: what cannot be told across a hidden
 projection may still be right within a shown one."""
 
+BELIEVED = 0.5
+"""Share of what hidden projections ask beyond 1 that is believed: it is about as uncertain as it is large
+(benchmarks/axial.md)."""
+
 SAMPLED_ROWS = 32
 """XZ planes that stand for the whole stack when projections are hidden."""
 
@@ -52,15 +56,15 @@ class Hidden:
     spread: NDArray[np.float64]
 
     @property
-    def strength(self) -> float:
-        """What the network's changes are to be multiplied by, for the smallest error; of any size."""
+    def asked(self) -> float:
+        """The strength of the network's changes that gives the smallest error; of any size."""
         return float(self.agreement.sum() / max(float(self.change.sum()), 1e-30))
 
     @property
     def error(self) -> NDArray[np.float64]:
         """Mean squared error in each, with the strength that the others ask for: it was not fitted to itself."""
         agreement, change = (means.sum() - means for means in (self.agreement, self.change))
-        strength = np.clip(agreement / np.maximum(change, 1e-30), *STRENGTHS)
+        strength = believed(agreement / np.maximum(change, 1e-30))
         error: NDArray[np.float64] = self.missing - 2 * strength * self.agreement + strength**2 * self.change
         return np.maximum(error, 0)  # a difference of means of float32
 
@@ -74,6 +78,12 @@ class Hidden:
     def surprise(self) -> float:
         """How far off the network is, in the standard deviations it states."""
         return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
+
+
+def believed(asked: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What changes are multiplied by, where hidden projections ask for a strength."""
+    strength: NDArray[np.float64] = np.clip(1 + BELIEVED * (asked - 1), *STRENGTHS)
+    return strength
 
 
 def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:

@@ -13,7 +13,7 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights
-from ._hidden import STRENGTHS, Hidden, hidden_patches, hidden_planes
+from ._hidden import Hidden, believed, hidden_patches, hidden_planes
 from ._patches import Cutter
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Trial:
         Factor of the intervals, at least 1; NaN where nothing could be tried.
     ratio
         Voxel ratio dz/dx that the network was trained for.
-    strengths
+    asked
         By sigma, what hidden projections ask the network's change of the interpolation to be multiplied by.
     """
 
@@ -59,17 +59,17 @@ class Trial:
     floor: float = math.nan
     widening: float = math.nan
     ratio: float = 1.0
-    strengths: dict[float, float] = field(default_factory=dict)
+    asked: dict[float, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
         sigmas, *curves = weights["curve"].tolist()
-        scores, strengths = (
+        scores, asked = (
             {sigma: value for sigma, value in zip(sigmas, curve, strict=True) if not math.isnan(sigma)}
             for curve in curves
         )
-        told = {sigma: strength for sigma, strength in strengths.items() if not math.isnan(strength)}
+        told = {sigma: value for sigma, value in asked.items() if not math.isnan(value)}
         floor, widening, ratio = (float(weights[name]) for name in ("floor", "widening", "ratio"))
         return cls(scores, floor, widening, ratio, told)
 
@@ -78,8 +78,8 @@ class Trial:
         import torch
 
         curve = torch.full((3, COARSE + 2), math.nan)
-        strengths = [self.strengths.get(sigma, math.nan) for sigma in self.scores]
-        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values()), strengths])
+        asked = [self.asked.get(sigma, math.nan) for sigma in self.scores]
+        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values()), asked])
         values = {"floor": self.floor, "widening": self.widening, "ratio": self.ratio}
         return {"curve": curve} | {name: torch.tensor(value) for name, value in values.items()}
 
@@ -105,11 +105,11 @@ class Trial:
         return told - self.floor
 
     def strength(self, sigma: float) -> float:
-        """What changes are multiplied by: on straight lines between the sigmas tried, as far as `STRENGTHS` allow."""
-        if not self.strengths:
+        """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and believed."""
+        if not self.asked:
             return 1.0
-        sigmas, strengths = zip(*sorted(self.strengths.items()), strict=True)
-        return float(np.clip(np.interp(sigma, sigmas, strengths), *STRENGTHS))
+        sigmas, asked = zip(*sorted(self.asked.items()), strict=True)
+        return float(believed(np.interp(sigma, sigmas, asked)))
 
     def score(self, sigma: float) -> float:
         """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
@@ -140,7 +140,7 @@ def try_sigmas(
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
     scores: dict[float, float] = {}
-    strengths: dict[float, float] = {}
+    asked: dict[float, float] = {}
     yield Stage("Choosing sigma by hidden projections", COARSE + 2)
     for sigma in _candidates(largest, scores) if given is None else iter([given]):
         told = hidden_planes(net, stack, sigma, context)
@@ -148,8 +148,8 @@ def try_sigmas(
             return trial
         hidden[sigma] = told
         scores[sigma], floor = told.scores(float(np.ptp(stack.data)))
-        strengths[sigma] = told.strength
-        trial = Trial(scores, floor, math.nan, cut.ratio, strengths)
+        asked[sigma] = told.asked
+        trial = Trial(scores, floor, math.nan, cut.ratio, asked)
         yield Step(len(scores))
     chosen = hidden.get(trial.sigma) or hidden_planes(net, stack, trial.sigma, context)
     if chosen is None:

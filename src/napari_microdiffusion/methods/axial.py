@@ -123,7 +123,7 @@ class Axial(Method):
             "sigma_slices": sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
-            "strength": trial.strength(sigma) if trial.strengths else None,
+            "strength": trial.strength(sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "fell_back": trial.lead(sigma) <= 0,
