@@ -92,16 +92,15 @@ class Axial(Method):
         return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is as good."""
+        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
         trial, sigma = Trial.of(weights), self.sigma_of(weights)
         lead = trial.lead(sigma)
-        if lead <= 0:
+        if lead < 0:
             yield Notice(
-                "hidden projections are predicted no better than by the conservative interpolation "
-                f"({abs(lead):.2f} dB worse), so that one is given instead: "
-                "the sample may look different along z than across"
+                f"hidden projections are predicted {-lead:.2f} dB worse than by the conservative interpolation, "
+                "so that one is given instead: the sample may look different along z than across"
             )
             yield Preview(0, data.copy())
         else:
@@ -126,7 +125,7 @@ class Axial(Method):
             "strength": trial.strength(sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.lead(sigma) <= 0,
+            "fell_back": trial.lead(sigma) < 0,
         }
 
     def _learn(

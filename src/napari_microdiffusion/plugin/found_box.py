@@ -100,7 +100,7 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
         text += f" · learned detail × {found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
         text += (
-            f"\nThis is plain interpolation: the network predicts hidden projections no better ({max(scores):.2f} dB "
+            f"\nThis is plain interpolation: the network predicts hidden projections worse ({max(scores):.2f} dB "
             f"against {floor:.2f} dB). The sample may look different along z than across, or training was too short."
         )
     return text
