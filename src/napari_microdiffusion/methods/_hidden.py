@@ -23,10 +23,6 @@ STRENGTHS = 1.0, 1.5
 """What changes are multiplied by, at least and at most. They are not weakened: what cannot be told across a hidden
 projection may still be right within a shown one."""
 
-BELIEVED = 0.5
-"""Share of what hidden projections ask beyond 1 that is believed: it is about as uncertain as it is large
-(benchmarks/axial.md)."""
-
 SAMPLED_ROWS = 32
 """XZ planes that stand for the whole stack when projections are hidden."""
 
@@ -82,7 +78,7 @@ class Hidden:
 
 def believed(asked: NDArray[np.float64]) -> NDArray[np.float64]:
     """What changes are multiplied by, where hidden projections ask for a strength."""
-    strength: NDArray[np.float64] = np.clip(1 + BELIEVED * (asked - 1), *STRENGTHS)
+    strength: NDArray[np.float64] = np.clip(asked, *STRENGTHS)
     return strength
 
 
