@@ -162,7 +162,9 @@ def test_guidance_needs_a_network_that_saw_images_without_condition(name):
 
 
 def test_guidance_means_nothing_where_there_is_no_condition():
-    spec("naive_diffusion", overrides={"guidance": 1.0, "p_uncond": 0.0, "condition": "none"})
+    overrides = {"guidance": 1.0, "p_uncond": 0.0, "condition": "none"}
+    made = spec("naive_diffusion", overrides=overrides).model_dump()
+    assert {key: made[key] for key in overrides} == overrides
 
 
 def test_every_setting_out_of_range_is_named():

@@ -32,7 +32,7 @@ PATCHES, BATCHES = 12, 4
 
 @dataclass(frozen=True)
 class Hidden:
-    """Means over each hidden projection, (number of them,).
+    """Means over the pixels of each hidden projection, each (number of them,), in squares of the stack's intensities.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Hidden:
     def error(self) -> NDArray[np.float64]:
         """Mean squared error in each, with the strength that the others ask for: it was not fitted to itself."""
         agreement, change = (means.sum() - means for means in (self.agreement, self.change))
-        strength = believed(agreement / np.maximum(change, 1e-30))
+        strength = bounded(agreement / np.maximum(change, 1e-30))
         error: NDArray[np.float64] = self.missing - 2 * strength * self.agreement + strength**2 * self.change
         return np.maximum(error, 0)  # a difference of means of float32
 
@@ -76,8 +76,8 @@ class Hidden:
         return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
 
 
-def believed(asked: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What changes are multiplied by, where hidden projections ask for a strength."""
+def bounded(asked: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Strengths (...) as hidden projections ask for them, within `STRENGTHS`."""
     strength: NDArray[np.float64] = np.clip(asked, *STRENGTHS)
     return strength
 

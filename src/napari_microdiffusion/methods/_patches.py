@@ -105,9 +105,8 @@ class Cutter:
         if sigma is not None:
             blur = torch.full((count,), sigma)
         blurs = blur_matrices(blur, depth)
-        missing = self._noise * (
-            self._noisier - self._kept * blurs.square().sum(2).mean(1)
-        )  # of the variance in slices
+        kept = self._kept * blurs.square().sum(2).mean(1)
+        missing = self._noise * (self._noisier - kept)  # of the variance in slices
         noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
         truth = blurs @ patches + noise
         acquisition = self._hidden(bound, self._hiding if sigma is None else 1.0)

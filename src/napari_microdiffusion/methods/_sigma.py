@@ -13,7 +13,7 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights
-from ._hidden import Hidden, believed, hidden_patches, hidden_planes
+from ._hidden import Hidden, bounded, hidden_patches, hidden_planes
 from ._patches import Cutter
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ class Trial:
         return told - self.floor
 
     def strength(self, sigma: float) -> float:
-        """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and believed."""
+        """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and bounded."""
         if not self.asked:
             return 1.0
         sigmas, asked = zip(*sorted(self.asked.items()), strict=True)
-        return float(believed(np.interp(sigma, sigmas, asked)))
+        return float(bounded(np.interp(sigma, sigmas, asked)))
 
     def score(self, sigma: float) -> float:
         """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
@@ -123,8 +123,7 @@ class Trial:
 def try_sigmas(
     net: PlaneNet, cut: Cutter, stack: ProjectionStack, sigmas: tuple[float, float | None], context: Context
 ) -> Generator[Event, None, Trial]:
-    """Hide projections in turn, and see at which sigma the network tells them best from the others, and how strong a
-    change of the interpolation fits them.
+    """Hide projections in turn, and see at which sigma and which strength the network tells them best from the others.
 
     Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
     than hidden ones of patches do, by so much its intervals are too narrow.

@@ -72,6 +72,13 @@ class Sparse3Diff(Subvolumes):
     )
     align_passes: int = setting(1, "how often each image takes its turn while aligning", ge=1, le=1000, sampling=True)
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse settings that do not go together."""
+        if self.guidance > 0 and self.p_uncond == 0:
+            raise ValueError(UNGUIDED)
+        return self
+
     @property
     def refines(self) -> bool:
         return self.align
@@ -175,12 +182,6 @@ class Sparse3Diff(Subvolumes):
         with autocast(context):
             loss = net.loss(known, clean, positions, self.dropout, self.emphasis, generator, seen=seen)
         return take_step(loss, optimisers)
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.guidance > 0 and self.p_uncond == 0:
-            raise ValueError(UNGUIDED)
-        return self
 
     @property
     def guiding(self) -> float:
