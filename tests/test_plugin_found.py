@@ -56,7 +56,7 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
-        (record(strength=1.49), None, "as deep as wide · learned detail × 1.5, as hidden projections ask"),
+        (record(strength=1.49), None, "as deep as wide · learned detail ×\u00a01.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(strength=None), None, "as deep as wide"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),

@@ -97,7 +97,7 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     if found.get("voxel_ratio") is not None:
         text += f" · voxels {found['voxel_ratio']:.2g} times as deep as wide"
     if found.get("strength") is not None and not found.get("fell_back"):
-        text += f" · learned detail × {found['strength']:.1f}, as hidden projections ask"
+        text += f" · learned detail ×\u00a0{found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
         text += (
             f"\nThis is plain interpolation: the network predicts hidden projections worse ({max(scores):.2f} dB "
