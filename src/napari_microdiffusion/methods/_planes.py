@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..events import Event, Preview, Stage, Step
 from ..numerics import Array
 from ..volume import ProjectionStack
 from ._base import Context, autocast
@@ -47,6 +48,39 @@ def restored(
 def invisible(acquisition: Acquisition, ridge: float, change: Tensor) -> Tensor:
     """What the projections do not see of a change (B, Z, x) of planes."""
     return change - along_rows(acquisition.smoothest(ridge), along_rows(acquisition.matrix, change))
+
+
+def restore(
+    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], sigma: float, strength: float, context: Context
+) -> Generator[Event, None, NDArray[np.float32]]:
+    """Change an interpolated volume (Z, y, x) to the mean of its restored XZ and YZ planes, in place; until stopped.
+
+    Parameters
+    ----------
+    strength
+        The change is multiplied by it.
+
+    Returns
+    -------
+    distances
+        (2, Z, y, x) to the bounds of the 90 % interval, as the network states them.
+    """
+    start = volume.copy()
+    volume *= np.float32(1 - strength)
+    spread = np.zeros((2, *volume.shape), np.float32)
+    yield Stage("Restoring XZ and YZ planes", sum(volume.shape[1:]))
+    done = 0
+    for axis in (1, 2):
+        for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
+            at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
+            volume[at] += np.float32(strength / 2) * estimate
+            spread[(slice(None), *at)] += distances / 2
+            done += here.stop - here.start
+            yield Step(done)
+            if context.should_stop():
+                return spread
+    yield Preview(0, volume.copy())
+    return spread
 
 
 def through_planes(

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import MINIMUM_PROJECTIONS
-from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
+from ..events import Event, InvalidInput, Notice, Preview, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
-from ._planes import deviation, fold_of, restored, through_planes
+from ._planes import deviation, fold_of, restore, restored, through_planes
 from ._sigma import FALLBACK, Trial, try_sigmas
 from ._training import descend, muon
 
@@ -105,7 +105,7 @@ class Axial(Method):
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
-            distances = yield from self._restore(net, stack, sigma, trial.strength(sigma), context, data)
+            distances = yield from restore(net, stack, data, sigma, trial.strength(sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
@@ -194,37 +194,6 @@ class Axial(Method):
         below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return error.square().mean() / scale + tails / math.sqrt(scale)
-
-    def _restore(
-        self,
-        net: PlaneNet,
-        stack: ProjectionStack,
-        sigma: float,
-        strength: float,
-        context: Context,
-        data: NDArray[np.float32],
-    ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Change the interpolated volume (Z, y, x) to the mean of its restored XZ and YZ planes, in place.
-
-        ``strength`` multiplies the change. Returns the distances (2, Z, y, x) to the bounds of the 90 % interval, as
-        the network states them.
-        """
-        start = data.copy()
-        data *= np.float32(1 - strength)
-        spread = np.zeros((2, *data.shape), np.float32)
-        yield Stage("Restoring XZ and YZ planes", sum(data.shape[1:]))
-        done = 0
-        for axis in (1, 2):
-            for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
-                at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
-                data[at] += np.float32(strength / 2) * estimate
-                spread[(slice(None), *at)] += distances / 2
-                done += here.stop - here.start
-                yield Step(done)
-                if context.should_stop():
-                    return spread
-        yield Preview(0, data.copy())
-        return spread
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""
