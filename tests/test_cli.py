@@ -515,6 +515,15 @@ class TestPretrain:
         done(*order, "x.ome.tif", "--base", base, "--set", "consistency=none")
         assert (io.inspect("x.ome.tif").provenance or {})["job"]["method"]["consistency"] == "none"
 
+    def test_a_truth_that_was_trained_on_is_told(self) -> None:
+        both = self.trained("both.safetensors")  # b is the volume that t was cut from
+        Path("volumes/b.ome.zarr").rename("b.ome.zarr")
+        for base, told in ((both, True), (self.trained("without.safetensors"), False)):
+            done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", base, "--overwrite")
+            result = invoke("evaluate", "v.ome.tif", "--truth", "t.ome.tif", "--json")
+            assert result.exit_code == 0
+            assert ("trained on b, the ground truth: the scores are worthless" in result.stderr) is told
+
     def test_how_projections_were_made_comes_from_the_base_where_their_file_does_not_say(self) -> None:
         np.save("p.npy", io.read_projections("p.ome.tif").data)
         base = self.trained()

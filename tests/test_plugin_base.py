@@ -17,7 +17,7 @@ from napari_microdiffusion.events import InvalidInput, Notice
 from napari_microdiffusion.io import write_projections, write_volume
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.phantoms import phantom
-from napari_microdiffusion.plugin.base import AtHand, Bases, seen
+from napari_microdiffusion.plugin.base import AtHand, Bases
 from napari_microdiffusion.plugin.base_volumes import MADE, TRUTH, Picked, read
 from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.layers import KEY, facts, volume_layer
@@ -365,13 +365,6 @@ def test_the_truth_is_withheld_wherever_it_lies(truth: Volume, other: Volume) ->
     assert "the same as another" in told.message
     with pytest.raises(InvalidInput, match="ground truth"):
         exhaust(read(Picked(loads[:1], None, (truth.data,), 0, 0), SIX, lambda: False))
-
-
-def test_scores_on_a_truth_that_was_trained_on(trained: Trained, other: Volume, truth: Volume) -> None:
-    assert seen(trained, None) is None
-    assert seen(trained, truth) is None
-    for known in (other, Volume(other.data[:30], name=other.name), Volume(other.data, name="renamed")):
-        assert "scores are worthless" in str(seen(trained, known))
 
 
 def test_a_base_model_by_its_settings(trained: Trained) -> None:

@@ -31,7 +31,7 @@ from napari_microdiffusion.events import (
 from napari_microdiffusion.methods import Context, Inr, Linear, Method, Weights
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
-from napari_microdiffusion.pretraining import Base, Pretraining, check, pretrain, pretrained_methods
+from napari_microdiffusion.pretraining import Base, Pretraining, check, pretrain, pretrained_methods, trained_on
 from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -113,6 +113,20 @@ def test_a_base_says_what_it_was_trained_on(volumes):
     assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
     assert [record.shape for record in base.volumes] == [(16, 32, 36), (17, 40, 48)]
     assert base.volumes[1].sha256 == hashlib.sha256(volumes[1].data.tobytes()).hexdigest()
+
+
+def test_a_truth_that_was_trained_on_is_known_again(volumes):
+    """Under another name, and without the slices that simulation leaves out; an empty first slice tells nothing."""
+    empty = np.zeros((1, 32, 36), np.float32)
+    hollow, alike = (Volume(np.concatenate([empty, volume.data]), name="hollow") for volume in (volumes[0], volumes[0]))
+    alike.data[1:] = np.roll(alike.data[1:], 3, axis=1)
+    base = exhaust(pretrain(plan(), [hollow, volumes[1]]))
+    _, covered = volumes[1].simulate(POINT)
+    assert covered.shape[0] < volumes[1].shape[0]
+    for truth in (hollow, volumes[1], Volume(volumes[1].data, name="renamed"), Volume(covered.data, name="cut")):
+        assert "scores are worthless" in str(trained_on(base.volumes, truth))
+    for truth in (alike, Volume(np.zeros_like(hollow.data))):
+        assert trained_on(base.volumes, truth) is None
 
 
 def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):

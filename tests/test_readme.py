@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 
 from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.presets import spec
+from napari_microdiffusion.trained import load_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +69,20 @@ def test_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     scores = eval(capsys.readouterr().out, {"nan": np.nan})
     assert scores["psnr"] > 20
     assert scores["reprojection_max_error"] < 1e-5
+
+
+def test_python_with_a_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = blocks(ROOT / "docs" / "first-use.md", "python")
+    monkeypatch.chdir(tmp_path)
+    small = {"steps": 2, "channels": 8, "batch": 1, "crop": 16}
+    monkeypatch.setattr("napari_microdiffusion.presets.spec", lambda name: spec(name, overrides=small))
+    monkeypatch.setattr(
+        "napari_microdiffusion.phantoms.phantom", lambda kind, seed=0: phantom(kind, (24, 32, 32), seed)
+    )
+    found: dict[str, Any] = {}
+    exec(compile(code, "first-use.md", "exec"), found)
+    assert found["volume"].shape == found["truth"].shape == (24, 32, 32)
+    assert load_trained("base.safetensors").is_base
 
 
 def test_make_targets() -> None:

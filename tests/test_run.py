@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import fingerprint
+from napari_microdiffusion.checkpoint import VolumeRecord, fingerprint
 from napari_microdiffusion.events import (
     DeviceUnavailable,
     EngineError,
@@ -183,6 +183,21 @@ def test_with_weights_nothing_is_trained(method, camera):
     assert result.given is None
     assert "weights_sha256" not in (result.volume.provenance or {})
     assert (again.volume.provenance or {})["weights_sha256"] == fingerprint(result.weights)
+
+
+def test_what_the_weights_were_trained_on_is_on_record(camera):
+    volume = VolumeRecord.of(np.ones((3, 4, 5)), "some")
+    weights = exhaust(run(job(INR, camera), camera)).weights
+    record = exhaust(run(job(INR, camera), camera, weights=weights, volumes=[volume])).volume.provenance
+    assert [VolumeRecord.model_validate(each) for each in record["trained_on"]] == [volume]
+    assert "trained_on" not in exhaust(run(job(INR, camera), camera, weights=weights)).volume.provenance
+
+
+def test_reconstruct_with_weights(camera):
+    result = exhaust(run(job(INR, camera, precision="auto"), camera))
+    again = reconstruct(camera, INR, weights=result.weights, device="cpu")
+    np.testing.assert_array_equal(again.data, result.volume.data)
+    assert (again.provenance or {})["weights_sha256"] == fingerprint(result.weights)
 
 
 # -- what the user should know --------------------------------------------------------------

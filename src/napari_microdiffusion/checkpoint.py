@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .acquisition import Acquisition
@@ -28,13 +30,30 @@ _KEY = "napari_microdiffusion"
 
 
 class VolumeRecord(BaseModel):
-    """A full volume that a base model was trained on: its name, (z, y, x), and the SHA-256 of its pixels."""
+    """A full volume that a base model was trained on: its name, (z, y, x), and the SHA-256 of its pixels.
+
+    Simulation leaves out the last slices where they fill no projection. What stays is known by ``first_sha256``, that
+    of the first slice with more than one intensity; None in older files.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     shape: tuple[int, int, int]
     sha256: str
+    first_sha256: str | None = None
+
+    @classmethod
+    def of(cls, data: NDArray[Any], name: str) -> VolumeRecord:
+        """Of a volume (z, y, x)."""
+        first = next((each for each in data if each.min() != each.max()), data[0])
+        whole, one = (sha256(np.ascontiguousarray(part).data).hexdigest() for part in (data, first))
+        return cls(name=name, shape=data.shape, sha256=whole, first_sha256=one)
+
+    def matches(self, other: VolumeRecord) -> bool:
+        """Whether it is the same volume under any name, be it without its last slices."""
+        same_first = self.first_sha256 is not None and self.first_sha256 == other.first_sha256
+        return self.sha256 == other.sha256 or same_first
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -117,9 +117,22 @@ def pretrain(
         working = [stack.normalised()[0].data for stack in stacks]
         events = plan.method.pretrain(working, plan.acquisition, context)
         weights = yield from relay(events, lambda event: None if isinstance(event, Preview) else event)
-    records = tuple(VolumeRecord(name=each.name, shape=each.shape, sha256=each.sha256) for each in stacks)
+    records = tuple(VolumeRecord.of(each.data, each.name) for each in deep)
     seconds = time.monotonic() - began
     return Base(plan.method, weights, plan.acquisition, records, context.stopped, seconds)
+
+
+def trained_on(volumes: Iterable[VolumeRecord], truth: Volume) -> str | None:
+    """What people must know where a result is compared with a truth that its base model was trained on; else None.
+
+    Parameters
+    ----------
+    volumes
+        That the base model was trained on.
+    """
+    own = VolumeRecord.of(truth.data, truth.name)
+    known = next((each.name for each in volumes if each.matches(own)), None)
+    return known and f"the base model was trained on {known}, the ground truth: the scores are worthless"
 
 
 def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:

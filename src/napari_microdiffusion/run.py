@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
-from .checkpoint import fingerprint
+from .checkpoint import VolumeRecord, fingerprint
 from .checks import check_suited, check_weights
 from .events import Event, Notice, Preview, Returned, relay
 from .hardware import Device, at_work, check_memory, device_of, resolve_precision
@@ -71,6 +71,7 @@ def run(
     stack: ProjectionStack,
     *,
     weights: Weights | None = None,
+    volumes: Iterable[VolumeRecord] = (),
     cancelled: Callable[[], bool] = lambda: False,
     preview_seconds: float = 5.0,
 ) -> Generator[Event, None, Result]:
@@ -89,6 +90,8 @@ def run(
     weights
         Trained weights of ``job.method``: they are used, or refined where the method does so, instead of training.
         A method that is `pretrained` cannot do without: they are its base model.
+    volumes
+        That a base model was trained on, for the record: scores on them say nothing.
 
     Raises
     ------
@@ -100,7 +103,7 @@ def run(
     began = time.monotonic()
     check(job, stack)
     check_weights(job.method, stack, weights)
-    given, record = weights, {} if weights is None else {"weights_sha256": fingerprint(weights)}
+    given, record = weights, _given(weights, volumes)
     with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:
         canvas, reliability, weights = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
@@ -122,10 +125,12 @@ def run(
     return Result(result, weights, residual, context.stopped, seconds, given)
 
 
-def reconstruct(stack: ProjectionStack, method: Method, *, seed: int = 0, device: Device = "auto") -> Volume:
+def reconstruct(
+    stack: ProjectionStack, method: Method, *, weights: Weights | None = None, seed: int = 0, device: Device = "auto"
+) -> Volume:
     """The volume of a stack in one call, without progress; parameters and errors as for `run`."""
     job = Job(method=method, acquisition=stack.acquisition, seed=seed, device=device)
-    return exhaust(run(job, stack)).volume
+    return exhaust(run(job, stack, weights=weights)).volume
 
 
 def exhaust(events: Generator[Event, None, Returned]) -> Returned:
@@ -216,6 +221,14 @@ def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: flo
         "complete": not context.stopped,
         "seconds": round(seconds, 3),
     }
+
+
+def _given(weights: Weights | None, volumes: Iterable[VolumeRecord]) -> dict[str, Any]:
+    """Which weights the run was given, and what they had been trained on, where it is known."""
+    if weights is None:
+        return {}
+    records = [volume.model_dump(mode="json") for volume in volumes]
+    return {"weights_sha256": fingerprint(weights)} | ({"trained_on": records} if records else {})
 
 
 def _findings(job: Job, stack: ProjectionStack, weights: Weights, context: Context) -> dict[str, Any]:

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from .. import io
 from ..acquisition import Acquisition
+from ..checkpoint import VolumeRecord
 from ..checks import check_base
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate
 from ..presets import METHODS, name_of, override, spec
+from ..pretraining import trained_on
 from ..run import Job, check
 from ..trained import load_trained
 from ..trust import held_out
@@ -89,6 +93,8 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     recipe = _recipe(options, found) if options.held_out else None
     estimate = io.original_intensities(found)
     known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
+    if known is not None:
+        _warn_of_known(found, known)
     stack = _stack(options, acquisition, recipe)
     values: dict[str, Any] = dict(evaluate(estimate, known, stack))
     if recipe is None or stack is None:
@@ -154,6 +160,17 @@ def _method(options: Options, before: Job | None) -> Method:
     if before is None or options.method is not None or options.preset is not None:
         return spec(name, options.preset or "preview", overrides)
     return override(before.method, overrides)
+
+
+def _warn_of_known(volume: Volume, truth: Volume) -> None:
+    """Say so where the base model that made a volume was trained on the truth."""
+    try:
+        records = TypeAdapter(list[VolumeRecord]).validate_python((volume.provenance or {}).get("trained_on", []))
+    except ValidationError:  # the record is the file's: it may say anything
+        return
+    told = trained_on(records, truth)
+    if told is not None:
+        note(f"note: {told}")
 
 
 def _stack(options: Options, acquisition: Acquisition | None, recipe: _Recipe | None) -> ProjectionStack | None:

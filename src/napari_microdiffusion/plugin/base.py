@@ -12,7 +12,7 @@ from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import InvalidInput
 from ..presets import name_of
 from ..trained import Trained, check_sampling_only
-from ..volume import ProjectionStack, Volume
+from ..volume import ProjectionStack
 from .model import Setup, friendly
 
 if TYPE_CHECKING:
@@ -100,24 +100,7 @@ def short(method: str) -> str:
     return friendly(method)[0].partition(" (")[0]
 
 
-def seen(trained: Trained, truth: Volume | None) -> str | None:
-    """What people must know where a base model was trained on the truth that its result is compared with."""
-    if truth is None or not trained.volumes:
-        return None
-    own = _of_slices(truth).sha256
-    for record in trained.volumes:
-        cut = (record.name, record.shape[1:]) == (truth.name, truth.shape[1:])  # its last slices may be left out
-        if record.sha256 == own or cut:
-            return f"the base model was trained on {record.name}, the ground truth: the scores are worthless"
-    return None
-
-
 def _blank(acquisition: Acquisition, name: str) -> ProjectionStack:
     """A stack of this kind, without its pixels: what a base model was made for can be checked without them."""
     bound = acquisition.bound(MINIMUM_PROJECTIONS)
     return ProjectionStack(np.zeros((MINIMUM_PROJECTIONS, 1, 1), np.float32), bound, name=name or "the image")
-
-
-def _of_slices(volume: Volume) -> ProjectionStack:
-    """A volume as the stack of its own slices: base models record the fingerprints of those."""
-    return ProjectionStack(volume.data, Acquisition(slices=1))

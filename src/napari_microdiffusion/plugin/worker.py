@@ -20,11 +20,11 @@ from superqt.utils import GeneratorWorker
 from ..checkpoint import VolumeRecord
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
 from ..methods import Conservative
+from ..pretraining import trained_on
 from ..run import Job, Result, check, run
 from ..trained import Trained, check_sampling_only, load_trained
 from ..verdict import verdict
 from ..volume import ProjectionStack, Volume
-from .base import seen
 from .follow import Follower, Progress, Recorder
 from .preload import load_torch
 
@@ -157,8 +157,8 @@ def _driven(
         check(job, stack)
     recorder = Recorder(canvas, stack, truth)
     trained = _trained_before(job, base, Loaded(stack, truth), recorder)
-    weights = None if trained is None else trained.weights
-    events = run(job, stack, weights=weights, cancelled=cancelled, preview_seconds=preview_seconds)
+    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
+    events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
         result = yield from followed(events, recorder)
     finally:
@@ -166,7 +166,6 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    volumes = () if trained is None else trained.volumes
     return Outcome(result, recorder.closing_scores(result), verdict(result, stack), volumes)
 
 
@@ -181,7 +180,8 @@ def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Re
         base = load_trained(job.weights, method=job.method)
     if base is None:
         return None
-    for note in (base.check_input(loaded.stack), seen(base, loaded.truth)):
+    known = None if loaded.truth is None else trained_on(base.volumes, loaded.truth)
+    for note in (base.check_input(loaded.stack), known):
         if note is not None:
             recorder.notice(Notice(note))
     return base
