@@ -1,6 +1,6 @@
 """Run the cases that have no result yet, then write the tables, pictures and curves.
 
-python -m benchmarks [--table NAME] [--volumes a,b] [--methods a,b] [--fresh]
+python -m benchmarks [--every | --table NAME] [--volumes a,b] [--methods a,b] [--fresh]
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     every = tables()
-    parser.add_argument("--table", choices=every, help="one table of cases.toml (default: those not marked slow)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--table", choices=every, help="one table of cases.toml (default: those not marked slow)")
+    which.add_argument("--every", action="store_true", help="all tables: days on two cores, and a GPU for some")
     parser.add_argument("--volumes", help="only these, comma-separated")
     parser.add_argument("--methods", help="only these, comma-separated")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
@@ -130,7 +132,7 @@ def main() -> None:
     volumes, methods = (only.split(",") if only else [] for only in (given.volumes, given.methods))
     failed = []
     for name, table in every.items():
-        if name != given.table and (given.table or table.slow):
+        if not given.every and name != given.table and (given.table or table.slow):
             continue
         try:
             failed += run_table(name, table, volumes, methods, given.fresh)

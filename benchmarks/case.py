@@ -122,7 +122,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "z_smoothness": _roughness(data) / _roughness(truth),
         "seconds": seconds,
         "stages": stages,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        **_peak_memory(record["device"]),
         "device": record["device"],
         "precision": record["precision"],
         "versions": record["versions"] | {"python": platform.python_version()},
@@ -164,6 +164,21 @@ def _held_out(job: Job, stack: ProjectionStack, result: Result) -> dict[str, flo
     if job.method.retrains or job.method.pretrained:
         return {}
     return {"held_out_psnr": exhaust(held_out(job, stack, weights=result.weights or None)).psnr}
+
+
+def _peak_memory(device: str) -> dict[str, float]:
+    """Of this process since it was started; and on the GPU, where it was used."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the system's other figure begins with that of the process which started this one
+        kilobytes = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+    own = {"peak_memory_gb": kilobytes * 1024 / 1e9}
+    if device == "cuda":
+        import torch
+
+        own["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return own
 
 
 def _roughness(volume: NDArray[np.float32]) -> float:

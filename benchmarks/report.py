@@ -28,6 +28,7 @@ COLUMNS = {
     "seconds": ("seconds", ".1f"),
     "base_seconds": ("base, seconds", ".0f"),
     "peak_memory_gb": ("peak memory (GB)", ".2f"),
+    "peak_gpu_memory_gb": ("on the GPU (GB)", ".2f"),
 }
 
 
@@ -102,7 +103,7 @@ def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
 def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
     """``path``_VOLUME.png: truth and methods side by side, XY above XZ, same contrast, where all are still at hand.
 
-    Of other depths than n = 6, ``path``_VOLUME_n.png.
+    Of other depths than n = 6, ``path``_VOLUME_n.png. Says which pictures stay as they were, older than the table.
     """
     pictures: dict[tuple[str, int], dict[str, Path]] = {}
     cases = [Case.model_validate(row["case"]) for row in rows]
@@ -110,13 +111,17 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
         if case.seed == 0:
             pictures.setdefault((case.volume, case.slices), {})[label] = kept / f"{row['array']}.npy"
     for (name, slices), methods in pictures.items():
-        if not all(file.exists() for file in methods.values()):
+        depth = "" if slices == 6 else f"_{slices}"
+        picture = Path(f"{path}_{name.replace(':', '_')}{depth}.png")
+        lacking = [label for label, file in methods.items() if not file.exists()]
+        if lacking:
+            print(
+                f"{picture.name} is not drawn anew: no volume at hand of {'; '.join(lacking)} (--fresh measures again)"
+            )
             continue
         truth = truth_of(name, slices)
         arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
         tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **arrays}.items()]
-        depth = "" if slices == 6 else f"_{slices}"
-        picture = f"{path}_{name.replace(':', '_')}{depth}.png"
         Image.fromarray(np.concatenate(tiles, 1)).save(picture, optimize=True)
 
 

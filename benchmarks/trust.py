@@ -57,6 +57,11 @@ def recipes(volume: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _known(rows: list[dict[str, Any]]) -> bool:
+    """Whether these are results of today's recipes."""
+    return [(row["method"], row["settings"]) for row in rows] == RECIPES
+
+
 def correlation(rows: list[dict[str, Any]]) -> float:
     """Spearman's rank correlation of true and held-out PSNR."""
     return float(spearmanr([row["psnr"] for row in rows], [row["held_out_psnr"] for row in rows]).statistic)
@@ -65,9 +70,12 @@ def correlation(rows: list[dict[str, Any]]) -> float:
 def report(found: dict[str, list[dict[str, Any]]]) -> str:
     """A table: recipes by volumes, both scores, and the correlations."""
     lines = ["| PSNR / held-out PSNR (dB) | " + " | ".join(found) + " |", "| --- " * (len(found) + 1) + "|"]
-    for number, (name, settings) in enumerate(RECIPES):
+    for name, settings in RECIPES:
         label = ", ".join([name, *(f"{key} {value}" for key, value in settings.items())])
-        cells = [f"{rows[number]['psnr']:.2f} / {rows[number]['held_out_psnr']:.2f}" for rows in found.values()]
+        own = [
+            next(row for row in rows if (row["method"], row["settings"]) == (name, settings)) for rows in found.values()
+        ]
+        cells = [f"{row['psnr']:.2f} / {row['held_out_psnr']:.2f}" for row in own]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     each = [correlation(rows) for rows in found.values()]
     lines.append("| rank correlation | " + " | ".join(f"{value:.2f}" for value in each) + " |")
@@ -82,6 +90,7 @@ def main() -> None:
     parser.add_argument("--volumes", default=",".join(VOLUMES), help="comma-separated")
     store = RESULTS / "trust.json"
     found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    found = {volume: rows for volume, rows in found.items() if _known(rows)}
     for volume in parser.parse_args().volumes.split(","):
         found[volume] = recipes(volume)
         store.write_text(json.dumps(found, indent=1) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,22 @@ sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to
 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import base, volumes  # noqa: E402
-from benchmarks.case import Case  # noqa: E402
+from benchmarks.case import Case, measure  # noqa: E402
 from benchmarks.curves import lines, write_curves  # noqa: E402
 from benchmarks.report import write_panels, write_table  # noqa: E402
 from benchmarks.tables import Table, labels, tables  # noqa: E402
 
 PRETRAINED = [name for name, (cls, _) in METHODS.items() if cls.pretrained]
+
+
+TINY = {"steps": 1, "channels": 8, "batch": 1, "crop": 16}
+"""Of a method that is trained on volumes."""
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phantoms of a size for tests."""
+    monkeypatch.setattr(volumes, "PHANTOM_SHAPE", (36, 40, 40))
 
 
 @pytest.fixture
@@ -188,6 +199,49 @@ class TestBase:
         assert keys[0] == keys[1]
         assert len(set(keys)) == 1 + len(other)
 
+    @pytest.mark.usefixtures("shared", "small")
+    def test_neither_trained_nor_scored_on_the_volume_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(volume="phantom:nuclei", method="recurrent_mz", settings=TINY, profile="point", device="cpu")
+        base.train(case, tmp_path / "base.safetensors")
+        assert base.record_of(tmp_path / "base.safetensors")["trained_on"] == volumes.others(case.volume)
+        assert measure(case, base=tmp_path / "base.safetensors")["psnr"] > 0
+        itself = case.model_copy(update={"volume": "phantom:nuclei:1"})  # one of those trained on
+        with pytest.raises(AssertionError, match="trained on it"):
+            measure(itself, base=tmp_path / "base.safetensors")
+        monkeypatch.setattr(base, "others", lambda volume: [volume, "phantom:nuclei:2"])
+        with pytest.raises(AssertionError, match="trained on it"):
+            base.train(case, tmp_path / "leaking.safetensors")
+        assert not (tmp_path / "leaking.safetensors").exists()
+
+
+# -- one case ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("shared", "small")
+def test_what_is_measured(tmp_path: Path) -> None:
+    case = Case(volume="phantom:vessels", method="linear", held_out=True)
+    row = measure(case, tmp_path / "v.npy")
+    data, truth = np.load(tmp_path / "v.npy"), volumes.truth_of(case.volume, case.slices)
+    rules = volumes.protocol()
+    expected = rules.score(truth, data, rules.project(truth, 6, "uniform"), 6, "uniform")
+    assert {key: row[key] for key in expected} == expected
+    steps = [np.abs(volume[1:] - volume[:-1]).mean() for volume in (data, truth)]
+    assert row["z_smoothness"] == pytest.approx(steps[0] / steps[1], rel=1e-5)
+    assert 5 < row["held_out_psnr"] < row["psnr"]
+    assert (row["device"], row["spec"]["kind"]) == ("cpu", "linear")
+    assert row["seconds"] >= sum(row["stages"].values()) - 0.1 * len(row["stages"])
+
+
+def test_peak_memory_is_that_of_the_case_alone() -> None:
+    """And not of the process that starts it, which may hold more."""
+    held = np.ones(50_000_000)  # 400 MB
+    code = "from benchmarks.case import _peak_memory; print(_peak_memory('cpu')['peak_memory_gb'])"
+    alone = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+    assert 0.02 < alone < 0.3
+    assert held.nbytes > 0.3e9
+
 
 # -- reports ----------------------------------------------------------------------------------
 
@@ -210,7 +264,9 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("depths")
-def test_panels_and_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panels_and_curves_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth = np.random.default_rng(0).random((24, 32, 32)).astype(np.float32)
     monkeypatch.setattr("benchmarks.report.truth_of", lambda *_: truth)
     table = Table(curve="slices", volumes=["phantom:nuclei"], methods=["linear", "cubic"], depths=[4, 6], seeds=[0, 1])
@@ -219,6 +275,11 @@ def test_panels_and_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         np.save(tmp_path / f"{row['array']}.npy", truth)
     write_panels(tmp_path / "trial", rows, tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == {"trial_phantom_nuclei.png", "trial_phantom_nuclei_4.png"}
+    (tmp_path / f"{rows[0]['array']}.npy").unlink()
+    (tmp_path / "trial_phantom_nuclei_4.png").write_text("of before")
+    write_panels(tmp_path / "trial", rows, tmp_path)
+    assert "trial_phantom_nuclei_4.png is not drawn anew: no volume at hand of linear" in capsys.readouterr().out
+    assert (tmp_path / "trial_phantom_nuclei_4.png").read_text() == "of before"
     mean = {4: 36.5, 6: 34.5}
     assert lines(rows, "slices", "psnr") == {(name, "phantom:nuclei"): mean for name in ("linear", "cubic")}
     pytest.importorskip("matplotlib")
