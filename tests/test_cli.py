@@ -144,6 +144,29 @@ class TestReconstruct:
         assert volume.provenance["complete"]
         assert volume.source_dtype == io.read_volume("truth.ome.tif").source_dtype
 
+    @pytest.mark.parametrize(
+        "ablation",
+        [
+            ("prior.encoding=sincos",),
+            ("condition=cross_attention",),
+            ("condition=none",),
+            ("prior.neighbouring=gaussian",),
+            ("injection=condition",),
+            ("prior_training=joint", "prior.consistency=none"),
+            ("prior_training=trainable", "prior.consistency=none"),
+            ("gamma=0.1",),
+        ],
+        ids="+".join,
+    )
+    def test_ablations_of_the_paper(self, ablation: tuple[str, ...]) -> None:
+        small = ("steps=2", "sampling_steps=2", "channels=8", "crop=16", "batch=2", "prior.steps=2", "prior.width=8")
+        settings = [part for value in (*small, *ablation) for part in ("--set", value)]
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "microdiffusion", *settings)
+        found = (io.inspect("v.ome.tif").provenance or {})["job"]["method"]
+        for path, value in (setting.split("=") for setting in ablation):
+            *above, name = path.split(".")
+            assert str((found[above[0]] if above else found)[name]) == value
+
     @pytest.mark.parametrize("output", ["v.ome.tif", "v.ome.zarr"])
     def test_replay_is_the_same_to_the_last_bit(self, output: str) -> None:
         done("reconstruct", "p.ome.tif", "-o", output, *TINY_INR, "--seed", "7", "--set", "consistency=none")

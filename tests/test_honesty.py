@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
     "sampling_steps": 2,
     "features": 16,
     "levels": 2,
-    "table": 2**8,
+    "table_bits": 8,
     "width": 16,
     "layers": 1,
     "rays": 64,
@@ -54,7 +54,6 @@ SMALL: dict[str, Any] = {
     "batch": 2,
     "crop": 16,
     "fine_tuning": 1,
-    "align_steps": 1,
 }
 """Where a method has a setting of this name, itself or in its prior."""
 

@@ -149,13 +149,26 @@ def test_the_seed_fixes_the_weights(kind):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parameterisation": "v", "optimiser": "adamw", "schedule": "constant", "emphasis": 0.0},
-        {"parameterisation": "epsilon", "fold": 1, "attention": True, "multipliers": (1, 2)},
-        {"further": 0, "p_uncond": 1.0, "hiding": 1.0},
-        {"further": 2, "places": "absolute", "turning": 1.0},
+        {"parameterisation": "v"},
+        {"parameterisation": "epsilon"},
+        {"optimiser": "adamw"},
+        {"schedule": "constant"},
+        {"emphasis": 0.0},
+        {"fold": 1},
+        {"attention": True},
+        {"multipliers": (1, 2)},
+        {"further": 0},
+        {"further": 2},
+        {"p_uncond": 1.0},
+        {"hiding": 1.0},
+        {"places": "absolute"},
+        {"turning": 1.0},
+        {"blur": 0.0},
+        {"noise": 0.0},
     ],
+    ids=str,
 )
-def test_settings(changes):
+def test_each_setting_has_an_effect(changes):
     stack, plain, method = projected(POINT.bound(5)), tiny(), tiny(**changes)
     data, other = (estimated(each, stack, pretrained(each)) for each in (plain, method))
     assert np.isfinite(other).all()
@@ -257,11 +270,11 @@ def test_samplers_differ():
 
 def test_guidance_and_places():
     stack, plain = projected(POINT.bound(5)), tiny()
-    weights = pretrained(tiny(steps=8, learning_rate=0.05, p_uncond=0.5))
+    weights = shaken(plain, stack)
     data = estimated(plain, stack, weights)
     for changes in ({"guidance": 2.0}, {"places": "absolute"}):
         other = estimated(tiny(**changes), stack, weights)
-        assert np.abs(data - other).max() > 1e-7
+        assert np.abs(data - other).max() > 1e-4
         assert np.isfinite(other).all()
 
 

@@ -28,7 +28,10 @@ SIDE = 128
 
 
 class Ddpm(Subvolumes):
-    """A diffusion model that is shown the measured images beside the noisy ones, and nothing of where they lie."""
+    """A diffusion model that is shown the measured images beside the noisy ones, and nothing of where they lie.
+
+    What makes it the paper's baseline beyond that (noise estimated, many steps) are numbers of its presets.
+    """
 
     kind: Literal["ddpm"] = "ddpm"
 
