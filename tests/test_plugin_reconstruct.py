@@ -380,14 +380,14 @@ def test_saving_asks_before_it_replaces(
     monkeypatch.setattr(files.QInputDialog, "getItem", lambda *_: (next(iter(files.TYPES)), True))
     monkeypatch.setattr(files.QMessageBox, "question", question)
     path = tmp_path / "v.ome.zarr"
-    widget._save()
+    widget._results.save()
     qtbot.waitUntil(path.exists, timeout=10_000)
     assert not asked
     assert "." not in offered[0]
     before = path.stat().st_ino
-    widget._save()
+    widget._results.save()
     assert "v.ome.zarr already exists" in asked[0]
-    widget._save()
+    widget._results.save()
     qtbot.waitUntil(lambda: path.exists() and path.stat().st_ino != before, timeout=10_000)
     read_volume(path)
 

@@ -19,10 +19,10 @@ from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
 from .layers import facts, header
-from .live import show_side_by_side
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, plan
 from .result_box import ResultBox
+from .results import Results
 from .run_box import RunBox
 from .session import Session, preferences
 from .trusting import Trusting
@@ -52,7 +52,6 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
-        self._fitted = (1, 1)
         self.message = ""
         """How the last run ended, in words."""
         self._bases = Bases()
@@ -60,6 +59,7 @@ class ReconstructWidget(QWidget):
         self.run_box, self.result = RunBox(), ResultBox()
         self._files = Files(viewer, self)
         self._trust = Trusting(viewer, self.result.trust, self)
+        self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
         self._garbage = MainThreadCollection(self)
         self._lay_out()
@@ -131,8 +131,8 @@ class ReconstructWidget(QWidget):
     # -- what happens ------------------------------------------------------------------------
 
     def _opened(self, layer: Image) -> None:
-        self._show_side_by_side(self.result.grid.isChecked())
-        self._offer_results(layer.name)
+        self._results.arrange()
+        self._results.offer(layer.name)
         self._trust.show(layer)
 
     def _ended(self, message: str) -> None:
@@ -205,34 +205,12 @@ class ReconstructWidget(QWidget):
 
     def results(self) -> list[Image]:
         """Layers that runs have made, the newest last."""
-        from napari.layers import Image
-
-        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") == "result"]
+        return self._results.layers()
 
     def _offer_results(self, chosen: str = "") -> None:
-        names = [layer.name for layer in self.results()]
-        self.result.offer(names, chosen if chosen in names else (names[-1] if names else None))
+        self._results.offer(chosen)
         if not self.running:
-            self._show_scores()
-
-    def _show_scores(self) -> None:
-        layer = self._chosen()
-        self._trust.show(layer)
-        if layer is not None:
-            self.result.show_known(facts(layer))
-
-    def _chosen(self) -> Image | None:
-        return next((layer for layer in self.results() if layer.name == self.result.current()), None)
-
-    def _save(self) -> None:
-        layer = self._chosen()
-        if layer is not None:
-            self._files.save(layer)
-
-    def _save_weights(self) -> None:
-        layer = self._chosen()
-        if layer is not None:
-            self._files.save_weights(layer)
+            self._results.show()
 
     def _use_weights(self, path: Path, trained: Trained) -> None:
         """A trained network brings its method and settings."""
@@ -249,9 +227,6 @@ class ReconstructWidget(QWidget):
                 self._basing.save(self._save_job)
         elif source is not None:
             self._files.save_job(setup, source)
-
-    def _show_side_by_side(self, on: bool) -> None:
-        self._fitted = show_side_by_side(self._viewer, on, self._fitted)
 
     # -- building ----------------------------------------------------------------------------
 
@@ -278,12 +253,8 @@ class ReconstructWidget(QWidget):
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)
         self.run_box.stop.connect(self.stop)
-        self.result.save.connect(self._save)
         self.result.save_job.connect(self._save_job)
-        self.result.save_weights.connect(self._save_weights)
         self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
-        self.result.chosen.connect(self._show_scores)
-        self.result.side_by_side.connect(self._show_side_by_side)
         self.method.base.load.connect(lambda: self._files.open_weights(self._use_weights))
         for part, none in ((self._trust, "There is no score"), (self._basing, "There is no base model")):
             part.began.connect(self._begin)
@@ -292,7 +263,6 @@ class ReconstructWidget(QWidget):
             part.failed.connect(lambda message, none=none: self._none_made(message, none))
         self._basing.noticed.connect(show_info)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
-        self._trust.rearranged.connect(lambda: self._show_side_by_side(self.result.grid.isChecked()))
         watch(self._viewer, self, self._on_layers)
 
     def _on_layers(self, event: Any) -> None:

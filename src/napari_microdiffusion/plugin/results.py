@@ -1,0 +1,74 @@
+"""What runs have made: which result is chosen, its scores, how it lies beside the rest, and where it is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Image
+from qtpy.QtCore import QObject
+
+from .layers import facts
+from .live import show_side_by_side
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from .files import Files
+    from .result_box import ResultBox
+    from .trusting import Trusting
+
+
+class Results(QObject):
+    """Fills the box "Result", and does what is asked there of the chosen result.
+
+    Parameters
+    ----------
+    box
+        Shows, and says what people want.
+    """
+
+    def __init__(self, viewer: Viewer, box: ResultBox, trust: Trusting, files: Files, parent: QObject) -> None:
+        super().__init__(parent)
+        self._viewer, self._box, self._trust, self._files = viewer, box, trust, files
+        self._fitted = (1, 1)
+        box.chosen.connect(self.show)
+        box.save.connect(self.save)
+        box.save_weights.connect(self.save_weights)
+        box.side_by_side.connect(self.arrange)
+        trust.rearranged.connect(self.arrange)
+
+    def layers(self) -> list[Image]:
+        """Layers that runs have made, the newest last."""
+        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") == "result"]
+
+    def chosen(self) -> Image | None:
+        """The layer chosen in the box."""
+        return next((layer for layer in self.layers() if layer.name == self._box.current()), None)
+
+    def offer(self, chosen: str = "") -> None:
+        """Offer what there is, with one chosen by name, else the newest."""
+        names = [layer.name for layer in self.layers()]
+        self._box.offer(names, chosen if chosen in names else (names[-1] if names else None))
+
+    def show(self) -> None:
+        """Show what is known of the chosen one."""
+        layer = self.chosen()
+        self._trust.show(layer)
+        if layer is not None:
+            self._box.show_known(facts(layer))
+
+    def arrange(self) -> None:
+        """Layers side by side or on top of one another, as the box says."""
+        self._fitted = show_side_by_side(self._viewer, self._box.grid.isChecked(), self._fitted)
+
+    def save(self) -> None:
+        """Save the chosen one's volume."""
+        layer = self.chosen()
+        if layer is not None:
+            self._files.save(layer)
+
+    def save_weights(self) -> None:
+        """Save the chosen one's network."""
+        layer = self.chosen()
+        if layer is not None:
+            self._files.save_weights(layer)
