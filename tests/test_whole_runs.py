@@ -12,6 +12,7 @@ from napari_microdiffusion.methods import Guided
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import spec
+from napari_microdiffusion.pretraining import Pretraining, pretrain, pretrained_methods
 from napari_microdiffusion.run import Job, exhaust, reconstruct, run
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -72,3 +73,18 @@ class TestCuda:
         assert result.partial
         assert np.isfinite(result.volume.data).all()
         assert result.residual.maximum < 1e-4 * float(np.ptp(short_stack.data))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", pretrained_methods())
+def test_a_base_model_of_a_gpu_gives_the_same_volume_on_either_device(name: str) -> None:
+    every_sixth = Acquisition(slices=6, profile="point")
+    small = {"recurrent_mz": {}, "ddpm": {"sampling_steps": 4}, "sparse3diff": {"align": False}}[name]
+    method = spec(name, "standard", {"steps": 30, "channels": 32, **small})
+    plan = Pretraining(method=method, acquisition=every_sixth, device="cuda")
+    base = exhaust(pretrain(plan, [phantom("vessels", (48, 64, 64), seed=4)]))
+    stack, truth = phantom("vessels", (48, 64, 64), seed=3).simulate(every_sixth)
+    jobs = [Job(method=method, device=device, precision="float32") for device in ("cpu", "cuda")]  # type: ignore[arg-type]
+    one, other = (exhaust(run(job, stack, weights=base.weights)).volume.data for job in jobs)
+    np.testing.assert_allclose(one, other, atol=0.02 * float(np.ptp(truth.data)))
