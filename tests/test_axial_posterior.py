@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput, Notice, Stage, Step
+from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, Stage, Step
 from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
 from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._sigma import Trial
@@ -174,11 +175,30 @@ def test_training_learns_how_deviations_hang_together():
     assert np.mean(losses[-30:]) < 0.75 * np.mean(losses[:30])
 
 
+def found(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
+    """Let hidden projections say this of networks that have learned nothing."""
+
+    def tried(*_: Any) -> Generator[Event, None, Trial]:
+        yield Stage("Choosing sigma by hidden projections", 1)
+        return trial
+
+    monkeypatch.setattr("napari_microdiffusion.methods.axial.try_sigmas", tried)
+
+
+@pytest.fixture
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axial super-resolution does not fall back to interpolation."""
+    found(monkeypatch, BELIEVED)
+
+
+@pytest.mark.usefixtures("believed")
 def test_fitting_trains_the_mean_first_and_then_its_deviations():
     events, weights = collected(posterior().fit(waves(), Context()))
     names = [event.name for event in events if isinstance(event, Stage)]
     assert names[0] == "Training on the lateral detail"
     assert names[-1] == "Training the diffusion of deviations"
+    shown = [event for event in events if isinstance(event, Preview)][-1]  # what a stop leaves from then on
+    np.testing.assert_array_equal(shown.data, mean_of(posterior(), waves(), weights).data)
     untrained = posterior().untrained(waves(), Context())
     assert {name: tensor.shape for name, tensor in weights.items()} == {n: t.shape for n, t in untrained.items()}
     assert any(not torch.equal(weights[name], untrained[name]) for name in weights if name.startswith(DENOISER))
@@ -211,6 +231,15 @@ def test_trained_weights_are_saved_and_applied_again(tmp_path):
     assert again.volume.provenance["found"]["voxel_ratio"] == 1.0
 
 
+def test_where_the_mean_falls_back_no_deviations_are_learned(monkeypatch):
+    found(monkeypatch, Trial({0.0: 18.0}, 19.0, 1.0))
+    events, weights = collected(posterior().fit(waves(), Context()))
+    assert any(isinstance(event, Notice) and "not trained" in event.message for event in events)
+    assert not any(isinstance(event, Stage) and "deviations" in event.name for event in events)
+    assert weights.keys() == posterior().untrained(waves(), Context()).keys()
+
+
+@pytest.mark.usefixtures("believed")
 def test_a_stop_in_training_leaves_no_weights_that_look_complete():
     stack, method = waves(), posterior(steps=50)
     events = method.fit(stack, context := Context())

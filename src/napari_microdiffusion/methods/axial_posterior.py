@@ -83,8 +83,12 @@ class AxialPosterior(Method):
         weights = with_prefix(prior, PRIOR)
         if context.should_stop():
             return weights
+        mean = yield from self.prior.predict(stack, prior, context)  # to be looked at, and left by a stop
+        if context.stopped:
+            return weights
+        yield Preview(0, mean.data.copy())
         model = self._model(stack, context)
-        if math.isnan(Trial.of(prior).widening):
+        if mean.reliability is None:  # on a further stack that has intervals, deviations are drawn as white noise
             yield Notice(f"the diffusion of deviations is not trained: {UNKNOWN}")
         else:
             yield from self._train(model, stack, prior, context)
