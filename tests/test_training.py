@@ -8,7 +8,7 @@ from torch import nn
 
 from napari_microdiffusion.events import RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._training import descend, muon, take_step
+from napari_microdiffusion.methods._training import descend, muon, pseudo_huber, take_step
 
 
 @pytest.fixture
@@ -30,6 +30,13 @@ def test_steps_go_down(net):
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps] == list(range(1, 201))
     assert steps[-1].loss < 0.05 * steps[0].loss
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(0.02, 0.02**2), (-0.02, 0.02**2), (200.0, 2 * 2 * (200 - 2)), (-200.0, 2 * 2 * (200 - 2))]
+)
+def test_small_errors_count_by_their_square_and_large_ones_by_their_size(error, expected):
+    assert float(pseudo_huber(torch.full((5,), error), bend=2.0)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_matrices_go_to_muon_and_the_rest_to_adam(net):

@@ -90,6 +90,11 @@ class Cutter:
         # a slice is noisier than a projection, its weighted mean
         self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
 
+    @property
+    def noise(self) -> float:
+        """Variance of the noise in the slices of patches."""
+        return self._noise * self._noisier
+
     def __call__(self, batch: int, sigma: float | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
 

@@ -35,6 +35,11 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     ]
 
 
+def pseudo_huber(error: Tensor, bend: float) -> Tensor:
+    """Mean of error² well below bend², of 2 · bend · (|error| − bend) well beyond (Charbonnier et al. 1997)."""
+    return 2 * (error.square() / (((error / bend).square() + 1).sqrt() + 1)).mean()
+
+
 def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:
     """One step of every optimiser down a loss; the loss before it."""
     for optimiser in optimisers:

@@ -22,7 +22,7 @@ from ._base import Context, FinalConsistency, Method, Weights, make_consistent, 
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
 from ._planes import deviation, fold_of, restore, restored, through_planes
 from ._sigma import FALLBACK, Trial, try_sigmas
-from ._training import descend, muon
+from ._training import descend, muon, pseudo_huber
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 TAIL = 0.05
 """Share of the truth that may lie below the interval, and above it."""
+
+LEAST_BEND, NOISY = 0.1, 25
+"""Where the loss turns from squared errors to their size, in squares: at this share of the interpolation's mean squared
+error, since a few edges that nothing can tell must not outweigh the rest; but not below this multiple of the noise's
+variance, whose mean is wanted (benchmarks/axial.md)."""
 
 
 class Axial(Method):
@@ -63,8 +68,8 @@ class Axial(Method):
     refractive_index: float = setting(1.33, "refractive index of the immersion medium", ge=1, le=2)
     channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
-    steps: int = setting(1500, "training steps", ge=1, le=10_000_000)
-    batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
+    steps: int = setting(2300, "training steps", ge=1, le=10_000_000)
+    batch: int = setting(6, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
     learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
     hiding: float = setting(0.3, "share of training batches in which some projections are hidden", ge=0, le=1)
     largest_sigma: float = setting(6.0, "largest sigma trained for and tried, in slices", gt=0, le=50)
@@ -171,10 +176,11 @@ class Axial(Method):
         """Train the network in place, until the run is stopped."""
         ridge = stack.acquisition.ridge(stack.data)
         # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
-        scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(8)) / 8
+        scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(16)) / 16
+        bend = math.sqrt(max(LEAST_BEND * scale, NOISY * cut.noise))
 
         def loss() -> Tensor:
-            return self._loss(net, cut(self.batch), ridge, context, scale)
+            return self._loss(net, cut(self.batch), ridge, context, scale, bend)
 
         optimisers = muon(net, self.learning_rate)
         for event in descend("Training on the lateral detail", loss, optimisers, steps, "cosine", context):
@@ -183,8 +189,18 @@ class Axial(Method):
             if under_way and context.preview_due() and not context.should_stop():
                 yield from self._preview(net, stack, context)
 
-    def _loss(self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float) -> Tensor:
-        """Mean squared error after consistency, and the interval's quantile loss."""
+    def _loss(
+        self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float, bend: float
+    ) -> Tensor:
+        """Pseudo-Huber loss after consistency, and the interval's quantile loss.
+
+        Parameters
+        ----------
+        scale
+            Mean squared error of the interpolation.
+        bend
+            Errors beyond count by their size, not its square.
+        """
         truth, projections, blur = (
             tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.blur)
         )
@@ -193,7 +209,7 @@ class Axial(Method):
         error = truth - estimate
         below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
-        return error.square().mean() / scale + tails / math.sqrt(scale)
+        return pseudo_huber(error, bend) / scale + tails / math.sqrt(scale)
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""
