@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from napari_microdiffusion.events import EngineError
 
 from . import base
@@ -133,6 +135,9 @@ def main() -> None:
     failed = []
     for name, table in every.items():
         if not given.every and name != given.table and (given.table or table.slow):
+            continue
+        if given.every and table.device == "cuda" and not torch.cuda.is_available():
+            print(f"{name}: left out, it is for a GPU")
             continue
         try:
             failed += run_table(name, table, volumes, methods, given.fresh)

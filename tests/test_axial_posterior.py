@@ -175,20 +175,15 @@ def test_training_learns_how_deviations_hang_together():
     assert np.mean(losses[-30:]) < 0.75 * np.mean(losses[:30])
 
 
-def found(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
-    """Let hidden projections say this of networks that have learned nothing."""
+@pytest.fixture
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axial super-resolution does not fall back to interpolation, though its network has learned nothing."""
 
     def tried(*_: Any) -> Generator[Event, None, Trial]:
         yield Stage("Choosing sigma by hidden projections", 1)
-        return trial
+        return BELIEVED
 
     monkeypatch.setattr("napari_microdiffusion.methods.axial.try_sigmas", tried)
-
-
-@pytest.fixture
-def believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Axial super-resolution does not fall back to interpolation."""
-    found(monkeypatch, BELIEVED)
 
 
 @pytest.mark.usefixtures("believed")
@@ -229,14 +224,6 @@ def test_trained_weights_are_saved_and_applied_again(tmp_path):
     again = exhaust(run(job, stack, weights=load_trained(path).weights))
     np.testing.assert_array_equal(again.volume.data, result.volume.data)
     assert again.volume.provenance["found"]["voxel_ratio"] == 1.0
-
-
-def test_where_the_mean_falls_back_no_deviations_are_learned(monkeypatch):
-    found(monkeypatch, Trial({0.0: 18.0}, 19.0, 1.0))
-    events, weights = collected(posterior().fit(waves(), Context()))
-    assert any(isinstance(event, Notice) and "not trained" in event.message for event in events)
-    assert not any(isinstance(event, Stage) and "deviations" in event.name for event in events)
-    assert weights.keys() == posterior().untrained(waves(), Context()).keys()
 
 
 @pytest.mark.usefixtures("believed")

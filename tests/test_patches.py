@@ -169,6 +169,8 @@ def test_patches_are_as_noisy_as_slices_are(profile, variance, ratio, blur):
     ]
     assert power[1] < 1e-8
     assert 0.85 * variance < power[0] < 1.4 * variance
+    stated = [Cutter(s, ratio, blur, 0.3, torch.Generator()).noise for s in (noisy, flat)]
+    assert stated == pytest.approx([variance, 0], rel=0.1)
 
 
 # -- blur -----------------------------------------------------------------------------------

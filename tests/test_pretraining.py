@@ -125,6 +125,10 @@ def test_a_truth_that_was_trained_on_is_known_again(volumes):
     assert covered.shape[0] < volumes[1].shape[0]
     for truth in (hollow, volumes[1], Volume(volumes[1].data, name="renamed"), Volume(covered.data, name="cut")):
         assert "scores are worthless" in str(trained_on(base.volumes, truth))
+    records = tuple(record.model_copy(update={"first_sha256": None}) for record in base.volumes)  # of before
+    assert trained_on(records, Volume(covered.data, name=volumes[1].name)) is not None
+    wide = Volume(covered.data.astype(np.float32), name="cut")
+    assert "trained on camera" in str(trained_on(base.volumes, wide))
     for truth in (alike, Volume(np.zeros_like(hollow.data))):
         assert trained_on(base.volumes, truth) is None
 

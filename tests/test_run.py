@@ -33,6 +33,7 @@ from napari_microdiffusion.events import (
 from napari_microdiffusion.hardware import repeatable, resolve_device, resolve_precision
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method, Weights
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
+from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
@@ -193,11 +194,14 @@ def test_what_the_weights_were_trained_on_is_on_record(camera):
     assert "trained_on" not in exhaust(run(job(INR, camera), camera, weights=weights)).volume.provenance
 
 
-def test_reconstruct_with_weights(camera):
+def test_reconstruct_with_what_is_trained_already(camera):
     result = exhaust(run(job(INR, camera, precision="auto"), camera))
-    again = reconstruct(camera, INR, weights=result.weights, device="cpu")
+    trained = Trained(INR, result.weights, camera.acquisition, camera.sha256)
+    again = reconstruct(camera, trained, device="cpu")
     np.testing.assert_array_equal(again.data, result.volume.data)
     assert (again.provenance or {})["weights_sha256"] == fingerprint(result.weights)
+    with pytest.raises(InvalidInput, match="the specimen itself"):
+        reconstruct(camera, replace(trained, input_sha256="another"), device="cpu")
 
 
 # -- what the user should know --------------------------------------------------------------

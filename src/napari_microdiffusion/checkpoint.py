@@ -33,7 +33,7 @@ class VolumeRecord(BaseModel):
     """A full volume that a base model was trained on: its name, (z, y, x), and the SHA-256 of its pixels.
 
     Simulation leaves out the last slices where they fill no projection. What stays is known by ``first_sha256``, that
-    of the first slice with more than one intensity; None in older files.
+    of the first slice with more than one intensity, as float32; None in older files.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,13 +47,17 @@ class VolumeRecord(BaseModel):
     def of(cls, data: NDArray[Any], name: str) -> VolumeRecord:
         """Of a volume (z, y, x)."""
         first = next((each for each in data if each.min() != each.max()), data[0])
-        whole, one = (sha256(np.ascontiguousarray(part).data).hexdigest() for part in (data, first))
+        parts = np.ascontiguousarray(data), np.ascontiguousarray(first, "<f4")  # the same in any type that holds it
+        whole, one = (sha256(part.data).hexdigest() for part in parts)
         return cls(name=name, shape=data.shape, sha256=whole, first_sha256=one)
 
     def matches(self, other: VolumeRecord) -> bool:
         """Whether it is the same volume under any name, be it without its last slices."""
-        same_first = self.first_sha256 is not None and self.first_sha256 == other.first_sha256
-        return self.sha256 == other.sha256 or same_first
+        if None in (self.first_sha256, other.first_sha256):
+            alike = (self.name, self.shape[1:]) == (other.name, other.shape[1:])
+        else:
+            alike = self.first_sha256 == other.first_sha256
+        return alike or self.sha256 == other.sha256
 
 
 @dataclass(frozen=True)

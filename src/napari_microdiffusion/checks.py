@@ -21,8 +21,8 @@ def check_base(method: Method, given: bool) -> None:
     if method.pretrained and not given:
         raise InvalidInput(
             f"{name_of(method)} needs a base model: train one on full volumes with `napari-microdiffusion pretrain`, "
-            "and give it with --base (in the window, train or load it in the section Base model; in Python, `pretrain` "
-            "one and hand its weights over)"
+            "and give it with --base (in the window, train or load it in the section Base model; in Python, hand what "
+            "`load_trained` gives to `reconstruct`)"
         )
 
 

@@ -131,8 +131,10 @@ def trained_on(volumes: Iterable[VolumeRecord], truth: Volume) -> str | None:
         That the base model was trained on.
     """
     own = VolumeRecord.of(truth.data, truth.name)
-    known = next((each.name for each in volumes if each.matches(own)), None)
-    return known and f"the base model was trained on {known}, the ground truth: the scores are worthless"
+    known = next((each for each in volumes if each.matches(own)), None)
+    if known is None:
+        return None
+    return f"the base model was trained on {known.name or 'it'}, the ground truth: the scores are worthless"
 
 
 def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:

@@ -22,6 +22,7 @@ from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
+from .trained import Trained
 from .volume import Intensity, ProjectionStack, Reliability, Volume
 
 
@@ -125,12 +126,20 @@ def run(
     return Result(result, weights, residual, context.stopped, seconds, given)
 
 
-def reconstruct(
-    stack: ProjectionStack, method: Method, *, weights: Weights | None = None, seed: int = 0, device: Device = "auto"
-) -> Volume:
-    """The volume of a stack in one call, without progress; parameters and errors as for `run`."""
-    job = Job(method=method, acquisition=stack.acquisition, seed=seed, device=device)
-    return exhaust(run(job, stack, weights=weights)).volume
+def reconstruct(stack: ProjectionStack, method: Method | Trained, *, seed: int = 0, device: Device = "auto") -> Volume:
+    """The volume of a stack in one call, without progress; parameters and errors as for `run`.
+
+    Parameters
+    ----------
+    method
+        Trained on the stack where it learns; or trained already, a base model for example (`trained.load_trained`).
+    """
+    if not isinstance(method, Trained):
+        job = Job(method=method, acquisition=stack.acquisition, seed=seed, device=device)
+        return exhaust(run(job, stack)).volume
+    method.check_input(stack)
+    job = Job(method=method.method, acquisition=stack.acquisition, seed=seed, device=device)
+    return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
 
 
 def exhaust(events: Generator[Event, None, Returned]) -> Returned:

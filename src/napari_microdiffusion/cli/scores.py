@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from .. import io
 from ..acquisition import Acquisition
@@ -164,10 +165,11 @@ def _method(options: Options, before: Job | None) -> Method:
 
 def _warn_of_known(volume: Volume, truth: Volume) -> None:
     """Say so where the base model that made a volume was trained on the truth."""
-    try:
-        records = TypeAdapter(list[VolumeRecord]).validate_python((volume.provenance or {}).get("trained_on", []))
-    except ValidationError:  # the record is the file's: it may say anything
-        return
+    listed = (volume.provenance or {}).get("trained_on")
+    records = []
+    for entry in listed if isinstance(listed, list) else []:
+        with suppress(ValidationError):  # the record is the file's: it may say anything
+            records.append(VolumeRecord.model_validate(entry))
     told = trained_on(records, truth)
     if told is not None:
         note(f"note: {told}")

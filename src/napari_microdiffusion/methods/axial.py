@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 TAIL = 0.05
 """Share of the truth that may lie below the interval, and above it."""
 
-LEAST_BEND, NOISY = 0.1, 25
-"""Where the loss turns from squared errors to their size, in squares: at this share of the interpolation's mean squared
-error, since a few edges that nothing can tell must not outweigh the rest; but not below this multiple of the noise's
-variance, whose mean is wanted (benchmarks/axial.md)."""
+BEND = 0.1
+"""Square of the error at which the loss turns linear, over the interpolation's mean squared error: a few edges that
+nothing can tell must not outweigh the rest (benchmarks/axial.md)."""
+
+NOISY = 25.0
+"""The least such square, over the noise's variance: of noise the mean is wanted."""
 
 
 class Axial(Method):
@@ -177,7 +179,7 @@ class Axial(Method):
         ridge = stack.acquisition.ridge(stack.data)
         # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
         scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(16)) / 16
-        bend = math.sqrt(max(LEAST_BEND * scale, NOISY * cut.noise))
+        bend = bend_of(scale, cut.noise)
 
         def loss() -> Tensor:
             return self._loss(net, cut(self.batch), ridge, context, scale, bend)
@@ -283,6 +285,11 @@ class Axial(Method):
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     """The conservative interpolation (Z, y, x), where training and restoring start from."""
     return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
+
+
+def bend_of(scale: float, noise: float) -> float:
+    """The error at which the loss turns linear: for patches whose interpolation has this mean squared error, and noise."""
+    return math.sqrt(max(BEND * scale, NOISY * noise))
 
 
 def _unexplained(patches: Patches, ridge: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ..events import Event, Notice, Preview, Stage
+from ..events import Event, Notice, Preview, Stage, relay
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import (
     DENOISER,
@@ -83,12 +83,15 @@ class AxialPosterior(Method):
         weights = with_prefix(prior, PRIOR)
         if context.should_stop():
             return weights
-        mean = yield from self.prior.predict(stack, prior, context)  # to be looked at, and left by a stop
+        # to be looked at, and left by a stop; what there is to say of it is said with the sample
+        mean = yield from relay(
+            self.prior.predict(stack, prior, context), lambda event: None if isinstance(event, Notice) else event
+        )
         if context.stopped:
             return weights
         yield Preview(0, mean.data.copy())
         model = self._model(stack, context)
-        if mean.reliability is None:  # on a further stack that has intervals, deviations are drawn as white noise
+        if math.isnan(Trial.of(prior).widening):
             yield Notice(f"the diffusion of deviations is not trained: {UNKNOWN}")
         else:
             yield from self._train(model, stack, prior, context)
