@@ -288,7 +288,7 @@ def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
 
 
 def bend_of(scale: float, noise: float) -> float:
-    """The error at which the loss turns linear: for patches whose interpolation has this mean squared error, and noise."""
+    """The error at which the loss turns linear, from the interpolation's mean squared error and the noise."""
     return math.sqrt(max(BEND * scale, NOISY * noise))
 
 
