@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from napari_microdiffusion.events import EngineError
 
 from . import base
@@ -117,6 +115,13 @@ def report(name: str, table: Table, rows: list[dict[str, Any]]) -> None:
         write_readme(ROOT / "README.md", rows)
 
 
+def gpu_is_there() -> bool:
+    """Asked only where a table needs to know: torch takes seconds to load."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -136,7 +141,7 @@ def main() -> None:
     for name, table in every.items():
         if not given.every and name != given.table and (given.table or table.slow):
             continue
-        if given.every and table.device == "cuda" and not torch.cuda.is_available():
+        if given.every and table.device == "cuda" and not gpu_is_there():
             print(f"{name}: left out, it is for a GPU")
             continue
         try:

@@ -70,12 +70,9 @@ def correlation(rows: list[dict[str, Any]]) -> float:
 def report(found: dict[str, list[dict[str, Any]]]) -> str:
     """A table: recipes by volumes, both scores, and the correlations."""
     lines = ["| PSNR / held-out PSNR (dB) | " + " | ".join(found) + " |", "| --- " * (len(found) + 1) + "|"]
-    for name, settings in RECIPES:
+    for number, (name, settings) in enumerate(RECIPES):
         label = ", ".join([name, *(f"{key} {value}" for key, value in settings.items())])
-        own = [
-            next(row for row in rows if (row["method"], row["settings"]) == (name, settings)) for rows in found.values()
-        ]
-        cells = [f"{row['psnr']:.2f} / {row['held_out_psnr']:.2f}" for row in own]
+        cells = [f"{rows[number]['psnr']:.2f} / {rows[number]['held_out_psnr']:.2f}" for rows in found.values()]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     each = [correlation(rows) for rows in found.values()]
     lines.append("| rank correlation | " + " | ".join(f"{value:.2f}" for value in each) + " |")

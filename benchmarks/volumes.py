@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from napari_microdiffusion.numerics import pixels_sha256
 from napari_microdiffusion.volume import Volume
 
 ROOT = Path(__file__).parent.parent
@@ -98,5 +98,5 @@ def check_left_out(volume: str, trained_on: Mapping[str, str]) -> None:
 
 
 def sha256_of(volume: str) -> str:
-    """Of the pixels of the whole volume, (z, y, x) in C order."""
-    return hashlib.sha256(np.ascontiguousarray(whole(volume).data).data).hexdigest()
+    """Of the pixels of the whole volume, (z, y, x)."""
+    return pixels_sha256(whole(volume).data)

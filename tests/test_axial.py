@@ -18,7 +18,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._sigma import INDIFFERENT, Trial
-from napari_microdiffusion.methods.axial import bend_of
+from napari_microdiffusion.methods.axial import huber_delta
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.numerics import noise_variance
 from napari_microdiffusion.phantoms import phantom
@@ -594,7 +594,7 @@ def test_what_cannot_work_is_refused(images, message):
         next(run(job(Axial(**TINY), stack), stack))
 
 
-@pytest.mark.parametrize(("noise", "bend"), [(0.0, 0.1), (1e-5, 0.1), (1e-3, 5 * 1e-3**0.5), (0.04, 1.0)])
-def test_errors_no_larger_than_noise_count_by_their_square(noise, bend):
+@pytest.mark.parametrize(("noise", "delta"), [(0.0, 0.1), (1e-5, 0.1), (1e-3, 5 * 1e-3**0.5), (0.04, 1.0)])
+def test_errors_no_larger_than_noise_count_by_their_square(noise, delta):
     """A tenth of what the interpolation lacks, in squares, but five standard deviations of the noise at least."""
-    assert bend_of(0.1, noise) == pytest.approx(bend)
+    assert huber_delta(0.1, noise) == pytest.approx(delta)

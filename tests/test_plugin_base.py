@@ -20,8 +20,11 @@ from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin.base import AtHand, Bases
 from napari_microdiffusion.plugin.base_volumes import MADE, TRUTH, Picked, read
 from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.follow import Progress
 from napari_microdiffusion.plugin.layers import KEY, facts, volume_layer
+from napari_microdiffusion.plugin.model import Setup
 from napari_microdiffusion.plugin.scoring import _weights
+from napari_microdiffusion.plugin.worker import drive
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
 from napari_microdiffusion.run import exhaust
@@ -365,6 +368,22 @@ def test_the_truth_is_withheld_wherever_it_lies(truth: Volume, other: Volume) ->
     assert "the same as another" in told.message
     with pytest.raises(InvalidInput, match="ground truth"):
         exhaust(read(Picked(loads[:1], None, (truth.data,), 0, 0), SIX, lambda: False))
+
+
+def test_scores_on_a_truth_that_was_trained_on(trained: Trained, other: Volume, truth: Volume) -> None:
+    """Under its name or another, and without the slices that simulation leaves out; said once the input is there."""
+
+    def said(known: Volume | None) -> list[str]:
+        volume = truth if known is None else known
+        stack, covered = volume.simulate(SIX)
+        job = Setup(method="recurrent_mz", overrides=SMALL, device="cpu").job()
+        messages = drive(lambda: (stack, known and covered), job, lambda: False, base=trained)
+        return [note for message in messages if isinstance(message, Progress) for note in message.notices]
+
+    assert said(None) == said(truth)
+    assert not any("worthless" in note for note in said(truth))
+    for known in (other, Volume(other.data[:20], name=other.name), Volume(other.data, name="renamed")):
+        assert any("scores are worthless" in note for note in said(known))
 
 
 def test_a_base_model_by_its_settings(trained: Trained) -> None:

@@ -36,7 +36,7 @@ def test_steps_go_down(net):
     ("error", "expected"), [(0.02, 0.02**2), (-0.02, 0.02**2), (200.0, 2 * 2 * (200 - 2)), (-200.0, 2 * 2 * (200 - 2))]
 )
 def test_small_errors_count_by_their_square_and_large_ones_by_their_size(error, expected):
-    assert float(pseudo_huber(torch.full((5,), error), bend=2.0)) == pytest.approx(expected, rel=1e-3)
+    assert float(pseudo_huber(torch.full((5,), error), delta=2.0)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_matrices_go_to_muon_and_the_rest_to_adam(net):

@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .acquisition import Acquisition
 from .events import InvalidInput
 from .io.target import check_output, replacing
+from .numerics import pixels_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +47,8 @@ class VolumeRecord(BaseModel):
     def of(cls, data: NDArray[Any], name: str) -> VolumeRecord:
         """Of a volume (z, y, x)."""
         first = next((each for each in data if each.min() != each.max()), data[0])
-        parts = np.ascontiguousarray(data), np.ascontiguousarray(first, "<f4")  # the same in any type that holds it
-        whole, one = (sha256(part.data).hexdigest() for part in parts)
-        return cls(name=name, shape=data.shape, sha256=whole, first_sha256=one)
+        kept = pixels_sha256(first.astype("<f4"))  # the same in any type that holds it
+        return cls(name=name, shape=data.shape, sha256=pixels_sha256(data), first_sha256=kept)
 
     def matches(self, other: VolumeRecord) -> bool:
         """Whether it is the same volume under any name, be it without its last slices."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
+from .numerics import pixels_sha256
 
 MINIMUM_LATERAL = 32
 
@@ -176,8 +176,8 @@ class ProjectionStack:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the pixels, (k, y, x) in C order, however they lie in memory."""
-        return sha256(np.ascontiguousarray(self.data).data).hexdigest()
+        """SHA-256 of the pixels, (k, y, x)."""
+        return pixels_sha256(self.data)
 
     def without(self, indices: Iterable[int]) -> ProjectionStack:
         """The stack with some projections (indices among those in use) hidden; the volume keeps its depth."""

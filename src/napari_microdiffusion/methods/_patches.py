@@ -92,7 +92,7 @@ class Cutter:
 
     @property
     def noise(self) -> float:
-        """Variance of the noise in the slices of patches."""
+        """Variance of the noise in the slices of patches, in squares of the stack's intensities."""
         return self._noise * self._noisier
 
     def __call__(self, batch: int, sigma: float | None = None) -> Patches:

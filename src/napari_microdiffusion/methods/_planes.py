@@ -57,6 +57,8 @@ def restore(
 
     Parameters
     ----------
+    sigma
+        Axial blur beyond the lateral one, in slices.
     strength
         The change is multiplied by it.
 

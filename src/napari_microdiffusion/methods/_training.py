@@ -35,9 +35,9 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     ]
 
 
-def pseudo_huber(error: Tensor, bend: float) -> Tensor:
-    """Mean of error² well below bend², of 2 · bend · (|error| − bend) well beyond (Charbonnier et al. 1997)."""
-    return 2 * (error.square() / (((error / bend).square() + 1).sqrt() + 1)).mean()
+def pseudo_huber(error: Tensor, delta: float) -> Tensor:
+    """Mean of error² well below δ, of 2δ(|error| − δ) well beyond (Charbonnier et al. 1997); errors of any shape."""
+    return 2 * (error.square() / (((error / delta).square() + 1).sqrt() + 1)).mean()
 
 
 def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 TAIL = 0.05
 """Share of the truth that may lie below the interval, and above it."""
 
-BEND = 0.1
-"""Square of the error at which the loss turns linear, over the interpolation's mean squared error: a few edges that
-nothing can tell must not outweigh the rest (benchmarks/axial.md)."""
+DELTA = 0.1
+"""δ² of the pseudo-Huber loss over the interpolation's mean squared error: a few edges that nothing can tell must not
+outweigh the rest (benchmarks/axial.md)."""
 
 NOISY = 25.0
-"""The least such square, over the noise's variance: of noise the mean is wanted."""
+"""The least δ² over the noise's variance: of noise the mean is wanted."""
 
 
 class Axial(Method):
@@ -179,10 +179,10 @@ class Axial(Method):
         ridge = stack.acquisition.ridge(stack.data)
         # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
         scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(16)) / 16
-        bend = bend_of(scale, cut.noise)
+        delta = huber_delta(scale, cut.noise)
 
         def loss() -> Tensor:
-            return self._loss(net, cut(self.batch), ridge, context, scale, bend)
+            return self._loss(net, cut(self.batch), ridge, context, scale, delta)
 
         optimisers = muon(net, self.learning_rate)
         for event in descend("Training on the lateral detail", loss, optimisers, steps, "cosine", context):
@@ -192,16 +192,16 @@ class Axial(Method):
                 yield from self._preview(net, stack, context)
 
     def _loss(
-        self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float, bend: float
+        self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float, delta: float
     ) -> Tensor:
         """Pseudo-Huber loss after consistency, and the interval's quantile loss.
 
         Parameters
         ----------
         scale
-            Mean squared error of the interpolation.
-        bend
-            Errors beyond count by their size, not its square.
+            Mean squared error of the interpolation, in squares of the stack's intensities.
+        delta
+            Errors beyond count by their size, not its square; in the stack's intensities.
         """
         truth, projections, blur = (
             tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.blur)
@@ -211,7 +211,7 @@ class Axial(Method):
         error = truth - estimate
         below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
-        return pseudo_huber(error, bend) / scale + tails / math.sqrt(scale)
+        return pseudo_huber(error, delta) / scale + tails / math.sqrt(scale)
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""
@@ -287,9 +287,9 @@ def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
 
 
-def bend_of(scale: float, noise: float) -> float:
-    """The error at which the loss turns linear, from the interpolation's mean squared error and the noise."""
-    return math.sqrt(max(BEND * scale, NOISY * noise))
+def huber_delta(scale: float, noise: float) -> float:
+    """δ in intensities, from the interpolation's mean squared error and the noise's variance."""
+    return math.sqrt(max(DELTA * scale, NOISY * noise))
 
 
 def _unexplained(patches: Patches, ridge: float) -> float:
