@@ -27,10 +27,12 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     """
     import torch
 
+    from ..muon import Muon
+
     large = [parameter for parameter in net.parameters() if parameter.ndim == 2]
     small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
     return [
-        torch.optim.Muon(large, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        Muon(large, learning_rate),
         torch.optim.Adam(small, lr=1e-3),
     ]
 
