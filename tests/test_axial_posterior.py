@@ -14,8 +14,8 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, Stage, Step
 from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
 from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
-from napari_microdiffusion.methods._sigma import Trial
 from napari_microdiffusion.methods._training import muon, take_step
+from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.numerics import noise_variance
 from napari_microdiffusion.presets import name_of, override, spec
 from napari_microdiffusion.run import Job, exhaust, run
@@ -180,10 +180,10 @@ def believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Axial super-resolution does not fall back to interpolation, though its network has learned nothing."""
 
     def tried(*_: Any) -> Generator[Event, None, Trial]:
-        yield Stage("Choosing sigma by hidden projections", 1)
+        yield Stage("Choosing blur and elongation by hidden projections", 1)
         return BELIEVED
 
-    monkeypatch.setattr("napari_microdiffusion.methods.axial.try_sigmas", tried)
+    monkeypatch.setattr("napari_microdiffusion.methods.axial.try_out", tried)
 
 
 @pytest.mark.usefixtures("believed")

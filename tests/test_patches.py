@@ -11,7 +11,16 @@ import torch
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.methods._patches import GAINS, PATCH_WIDTH, Cutter, Patches, blur_matrices, estimated_ratio
+from napari_microdiffusion.methods._patches import (
+    GAINS,
+    LOG_STRETCH,
+    PATCH_WIDTH,
+    Anisotropy,
+    Cutter,
+    Patches,
+    blur_matrices,
+    estimated_ratio,
+)
 from napari_microdiffusion.phantoms import Kind, phantom
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -62,8 +71,9 @@ def test_projections_are_what_the_beam_makes_of_the_truth(acquisition, size):
         b, depth, width = patches.truth.shape
         assert depth == patches.acquisition.depth
         assert width <= min(PATCH_WIDTH, *size)
-        assert patches.blur.shape == (b,)
-        assert 0 <= patches.blur.min() <= patches.blur.max() <= 3
+        assert patches.conditions.shape == (b, 3)
+        assert 0 <= patches.conditions[:, 0].min() <= patches.conditions[:, 0].max() <= 3
+        assert patches.conditions[:, 1:].abs().max() <= LOG_STRETCH[1]
         for truth, projections in zip(patches.truth.double().numpy(), patches.projections.numpy(), strict=True):
             np.testing.assert_allclose(projections, patches.acquisition.project(truth), atol=1e-5)
 
@@ -101,7 +111,7 @@ def test_the_seed_fixes_every_patch():
         assert one.acquisition == same.acquisition
         assert torch.equal(one.truth, same.truth)
         assert torch.equal(one.projections, same.projections)
-        assert torch.equal(one.blur, same.blur)
+        assert torch.equal(one.conditions, same.conditions)
     assert not any(
         one.truth.shape == different.truth.shape and torch.equal(one.truth, different.truth)
         for one, different in zip(once, other, strict=True)
@@ -148,7 +158,8 @@ def test_the_stated_blur_is_along_z():
     sharp, blurred = (
         next(batches(stack, number=1, largest_blur=blur, hiding=0, seed=2)) for blur in (1e-6, 6.0)
     )  # the same patches
-    mild, strong = blurred.blur > 0.5, blurred.blur > 2
+    sigma, deeper, _ = blurred.conditions.unbind(1)
+    mild, strong = sigma > 0.5, (sigma > 2) & (deeper > 0)  # shallow slices change little from one to the next anyway
     assert strong.any()
     along = [(p.truth.diff(dim=1).square().mean((1, 2)) / p.truth.square().mean((1, 2))) for p in (blurred, sharp)]
     assert (along[0][mild] < along[1][mild]).all()
@@ -171,6 +182,23 @@ def test_patches_are_as_noisy_as_slices_are(profile, variance, ratio, blur):
     assert 0.85 * variance < power[0] < 1.4 * variance
     stated = [Cutter(s, ratio, blur, 0.3, torch.Generator()).noise for s in (noisy, flat)]
     assert stated == pytest.approx([variance, 0], rel=0.1)
+
+
+def test_patches_look_as_they_are_asked_to():
+    """All alike, and with projections hidden: what intervals are tested on."""
+    cut = Cutter(stack_of(texture()), 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
+    changes = {}
+    for look in (Anisotropy(0.0, 0.5), Anisotropy(0.0), Anisotropy(0.0, 2.0), Anisotropy(3.0)):
+        several = [cut(4, look) for _ in range(10)]
+        for patches in several:
+            assert patches.acquisition.hidden
+            torch.testing.assert_close(patches.conditions, look.conditions(patches.truth))
+        along, across = (np.mean([float(p.truth.diff(dim=dim).square().mean()) for p in several]) for dim in (1, 2))
+        changes[look] = along / across
+    short, plain, long, blurred = changes.values()
+    assert short / plain == pytest.approx(4, rel=0.35)  # twice as much in a slice
+    assert long / plain == pytest.approx(1 / 4, rel=0.35)
+    assert blurred < 0.9 * plain
 
 
 # -- blur -----------------------------------------------------------------------------------

@@ -26,16 +26,16 @@ def plane_net(fold: int = FOLD, trained: bool = True) -> PlaneNet:
 
 
 def inputs(depth: int = 12, width: int = 10, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Planes, unseen slices (none) and blurs, the same at every call."""
+    """Planes, unseen slices (none) and conditions, the same at every call."""
     planes = torch.randn(batch, depth, width, generator=torch.Generator().manual_seed(1))
-    return planes, torch.zeros(depth), torch.linspace(0.5, 2, batch)
+    return planes, torch.zeros(depth), torch.linspace(0.5, 2, 3 * batch).view(batch, 3)
 
 
 @pytest.mark.parametrize("fold", [1, 3, 6])
 @pytest.mark.parametrize("size", [(12, 10), (13, 10), (17, 11), (2, 3), (1, 1)])
 def test_any_size_comes_back(fold, size):
-    planes, unseen, blur = inputs(*size)
-    change, spread = plane_net(fold)(planes, unseen, blur)
+    planes, unseen, conditions = inputs(*size)
+    change, spread = plane_net(fold)(planes, unseen, conditions)
     assert change.shape == (2, *size)
     assert spread.shape == (2, 2, *size)
     assert change.isfinite().all()
@@ -43,18 +43,18 @@ def test_any_size_comes_back(fold, size):
 
 
 def test_sizes_that_do_not_fit_are_extended_by_their_edge():
-    planes, unseen, blur = inputs(13, 11)
+    planes, unseen, conditions = inputs(13, 11)
     extended = functional.pad(planes[:, None], (0, 1, 0, 2), mode="replicate")[:, 0]
     net = plane_net()
-    change, spread = net(planes, unseen, blur)
-    whole = net(extended, functional.pad(unseen, (0, 2)), blur)
+    change, spread = net(planes, unseen, conditions)
+    whole = net(extended, functional.pad(unseen, (0, 2)), conditions)
     torch.testing.assert_close(change, whole[0][:, :13, :11])
     torch.testing.assert_close(spread, whole[1][:, :, :13, :11])
 
 
 def test_training_starts_from_no_change():
-    planes, unseen, blur = inputs()
-    change, spread = plane_net(trained=False)(planes, unseen, blur)
+    planes, unseen, conditions = inputs()
+    change, spread = plane_net(trained=False)(planes, unseen, conditions)
     assert not change.any()
     assert spread.min() > 0
 
@@ -67,33 +67,35 @@ def test_the_interval_has_a_width_everywhere():
     assert plane_net()(*inputs())[1].min() > 0
 
 
-@pytest.mark.parametrize("changed", ["planes", "unseen", "blur"])
+@pytest.mark.parametrize("changed", ["planes", "unseen", "conditions"])
 def test_both_outputs_depend_on(changed):
-    planes, unseen, blur = inputs()
+    planes, unseen, conditions = inputs()
     net = plane_net()
-    before = net(planes, unseen, blur)
+    before = net(planes, unseen, conditions)
     after = net(
-        planes + (changed == "planes") * 0.1, unseen + (changed == "unseen") * 1, blur + (changed == "blur") * 1
+        planes + (changed == "planes") * 0.1,
+        unseen + (changed == "unseen") * 1,
+        conditions + (changed == "conditions") * 1,
     )
     for one, other in zip(before, after, strict=True):
         assert (one - other).abs().flatten(1).amax(1).min() > 1e-3  # in every plane of the batch
 
 
 def test_one_unseen_slice_matters_in_its_own_row_and_around():
-    planes, unseen, blur = inputs(90)
+    planes, unseen, conditions = inputs(90)
     net = plane_net()
     gap = unseen.clone()
     gap[45] = 1
-    difference = (net(planes, gap, blur)[0] - net(planes, unseen, blur)[0]).abs().amax((0, 2))
+    difference = (net(planes, gap, conditions)[0] - net(planes, unseen, conditions)[0]).abs().amax((0, 2))
     assert difference[45] > 1e-3
     assert difference[:6].max() == 0  # farther than the network reaches
 
 
 def test_planes_of_a_batch_do_not_mix():
-    planes, unseen, blur = inputs(batch=3)
+    planes, unseen, conditions = inputs(batch=3)
     net = plane_net()
-    together = net(planes, unseen, blur)
-    apart = [net(planes[i : i + 1], unseen, blur[i : i + 1]) for i in range(3)]
+    together = net(planes, unseen, conditions)
+    apart = [net(planes[i : i + 1], unseen, conditions[i : i + 1]) for i in range(3)]
     for part, outputs in enumerate(together):
         torch.testing.assert_close(outputs, torch.cat([one[part] for one in apart]), rtol=1e-4, atol=1e-5)
 
@@ -101,10 +103,10 @@ def test_planes_of_a_batch_do_not_mix():
 @pytest.mark.parametrize(("z", "x", "same"), [(FOLD, 0, True), (2 * FOLD, 2, True), (1, 0, False), (0, 1, False)])
 def test_what_moves_by_a_stride_is_treated_the_same(z, x, same):
     """Along z by whole rows and along x by whole coarse pixels, and by nothing less."""
-    planes, unseen, blur = inputs(36 * FOLD, 60)
+    planes, unseen, conditions = inputs(36 * FOLD, 60)
     net = plane_net()
-    outputs = net(planes, unseen, blur)
-    moved = net(planes.roll((z, x), (1, 2)), unseen, blur)
+    outputs = net(planes, unseen, conditions)
+    moved = net(planes.roll((z, x), (1, 2)), unseen, conditions)
     inside = slice(15 * FOLD, 20 * FOLD), slice(28, 34)  # out of reach of the borders, where it is no longer a shift
     for one, other in zip(outputs, moved, strict=True):
         difference = (one.roll((z, x), (-2, -1)) - other)[..., inside[0], inside[1]].abs().max()

@@ -56,6 +56,8 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
+        (record(elongation=2.0), None, "as deep as wide · things 2 times as long along z"),
+        (record(method(elongation=0.71), elongation=0.71), None, "things 0.71 times as long along z, as set"),
         (record(strength=1.49), None, "as deep as wide · learned detail ×\u00a01.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(strength=None), None, "as deep as wide"),
@@ -123,7 +125,7 @@ def test_a_trained_network_is_applied_to_another_stack(opened: Open, qtbot: Any,
     qtbot.waitUntil(lambda: widget.value().weights == network.resolve(), timeout=20_000)
     assert widget.value().spec() == load_trained(network).method
     enabled = {path for path, editor in widget.method.advanced._editors.items() if editor.isEnabled()}
-    assert enabled == {"consistency", "sigma", "fine_tuning"}
+    assert enabled == {"consistency", "sigma", "elongation", "fine_tuning"}
     widget.method.advanced._reset()
     assert widget.value().overrides == SMALL  # what the training has fixed stays
     said: list[str] = []

@@ -88,20 +88,21 @@ class PlaneNet(FoldedNet):
     """
 
     def __init__(self, fold: int, channels: int, blocks: int) -> None:
-        super().__init__(fold, channels, blocks)
+        super().__init__(fold, channels, blocks, numbers=3)
         self.spread = nn.Sequential(Conv(channels, channels), nn.SiLU(), nn.Conv2d(channels, 2 * fold, 3, padding=1))
 
-    def forward(self, planes: Tensor, unseen: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, planes: Tensor, unseen: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Changes (B, Z, x) of interpolated planes (B, Z, x), and distances (B, 2, Z, x) to the interval's bounds.
 
         Parameters
         ----------
         unseen
             (Z,), 1 for slices that no projection in use has seen, else 0.
-        blur
-            (B,), axial blur beyond the lateral one, as a standard deviation in slices.
+        conditions
+            (B, 3): axial blur beyond the lateral one, as a standard deviation in slices; logarithms of how many times
+            deeper and wider voxels are than usual.
         """
-        features = self.features(planes[:, None], unseen, blur[:, None] / 5)
+        features = self.features(planes[:, None], unseen, _scaled(conditions))
         # the interval must not pull at the estimate: its head learns from the features, not they from it
         spread = functional.softplus(self.image(self.spread, features.detach(), planes.shape) - 4)
         return self.image(self.change, features, planes.shape)[:, 0], spread
@@ -114,19 +115,24 @@ class PlaneDenoiser(FoldedNet):
     """
 
     def __init__(self, fold: int, channels: int, blocks: int) -> None:
-        super().__init__(fold, channels, blocks, images=3, numbers=2)
+        super().__init__(fold, channels, blocks, images=3, numbers=4)
 
-    def forward(self, planes: Tensor, unseen: Tensor, blur: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, planes: Tensor, unseen: Tensor, conditions: Tensor, noise: Tensor) -> Tensor:
         """v (B, Z, x) of the deviations.
 
         Parameters
         ----------
         planes
             (B, 3, Z, x): the noisy deviation in standard deviations, the mean, the standard deviation.
-        unseen, blur
+        unseen, conditions
             As for `PlaneNet`.
         noise
             (B,), noise level, 0 to 1.
         """
-        features = self.features(planes, unseen, torch.stack([blur / 5, noise], 1))
+        features = self.features(planes, unseen, torch.cat([_scaled(conditions), noise[:, None]], 1))
         return self.image(self.change, features, planes.shape)[:, 0]
+
+
+def _scaled(conditions: Tensor) -> Tensor:
+    """All of order 1."""
+    return conditions / conditions.new_tensor([5.0, 1.0, 1.0])

@@ -14,7 +14,7 @@ from ..acquisition import Acquisition
 from ..events import Event, Step
 from ..volume import ProjectionStack
 from ._base import Context, autocast
-from ._patches import Patches, along_rows
+from ._patches import Anisotropy, Patches, along_rows
 from ._planes import deviation, invisible, plane_bytes, restored
 
 if TYPE_CHECKING:
@@ -47,20 +47,20 @@ class Deviations:
         """Mean squared error of v for the deviations of patches, at a random noise level for each."""
         import torch
 
-        truth, projections, blur = (
-            tensor.to(self.context.device) for tensor in (patches.truth, patches.projections, patches.blur)
+        truth, projections, conditions = (
+            tensor.to(self.context.device) for tensor in (patches.truth, patches.projections, patches.conditions)
         )
         acquisition = patches.acquisition
         start = along_rows(acquisition.smoothest(ridge), projections)
         with torch.no_grad():
-            mean, spread = restored(net, acquisition, ridge, start, blur, self.context)
+            mean, spread = restored(net, acquisition, ridge, start, conditions, self.context)
         std = deviation(spread.transpose(0, 1)).clamp_min(LEAST)
         clean = invisible(acquisition, ridge, truth - mean) / std
         t = torch.randint(self.schedule.timesteps, (len(clean),), generator=generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         planes = torch.stack([self.schedule.noised(clean, noise, t), mean, std], 1)
         _, sigma = self.schedule.levels(t, clean)
-        error = (self._estimate(planes, acquisition, ridge, blur, t) - clean) / sigma.clamp_min(0.1)
+        error = (self._estimate(planes, acquisition, ridge, conditions, t) - clean) / sigma.clamp_min(0.1)
         weight = std.square()  # large deviations are the sample's, small ones the camera's
         return (weight * error.square()).mean() / weight.mean()
 
@@ -68,7 +68,7 @@ class Deviations:
         self,
         stack: ProjectionStack,
         known: tuple[NDArray[np.float32], NDArray[np.float32]],
-        sigma: float,
+        look: Anisotropy,
         number: int,
         levels: list[int],
     ) -> Generator[Event, None, NDArray[np.float32]]:
@@ -78,8 +78,6 @@ class Deviations:
         ----------
         known
             The restored volume and its standard deviation, (Z, y, x) each.
-        sigma
-            Axial blur in slices.
         levels
             Falling noise levels, from `Schedule.spaced`.
         """
@@ -103,9 +101,9 @@ class Deviations:
                 if self.context.should_stop():
                     return noisy  # the caller asks too, and drops it
                 batch = torch.stack([volume[start : start + at_once] for volume in volumes], 1)
-                blur, level = (torch.full((len(batch),), value, device=device) for value in (sigma, t))
+                level = torch.full((len(batch),), t, device=device)
                 with torch.no_grad():
-                    found = self._estimate(batch, acquisition, ridge, blur, level)
+                    found = self._estimate(batch, acquisition, ridge, look.conditions(batch), level)
                 clean.movedim(axis, 0)[start : start + at_once] = found
             return clean
 
@@ -119,10 +117,12 @@ class Deviations:
         drawn: NDArray[np.float32] = (clean * std).cpu().numpy()
         return drawn
 
-    def _estimate(self, planes: Tensor, acquisition: Acquisition, ridge: float, blur: Tensor, t: Tensor) -> Tensor:
+    def _estimate(
+        self, planes: Tensor, acquisition: Acquisition, ridge: float, conditions: Tensor, t: Tensor
+    ) -> Tensor:
         """Clean deviations (B, Z, x) of planes (B, 3, Z, x) with noise of level ``t`` (B,), without what is seen."""
         noisy, std = planes[:, 0], planes[:, 2]
         with autocast(self.context):
-            v = self.denoiser(planes, planes.new_tensor(~acquisition.seen), blur, t / self.schedule.timesteps)
+            v = self.denoiser(planes, planes.new_tensor(~acquisition.seen), conditions, t / self.schedule.timesteps)
         signal, sigma = self.schedule.levels(t, noisy)
         return invisible(acquisition, ridge, (signal * noisy - sigma * v.float()) * std) / std

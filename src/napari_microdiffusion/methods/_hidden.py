@@ -12,7 +12,7 @@ from ..metrics import FLOOR
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context
-from ._patches import Cutter, along_rows
+from ._patches import Anisotropy, Cutter, along_rows
 from ._planes import Z90, deviation, restored, through_planes
 from .heldout import folds
 
@@ -82,7 +82,7 @@ def bounded(asked: NDArray[np.float64]) -> NDArray[np.float64]:
     return strength
 
 
-def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: Context) -> Hidden | None:
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, look: Anisotropy, context: Context) -> Hidden | None:
     """How the network tells hidden projections from the others, on some XZ planes; None when stopped."""
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     found = []
@@ -93,7 +93,7 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: 
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
         estimate, spread = np.empty_like(volume), np.empty_like(volume)
-        for here, planes, distances in through_planes(net, shown, volume, 1, sigma, context):
+        for here, planes, distances in through_planes(net, shown, volume, 1, look, context):
             estimate[:, here], spread[:, here] = planes, deviation(distances)
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
         products = missing**2, missing * change, change**2, along_z(forward, spread) ** 2
@@ -101,17 +101,17 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, sigma: float, context: 
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def hidden_patches(net: PlaneNet, cut: Cutter, sigma: float, ridge: float, context: Context) -> Hidden:
+def hidden_patches(net: PlaneNet, cut: Cutter, look: Anisotropy, ridge: float, context: Context) -> Hidden:
     """The same on lateral patches, where the network is on its own ground."""
     import torch
 
     found = []
-    for patches in (cut(PATCHES, sigma) for _ in range(BATCHES)):
+    for patches in (cut(PATCHES, look) for _ in range(BATCHES)):
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
         planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)
         with torch.no_grad():
-            estimate, spread = restored(net, acquisition, ridge, planes, patches.blur.to(context.device), context)
+            estimate, spread = restored(net, acquisition, ridge, planes, patches.conditions.to(context.device), context)
         missing = along_rows(forward, patches.truth - planes.cpu())
         change = along_rows(forward, (estimate - planes).cpu())
         stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))

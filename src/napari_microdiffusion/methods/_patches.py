@@ -35,6 +35,26 @@ LAGS, RATIOS = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
 
 
 @dataclass(frozen=True)
+class Anisotropy:
+    """How the sample looks along z beside across, which the network is told.
+
+    Parameters
+    ----------
+    sigma
+        Axial blur beyond the lateral one, a standard deviation in slices.
+    elongation
+        How many times longer things look along z than the voxel ratio has it.
+    """
+
+    sigma: float
+    elongation: float = 1.0
+
+    def conditions(self, planes: Tensor) -> Tensor:
+        """(B, 3), as of `Patches`, for B planes."""
+        return planes.new_tensor([self.sigma, -math.log(self.elongation), 0.0]).expand(len(planes), 3)
+
+
+@dataclass(frozen=True)
 class Patches:
     """One batch: planes as they should be, and as the acquisition shows them.
 
@@ -46,14 +66,15 @@ class Patches:
         (B, Z, x), blurred along z by ``blur``.
     projections
         (B, K, x) of the truth.
-    blur
-        (B,), standard deviations in slices.
+    conditions
+        (B, 3), what the network is told of each: sigma of its blur in slices; logarithms of how many times deeper than
+        the voxel ratio has it, and wider than one pixel, its voxels are.
     """
 
     acquisition: Acquisition
     truth: Tensor
     projections: Tensor
-    blur: Tensor
+    conditions: Tensor
 
 
 class Cutter:
@@ -95,27 +116,25 @@ class Cutter:
         """Variance of the noise in the slices of patches, in squares of the stack's intensities."""
         return self._noise * self._noisier
 
-    def __call__(self, batch: int, sigma: float | None = None) -> Patches:
+    def __call__(self, batch: int, look: Anisotropy | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
 
-        With a ``sigma`` in slices, all have that blur, and always some projections hidden, for testing.
+        With a ``look``, all look so, and always some projections are hidden, for testing.
         """
         import torch
 
         bound = self._bound()
         depth, width = bound.depth, min(PATCH_WIDTH, *self._images.shape[1:])
         count = max(1, round(batch * PATCH_DEPTH * PATCH_WIDTH / (depth * width)))
-        patches = self._cut(count, depth, width) * self._uniform(*GAINS, count)[:, None, None]
-        blur = self._largest_blur * self._uniform(0, 1, count) ** 1.3
-        if sigma is not None:
-            blur = torch.full((count,), sigma)
-        blurs = blur_matrices(blur, depth)
+        conditions = self._conditions(count) if look is None else look.conditions(torch.empty(count))
+        patches = self._cut(depth, width, conditions[:, 1:]) * self._uniform(*GAINS, count)[:, None, None]
+        blurs = blur_matrices(conditions[:, 0], depth)
         kept = self._kept * blurs.square().sum(2).mean(1)
         missing = self._noise * (self._noisier - kept)  # of the variance in slices
         noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
         truth = blurs @ patches + noise
-        acquisition = self._hidden(bound, self._hiding if sigma is None else 1.0)
-        return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), blur)
+        acquisition = self._hidden(bound, self._hiding if look is None else 1.0)
+        return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), conditions)
 
     def _bound(self) -> Acquisition:
         """How deep the patches of this batch are: as the images allow at a random scale."""
@@ -125,10 +144,24 @@ class Cutter:
         depth = min(int(min(self._images.shape[1:]) / scale), max(PATCH_DEPTH, least))
         return self._acquisition.bound((max(depth, least) - n) // step + 1)
 
-    def _cut(self, count: int, depth: int, width: int) -> Tensor:
-        """Patches (count, depth, width) at random places, turned and stretched at random; beyond an edge, mirrored."""
+    def _conditions(self, count: int) -> Tensor:
+        """(count, 3) at random, as of `Patches`."""
         import torch
 
+        blur = self._largest_blur * self._uniform(0, 1, count) ** 1.3
+        return torch.stack([blur, *(self._uniform(*LOG_STRETCH, count) for _ in range(2))], 1)
+
+    def _cut(self, depth: int, width: int, scales: Tensor) -> Tensor:
+        """Patches (count, depth, width) at random places, turned at random; beyond an edge, mirrored.
+
+        Parameters
+        ----------
+        scales
+            (count, 2): logarithms of how much deeper and wider than usual their voxels are.
+        """
+        import torch
+
+        count = len(scales)
         images = self._window(round(3 * max(depth * self.ratio, width)))
         rows, height, breadth = images.shape
         sources = torch.stack([s[self._below(len(s))] for s in (self._sources[self._below(2)] for _ in range(count))])
@@ -138,7 +171,7 @@ class Cutter:
             self._uniform(0, 2 * math.pi, count),
             torch.randint(4, (count,), generator=self._generator) * (math.pi / 2),
         )
-        along, across = (self._uniform(*LOG_STRETCH, count).exp() for _ in range(2))
+        along, across = scales.exp().unbind(1)
         along = along * self.ratio
         mirrored = 2 * torch.randint(2, (count,), generator=self._generator) - 1
         finer = max(1, round(1.5 * self.ratio))  # a deep voxel is a mean, not a sample, of the pixels in it

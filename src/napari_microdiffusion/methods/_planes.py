@@ -13,7 +13,7 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import Array
 from ..volume import ProjectionStack
 from ._base import Context, autocast
-from ._patches import along_rows
+from ._patches import Anisotropy, along_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,18 +30,18 @@ def fold_of(acquisition: Acquisition) -> int:
 
 
 def restored(
-    net: PlaneNet, acquisition: Acquisition, ridge: float, planes: Tensor, blur: Tensor, context: Context
+    net: PlaneNet, acquisition: Acquisition, ridge: float, planes: Tensor, conditions: Tensor, context: Context
 ) -> tuple[Tensor, Tensor]:
     """Estimates (B, Z, x) that project as the interpolated ``planes`` (B, Z, x) do, and their spread (B, 2, Z, x).
 
     Parameters
     ----------
-    blur
-        (B,), sigma in slices.
+    conditions
+        (B, 3), as of `Patches`.
     """
     unseen = planes.new_tensor(~acquisition.seen)
     with autocast(context):
-        change, spread = net(planes, unseen, blur)
+        change, spread = net(planes, unseen, conditions)
     return planes + invisible(acquisition, ridge, change.float()), spread.float()
 
 
@@ -51,14 +51,17 @@ def invisible(acquisition: Acquisition, ridge: float, change: Tensor) -> Tensor:
 
 
 def restore(
-    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], sigma: float, strength: float, context: Context
+    net: PlaneNet,
+    stack: ProjectionStack,
+    volume: NDArray[np.float32],
+    look: Anisotropy,
+    strength: float,
+    context: Context,
 ) -> Generator[Event, None, NDArray[np.float32]]:
     """Change an interpolated volume (Z, y, x) to the mean of its restored XZ and YZ planes, in place; until stopped.
 
     Parameters
     ----------
-    sigma
-        Axial blur beyond the lateral one, in slices.
     strength
         The change is multiplied by it.
 
@@ -73,7 +76,7 @@ def restore(
     yield Stage("Restoring XZ and YZ planes", sum(volume.shape[1:]))
     done = 0
     for axis in (1, 2):
-        for here, estimate, distances in through_planes(net, stack, start, axis, sigma, context):
+        for here, estimate, distances in through_planes(net, stack, start, axis, look, context):
             at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
             volume[at] += np.float32(strength / 2) * estimate
             spread[(slice(None), *at)] += distances / 2
@@ -86,7 +89,7 @@ def restore(
 
 
 def through_planes(
-    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], axis: int, sigma: float, context: Context
+    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], axis: int, look: Anisotropy, context: Context
 ) -> Generator[tuple[slice, NDArray[np.float32], NDArray[np.float32]], None, None]:
     """Restore the planes of an interpolated volume (Z, y, x) along ``axis`` (1: XZ planes, 2: YZ planes), batchwise.
 
@@ -102,8 +105,7 @@ def through_planes(
         planes = np.moveaxis(volume, axis, 0)[here]
         batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
         with torch.no_grad():
-            blur = torch.full((len(batch),), sigma, device=batch.device)
-            estimate, spread = restored(net, acquisition, ridge, batch, blur, context)
+            estimate, spread = restored(net, acquisition, ridge, batch, look.conditions(batch), context)
         yield (
             here,
             np.moveaxis(estimate.cpu().numpy(), 0, axis),

@@ -19,10 +19,10 @@ from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
-from ._patches import PATCH_DEPTH, PATCH_WIDTH, Cutter, Patches, along_rows, estimated_ratio
+from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter, Patches, along_rows, estimated_ratio
 from ._planes import deviation, fold_of, restore, restored, through_planes
-from ._sigma import FALLBACK, Trial, try_sigmas
 from ._training import descend, muon, pseudo_huber
+from ._trial import FALLBACK, Grid, Trial, try_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,13 @@ class Axial(Method):
         le=6,
         sampling=True,
     )
+    elongation: float | None = setting(
+        None,
+        "how many times longer things look along z than voxel depth and width say; none: chosen by the held-out score",
+        ge=0.5,
+        le=2,
+        sampling=True,
+    )
     ratio: float | None = setting(
         None,
         "voxel depth over voxel width, dz/dx; none: from the voxel size, else estimated from the images",
@@ -89,12 +96,12 @@ class Axial(Method):
         return self.fine_tuning > 0
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
-        """Train on lateral patches, then choose sigma by projections hidden from the network."""
+        """Train on lateral patches, then choose sigma and elongation by projections hidden from the network."""
         ratio = self.voxel_ratio(stack)
         return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
-        """Train on for `fine_tuning` steps on a further stack of the same microscope, and try sigmas on it."""
+        """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose anew on it."""
         net = self.loaded(stack, weights, context).requires_grad_(True)
         return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
 
@@ -102,8 +109,8 @@ class Axial(Method):
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
-        trial, sigma = Trial.of(weights), self.sigma_of(weights)
-        lead = trial.lead(sigma)
+        trial, look = Trial.of(weights), self.look_of(weights)
+        lead = trial.lead(look.sigma)
         if lead < 0:
             yield Notice(
                 f"hidden projections are predicted {-lead:.2f} dB worse than by the conservative interpolation, "
@@ -112,7 +119,7 @@ class Axial(Method):
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
-            distances = yield from restore(net, stack, data, sigma, trial.strength(sigma), context)
+            distances = yield from restore(net, stack, data, look, trial.strength(look.sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
@@ -123,16 +130,18 @@ class Axial(Method):
         )
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
-        """Sigma in slices, those tried with held-out scores in dB, the interpolation's, strength, voxel ratio."""
-        trial, sigma = Trial.of(weights), self.sigma_of(weights)
+        """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
+        trial, look = Trial.of(weights), self.look_of(weights)
         return {
-            "sigma_slices": sigma,
+            "sigma_slices": look.sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
-            "strength": trial.strength(sigma) if trial.asked else None,
+            "elongation": look.elongation,
+            "elongation_curve": sorted([elongation, score] for elongation, score in trial.elongations.items()),
+            "strength": trial.strength(look.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.lead(sigma) < 0,
+            "fell_back": trial.lead(look.sigma) < 0,
         }
 
     def _learn(
@@ -152,7 +161,8 @@ class Axial(Method):
         if context.should_stop():
             return weights
         cut = self.cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
-        trial = yield from try_sigmas(net.requires_grad_(False), cut, stack, (self.largest_sigma, given), context)
+        grid = Grid(self.largest_sigma, given, self.elongation)
+        trial = yield from try_out(net.requires_grad_(False), cut, stack, grid, context)
         if context.stopped:
             return weights
         told = (
@@ -161,6 +171,7 @@ class Axial(Method):
         )
         yield Notice(
             f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {ratio:.3g} times as deep as wide; "
+            + (f"things {trial.elongation:.2g} times as long along z; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
         return weights | trial.weights()
@@ -203,11 +214,11 @@ class Axial(Method):
         delta
             Errors beyond count by their size, not its square; in the stack's intensities.
         """
-        truth, projections, blur = (
-            tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.blur)
+        truth, projections, conditions = (
+            tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.conditions)
         )
         planes = along_rows(patches.acquisition.smoothest(ridge), projections)
-        estimate, spread = restored(net, patches.acquisition, ridge, planes, blur, context)
+        estimate, spread = restored(net, patches.acquisition, ridge, planes, conditions, context)
         error = truth - estimate
         below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
@@ -217,18 +228,21 @@ class Axial(Method):
         """The volume from XZ planes alone, as the network knows it by now."""
         data = interpolated(stack)
         sigma = self.given_sigma(stack)
-        for here, estimate, _ in through_planes(
-            net, stack, data.copy(), 1, FALLBACK if sigma is None else sigma, context
-        ):
+        look = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
+        for here, estimate, _ in through_planes(net, stack, data.copy(), 1, look, context):
             data[:, here] = estimate
             if context.should_stop():
                 return
         yield Preview(0, data)
         context.preview_done()
 
-    def sigma_of(self, weights: Weights) -> float:
-        """Sigma in slices that planes are restored with: as set, else as chosen."""
-        return Trial.of(weights).sigma if self.sigma is None else self.sigma
+    def look_of(self, weights: Weights) -> Anisotropy:
+        """What planes are restored for: as set, else as chosen."""
+        trial = Trial.of(weights)
+        return Anisotropy(
+            trial.sigma if self.sigma is None else self.sigma,
+            trial.elongation if self.elongation is None else self.elongation,
+        )
 
     def given_sigma(self, stack: ProjectionStack) -> float | None:
         """Sigma in slices, where it is set or follows from the objective; None where it is to be chosen.
@@ -269,7 +283,8 @@ class Axial(Method):
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         trial = Trial({}, floor=0.0, widening=1.0).weights()
-        return dict(self.network(stack, context).state_dict()) | trial | {"curve": trial["curve"].nan_to_num(0.0)}
+        named = {name: tensor.nan_to_num(0.0) for name, tensor in trial.items()}
+        return dict(self.network(stack, context).state_dict()) | named
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         training = 60 * 4 * self.batch * PATCH_DEPTH * PATCH_WIDTH * self.channels // stack.acquisition.step

@@ -30,8 +30,8 @@ from ._base import (
 )
 from ._deviations import Deviations
 from ._planes import Z90, fold_of
-from ._sigma import Trial
 from ._training import descend, muon
+from ._trial import Trial
 from .axial import Axial
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ class AxialPosterior(Method):
         model = self._model(stack, context)
         model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
         model.denoiser.requires_grad_(False).eval()
-        sigma, widening = self.prior.sigma_of(prior), np.float32(Trial.of(prior).widening)
+        look, widening = self.prior.look_of(prior), np.float32(Trial.of(prior).widening)
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
         for number in range(self.samples):
             known = volume.data, volume.reliability.std / widening  # as in training
-            drawn = yield from model.draw(stack, known, sigma, number, levels)
+            drawn = yield from model.draw(stack, known, look, number, levels)
             if context.stopped:
                 return volume
             deviation = widening * drawn

@@ -35,6 +35,7 @@ LABELS = {
     "gamma": "Share of the prior, γ",
     "timesteps": "Noise levels",
     "sigma": "Axial blur σ (slices)",
+    "elongation": "Elongation along z",
     "ratio": "Voxel depth / width",
     "objective_na": "Objective's NA",
     "wavelength_nm": "Wavelength (nm)",

@@ -88,7 +88,7 @@ class FoundBox(QWidget):
 
 
 def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
-    """The blur, where it comes from, the voxels' shape, the strength; and plainly, if this is interpolation instead."""
+    """Blur, elongation, where they come from, voxels, strength; and plainly, if this is interpolation instead."""
     found = provenance["found"]
     sigma, floor = found["sigma_slices"], found.get("interpolation_held_out_db")
     scores = [score for _, score in found.get("sigma_curve", [])]
@@ -96,6 +96,9 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     text = f"Axial blur {sigma:.2g} slices{depth} beyond the lateral one{_origin(provenance, bool(scores))}"
     if found.get("voxel_ratio") is not None:
         text += f" · voxels {found['voxel_ratio']:.2g} times as deep as wide"
+    elongation = found.get("elongation", 1.0)
+    if elongation != 1:
+        text += f" · things {elongation:.2g} times as long along z{_set(provenance, 'elongation')}"
     if found.get("strength") is not None and not found.get("fell_back"):
         text += f" · learned detail ×\u00a0{found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
@@ -108,11 +111,19 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
 
 def _origin(provenance: dict[str, Any], tried: bool) -> str:
     """Where the blur comes from, if not from hidden projections of this very stack."""
-    job = provenance.get("job", {})
-    method = job.get("method", {})
-    method = method.get("prior") or method  # what found the blur
-    if method.get("sigma") is not None:
-        return ", as set"
-    if method.get("objective_na") is not None:
+    if stated := _set(provenance, "sigma"):
+        return stated
+    if _finder(provenance).get("objective_na") is not None:
         return ", from the objective"
     return "" if tried else ", a usual value: there are too few projections to choose it"
+
+
+def _set(provenance: dict[str, Any], setting: str) -> str:
+    """Said of a value that was not found, but set."""
+    return "" if _finder(provenance).get(setting) is None else ", as set"
+
+
+def _finder(provenance: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the method that found the blur: perhaps the prior's."""
+    method: dict[str, Any] = provenance.get("job", {}).get("method", {})
+    return method.get("prior") or method

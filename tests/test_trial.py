@@ -1,4 +1,4 @@
-"""What was tried: which sigma is taken, how strong changes are, what is kept with the weights."""
+"""What is tried: which looks, which of them is taken, how strong changes are, what is kept with the weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from napari_microdiffusion.methods._hidden import STRENGTHS
-from napari_microdiffusion.methods._sigma import FALLBACK, Trial
+from napari_microdiffusion.methods._patches import Anisotropy
+from napari_microdiffusion.methods._trial import ELONGATIONS, FALLBACK, INDIFFERENT, MOST, Grid, Trial, best
 
 
 @pytest.mark.parametrize(
     ("scores", "sigma"),
     [
-        ({}, FALLBACK),
+        ({}, FALLBACK.sigma),
         ({2.0: math.nan}, 2.0),  # given, and not tried
         ({0.0: 30.0, 1.0: 29.0}, 0.0),
         ({0.0: 29.9, 1.0: 30.0, 2.0: 29.0}, 0.0),
@@ -53,10 +54,55 @@ def test_the_strength_at_a_sigma(asked, sigma, strength):
     assert trial.strength(sigma) == pytest.approx(strength)
 
 
+SHORTER, LONGER = ELONGATIONS[1], ELONGATIONS[3]
+
+
+def walked(sigma: float, elongation: float, grid: Grid) -> tuple[list[Anisotropy], Anisotropy]:
+    """The looks that are tried where scores fall off from a sigma and an elongation, and the best of them."""
+    scores: dict[Anisotropy, float] = {}
+    tried = []
+    for look in grid.looks(scores):
+        tried.append(look)
+        away = (look.sigma - sigma) / 1.5, 2 * math.log2(look.elongation / elongation)
+        scores[look] = 30 - away[0] ** 2 - away[1] ** 2
+    return tried, best(scores)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 2.4, 3.0, 5.9])
+@pytest.mark.parametrize("elongation", ELONGATIONS)
+def test_the_best_look_is_found(sigma, elongation):
+    """To half the distance of the sigmas beside, and among the elongations; by less than half of all looks."""
+    tried, found = walked(sigma, elongation, Grid(6.0))
+    assert found.elongation == elongation
+    assert abs(found.sigma - sigma) <= 0.375 + 1e-9
+    assert len(tried) == len(set(tried)) < MOST * len(ELONGATIONS) / 2
+    assert all(len([look for look in tried if look.elongation == e]) <= MOST for e in ELONGATIONS)
+    assert all(0 <= look.sigma <= 6 for look in tried)
+
+
+@pytest.mark.parametrize(("gain", "elongation"), [(INDIFFERENT + 0.01, LONGER), (INDIFFERENT - 0.01, 1.0)])
+def test_things_are_longer_only_where_that_tells(gain, elongation):
+    assert best({Anisotropy(1.0): 30.0, Anisotropy(1.0, LONGER): 30 + gain}).elongation == elongation
+
+
+@pytest.mark.parametrize(
+    ("grid", "tried"),
+    [
+        (Grid(6.0, 2.5, 1.0), {(2.5, 1.0)}),
+        (Grid(6.0, None, 1.3), {(sigma, 1.3) for sigma in (0, 1.5, 2.25, 3, 3.75, 4.5, 6)}),
+        (Grid(6.0, 2.5), {(2.5, elongation) for elongation in (1.0, LONGER, SHORTER)}),
+    ],
+    ids=["both", "elongation", "sigma"],
+)
+def test_what_is_given_is_not_looked_for(grid, tried):
+    looks, _ = walked(3.0, 1.0, grid)
+    assert {(look.sigma, look.elongation) for look in looks} == tried
+
+
 @pytest.mark.parametrize(
     "trial",
     [
-        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}),
+        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9, 2.0: 30.0}),
         Trial({2.5: math.nan}, ratio=4.0),
         Trial({}, 28.0),
     ],
@@ -67,10 +113,10 @@ def test_a_trial_survives_as_weights(trial):
     kept = trial.weights()
     assert all(isinstance(value, torch.Tensor) for value in kept.values())
     again = Trial.of(kept)
-    for name in ("scores", "asked"):
+    for name in ("scores", "asked", "elongations"):
         there, back = getattr(trial, name), getattr(again, name)
         assert list(back) == pytest.approx(list(there))
         assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
     assert again.strength(again.sigma) == pytest.approx(trial.strength(trial.sigma))
-    for name in ("floor", "widening", "ratio"):
+    for name in ("floor", "widening", "ratio", "elongation"):
         assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)

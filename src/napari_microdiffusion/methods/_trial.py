@@ -1,0 +1,230 @@
+"""What hidden projections tell of a plane network: how z looks beside x, how strong its changes, how sure it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..acquisition import MINIMUM_PROJECTIONS
+from ..events import Event, Stage, Step
+from ..volume import ProjectionStack
+from ._base import Context, Weights
+from ._hidden import Hidden, bounded, hidden_patches, hidden_planes
+from ._patches import Anisotropy, Cutter
+
+if TYPE_CHECKING:
+    from ..plane_net import PlaneNet
+
+MOST = 9
+"""Sigmas that may be tried."""
+
+ELONGATIONS = 0.5, 0.5**0.5, 1.0, 2**0.5, 2.0
+"""As far as the network has seen."""
+
+USUAL = 20
+"""Looks that are tried, about."""
+
+BESIDE = (-1, 0), (1, 0), (0, 1), (0, -1), (-1, 1), (1, -1)
+"""Steps of sigma and elongation to the looks beside one: what is longer looks blurrier, so both against each other."""
+
+FALLBACK = Anisotropy(1.5)
+"""Where nothing tells: too few projections, or not chosen yet."""
+
+NEAR = 0.8
+"""Slices beyond the sigmas tried within which the last one's score stands for another's."""
+
+INDIFFERENT = 0.2
+"""dB of the held-out score that do not tell looks apart. Of such sigmas the smallest is taken: projections hidden
+between two others ask for detail three times as coarse as that within one, and favour more blur than it
+(benchmarks/axial.md). None is preferred to such elongations."""
+
+WIDEST = 4.0
+"""Most that intervals are widened by."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried, and what came of it.
+
+    Parameters
+    ----------
+    scores
+        Held-out scores in dB by sigma in slices, at the elongation that was chosen; NaN for a sigma that was given and
+        could not be tried.
+    floor
+        The conservative interpolation's score, in dB; NaN where nothing could be tried.
+    widening
+        Factor of the intervals, at least 1; NaN where nothing could be tried.
+    ratio
+        Voxel ratio dz/dx that the network was trained for.
+    asked
+        By sigma, what hidden projections ask the network's change of the interpolation to be multiplied by.
+    elongation
+        The one that was chosen, or given.
+    elongations
+        The best score in dB at each that was tried.
+    """
+
+    scores: dict[float, float]
+    floor: float = math.nan
+    widening: float = math.nan
+    ratio: float = 1.0
+    asked: dict[float, float] = field(default_factory=dict)
+    elongation: float = 1.0
+    elongations: dict[float, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, weights: Weights) -> Trial:
+        """The trial kept with a network's weights."""
+        sigmas, scores, asked = weights["curve"].tolist()
+        floor, widening, ratio, elongation = (
+            float(weights[name]) for name in ("floor", "widening", "ratio", "elongation")
+        )
+        told = {sigma: value for sigma, value in _pairs(sigmas, asked).items() if not math.isnan(value)}
+        elongations = _pairs(*weights["elongations"].tolist())
+        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations)
+
+    def weights(self) -> Weights:
+        """To be kept with the network's weights."""
+        import torch
+
+        curve, elongations = torch.full((3, MOST), math.nan), torch.full((2, len(ELONGATIONS)), math.nan)
+        asked = [self.asked.get(sigma, math.nan) for sigma in self.scores]
+        curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values()), asked])
+        elongations[:, : len(self.elongations)] = torch.tensor([[*self.elongations], [*self.elongations.values()]])
+        values = {name: getattr(self, name) for name in ("floor", "widening", "ratio", "elongation")}
+        return {"curve": curve, "elongations": elongations} | {
+            name: torch.tensor(value) for name, value in values.items()
+        }
+
+    @property
+    def sigma(self) -> float:
+        """The smallest that does about as well as the best, on straight lines between the scores of those tried."""
+        if not self.scores:
+            return FALLBACK.sigma
+        enough = max(self.scores.values()) - INDIFFERENT
+        tried = sorted(self.scores.items())
+        at = next(i for i, (_, score) in enumerate(tried) if not score < enough)  # NaN where it was given
+        if at == 0:
+            return tried[0][0]
+        (low, below), (high, above) = tried[at - 1 : at + 1]
+        return low + (high - low) * (enough - below) / (above - below)
+
+    def lead(self, sigma: float) -> float:
+        """How much better than the interpolation hidden projections are told, in dB; NaN where nothing tells.
+
+        Where sigma was chosen, the best score counts: the chosen one's is as good.
+        """
+        told = max(self.scores.values(), default=math.nan) if sigma == self.sigma else self.score(sigma)
+        return told - self.floor
+
+    def strength(self, sigma: float) -> float:
+        """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and bounded."""
+        if not self.asked:
+            return 1.0
+        sigmas, asked = zip(*sorted(self.asked.items()), strict=True)
+        return float(bounded(np.interp(sigma, sigmas, asked)))
+
+    def score(self, sigma: float) -> float:
+        """On straight lines between those tried, and beyond them that of the last; NaN where that is far from it."""
+        tried = sorted(self.scores.items())
+        if not tried or not tried[0][0] - NEAR <= sigma <= tried[-1][0] + NEAR:
+            return math.nan
+        sigmas, scores = zip(*tried, strict=True)
+        return float(np.interp(sigma, sigmas, scores))
+
+
+def try_out(
+    net: PlaneNet, cut: Cutter, stack: ProjectionStack, grid: Grid, context: Context
+) -> Generator[Event, None, Trial]:
+    """Hide projections in turn, and see at which look and which strength the network tells them best from the others.
+
+    Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
+    than hidden ones of patches do, by so much its intervals are too narrow.
+    """
+    trial = Trial(
+        {} if grid.sigma is None else {grid.sigma: math.nan}, ratio=cut.ratio, elongation=grid.elongation or 1.0
+    )
+    if len(stack.data) <= MINIMUM_PROJECTIONS:
+        return trial
+    hidden: dict[Anisotropy, Hidden] = {}
+    scores: dict[Anisotropy, float] = {}
+    span = float(np.ptp(stack.data))
+    yield Stage("Choosing blur and elongation by hidden projections", USUAL)
+    for look in grid.looks(scores):
+        told = hidden_planes(net, stack, look, context)
+        if told is None:
+            return trial
+        hidden[look] = told
+        scores[look], floor = told.scores(span)
+        trial = _summary(scores, hidden, floor, cut.ratio)
+        yield Step(min(len(scores), USUAL))
+    yield Step(USUAL)
+    look = Anisotropy(trial.sigma, trial.elongation)
+    chosen = hidden.get(look) or hidden_planes(net, stack, look, context)
+    if chosen is None:
+        return trial
+    expected = hidden_patches(net, cut, look, stack.acquisition.ridge(stack.data), context)
+    widening = chosen.surprise / max(expected.surprise, 1e-30)
+    return replace(trial, widening=min(max(widening, 1.0), WIDEST))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which looks are tried: sigmas evenly spaced from 0, and `ELONGATIONS`.
+
+    Parameters
+    ----------
+    largest
+        The largest sigma, in slices.
+    sigma, elongation
+        Where they are given, these alone.
+    """
+
+    largest: float
+    sigma: float | None = None
+    elongation: float | None = None
+
+    def looks(self, scores: dict[Anisotropy, float]) -> Iterator[Anisotropy]:
+        """One after the other, given the scores in dB of those before: a coarse row of sigmas, and up from its best."""
+        sigmas = np.linspace(0, self.largest, MOST).tolist() if self.sigma is None else [self.sigma]
+        elongations = [*ELONGATIONS] if self.elongation is None else [self.elongation]
+        yield from (Anisotropy(sigma, self.elongation or 1.0) for sigma in sigmas[::2])
+        at = None
+        while at != best(scores):
+            at = best(scores)
+            i, j = sigmas.index(at.sigma), elongations.index(at.elongation)
+            for blurrier, longer in BESIDE:
+                if 0 <= i + blurrier < len(sigmas) and 0 <= j + longer < len(elongations):
+                    look = Anisotropy(sigmas[i + blurrier], elongations[j + longer])
+                    yield from () if look in scores else (look,)
+
+
+def best(scores: dict[Anisotropy, float]) -> Anisotropy:
+    """The look with the best score in dB; one with an elongation has to be better by what tells."""
+    return max(scores, key=lambda look: scores[look] - INDIFFERENT * (look.elongation != 1))
+
+
+def _summary(scores: dict[Anisotropy, float], hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:
+    """What is known after so many looks."""
+    elongation = best(scores).elongation
+    here = [look for look in scores if look.elongation == elongation]
+    each = {look.elongation for look in scores}
+    return Trial(
+        {look.sigma: scores[look] for look in here},
+        floor,
+        math.nan,
+        ratio,
+        {look.sigma: hidden[look].asked for look in here},
+        elongation,
+        {e: max(score for look, score in scores.items() if look.elongation == e) for e in sorted(each)},
+    )
+
+
+def _pairs(keys: list[float], values: list[float]) -> dict[float, float]:
+    """By key; what was not filled is left out."""
+    return {key: value for key, value in zip(keys, values, strict=True) if not math.isnan(key)}
