@@ -638,6 +638,7 @@ class TestPretrain:
         Path(base).rename("moved.safetensors")
         assert "no weights file" in refused(*order)
         assert "needs a base model" in refused("evaluate", "t.ome.tif", *order[2:], "--method", "recurrent_mz")
+        assert "needs a base model" in refused(*order, "--method", "sparse3diff")  # the volume's is another method's
 
 
 @pytest.mark.usefixtures("folder")
@@ -681,6 +682,29 @@ class TestHeldOut:
         expected = exhaust(held_out(Job(method=presets.spec("cubic")), stack)).psnr
         assert json.loads(done(*order))["held_out_psnr"] == expected
         assert json.loads(done(*order, "--slices", "6"))["held_out_psnr"] != expected  # options come first
+        error = json.loads(done(*order))["reprojection_max_error"]
+        assert json.loads(done(*order[:4], "--json"))["reprojection_max_error"] == error
+
+    def test_other_projections_say_themselves_what_they_are(self) -> None:
+        """What the volume's record says is of those it was made from."""
+        done(
+            "reconstruct",
+            "p.ome.tif",
+            "-o",
+            "v.ome.tif",
+            "--method",
+            "conservative",
+            "--profile",
+            "point",
+            "--slices",
+            "6",
+        )
+        made = float(json.loads(done(*self.ORDER[:4], "--json"))["reprojection_max_error"])
+        assert made < 1e-5
+        done("simulate", "t.ome.tif", "-o", "q.ome.tif", "--slices", "3")
+        for more in ((), ("--held-out",)):
+            found = json.loads(done("evaluate", "v.ome.tif", "--projections", "q.ome.tif", *more, "--json"))
+            assert found["reprojection_max_error"] > made
 
     def test_the_recipe_comes_from_options(self) -> None:
         order = ("evaluate", "t.ome.tif", *self.ORDER[2:], "--method", "linear", "--folds", "2")

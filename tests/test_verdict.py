@@ -120,9 +120,19 @@ def test_how_sure_it_is(case: dict[str, Any], says: str) -> None:
 
 def test_axial_that_fell_back_is_plain_interpolation() -> None:
     result, stack = made(method="axial")
-    known = {**(result.volume.provenance or {}), "found": {"fell_back": True}}
+    curve = {"sigma_slices": 1.5, "sigma_curve": [[1.5, 25.0], [3.0, 23.4]], "interpolation_held_out_db": 25.2}
+    for found, told in (({}, "it has not been tested"), (curve, "it predicts hidden projections to 25.2 dB.")):
+        known = {**(result.volume.provenance or {}), "found": {"fell_back": True, **found}}
+        result = replace(result, volume=replace(result.volume, provenance=known))
+        assert "How sure: no error bars, as this is plain interpolation;" in verdict(result, stack)
+        assert told in verdict(result, stack)
+
+
+def test_axial_with_three_projections_has_no_error_bars_and_says_why() -> None:
+    result, stack = made(method="axial")
+    known = {**(result.volume.provenance or {}), "found": {"interval_widening": None, "fell_back": False}}
     result = replace(result, volume=replace(result.volume, provenance=known))
-    assert "How sure: no error bars, as this is plain interpolation;" in verdict(result, stack)
+    assert "How sure: no error bars, as there are too few projections to test them on" in verdict(result, stack)
 
 
 @pytest.mark.parametrize(("sigma", "told"), [(3.0, "27.4 dB, 3.2 dB"), (2.25, "26.2 dB, 2.0 dB")])

@@ -93,6 +93,8 @@ def _sure(result: Result) -> str:
         fell_back = (result.volume.provenance or {}).get("found", {}).get("fell_back")
         if result.partial or fell_back:
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
+        if "interval_widening" in (result.volume.provenance or {}).get("found", {}):
+            return "no error bars, as there are too few projections to test them on hidden ones"
         return "this method gives no error bars (axial does)"
     found = _some(found)
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
@@ -134,11 +136,16 @@ def _prior(result: Result) -> bool:
 
 
 def _own_test(result: Result) -> tuple[float | None, float | None]:
-    """What a method found by hiding projections on its own, its score and the interpolation's in dB."""
+    """What a method found by hiding projections on its own, its score and the interpolation's in dB.
+
+    Where the interpolation is given instead, its score alone.
+    """
     found = (result.volume.provenance or {}).get("found", {})
     curve, sigma = found.get("sigma_curve"), found.get("sigma_slices")
-    if found.get("fell_back") or _prior(result) or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
+    if _prior(result) or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
         return None, None
+    if found.get("fell_back"):
+        return found["interpolation_held_out_db"], None
     sigmas, scores = zip(*curve, strict=True)
     return float(np.interp(sigma, sigmas, scores)), found["interpolation_held_out_db"]
 

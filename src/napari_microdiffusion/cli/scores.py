@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,11 @@ class _Recipe:
 
     Parameters
     ----------
-    acquisition
-        The one on record, None where there is none.
     input_sha256
         Of the projections that the recorded job was run on.
     """
 
     job: Job
-    acquisition: Acquisition | None = None
     input_sha256: str | None = None
 
 
@@ -96,7 +93,7 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
     if known is not None:
         _warn_of_known(found, known)
-    stack = _stack(options, acquisition, recipe)
+    stack = _stack(options, acquisition, recipe, found)
     values: dict[str, Any] = dict(evaluate(estimate, known, stack))
     if recipe is None or stack is None:
         return values, 0
@@ -143,9 +140,10 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     changes: dict[str, Any] = {"method": method, "channel": options.channel, "time": options.time}
     changes |= {"device": options.device, "weights": options.base and options.base.resolve()}
     changes = {key: value for key, value in changes.items() if value is not None}
-    job = job_of(**{**(before.model_dump() if before else {}), **changes})
-    known = before.acquisition if before and "acquisition" in values else None
-    return _Recipe(job, known, record.get("input_sha256"))
+    kept = before.model_dump() if before else {}
+    if before and name_of(method) != name_of(before.method):
+        kept["weights"] = None  # they are another method's
+    return _Recipe(job_of(**{**kept, **changes}), record.get("input_sha256"))
 
 
 def _method(options: Options, before: Job | None) -> Method:
@@ -175,13 +173,29 @@ def _warn_of_known(volume: Volume, truth: Volume) -> None:
         note(f"note: {told}")
 
 
-def _stack(options: Options, acquisition: Acquisition | None, recipe: _Recipe | None) -> ProjectionStack | None:
-    """The projections, as the options describe them, else the volume's record, else their own file."""
+def _stack(
+    options: Options, acquisition: Acquisition | None, recipe: _Recipe | None, volume: Volume
+) -> ProjectionStack | None:
+    """The projections, as the options describe them, else the record of the volume that was made from them.
+
+    Of other projections their own file knows best, if it says anything.
+    """
     if options.projections is None:
         return None
-    job = recipe.job if recipe else options
-    path, channel, time = _chosen(options.projections, job)
-    return io.read_projections(path, acquisition or (recipe.acquisition if recipe else None), channel, time)
+    path, channel, time = _chosen(options.projections, recipe.job if recipe else options)
+    recorded = _recorded(volume)
+    stack = io.read_projections(path, acquisition or io.written_acquisition(path) or recorded, channel, time)
+    same = stack.sha256 == (volume.provenance or {}).get("input_sha256")
+    return replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
+
+
+def _recorded(volume: Volume) -> Acquisition | None:
+    """The acquisition that a volume says it was made for."""
+    job = (volume.provenance or {}).get("job")
+    with suppress(ValidationError):  # the record is the file's: it may say anything
+        if isinstance(job, dict) and job.get("acquisition") is not None:
+            return Acquisition.model_validate(job["acquisition"])
+    return None
 
 
 def _chosen(path: Path, wanted: Options | Job) -> tuple[Path, int | None, int | None]:

@@ -36,6 +36,9 @@ DELTA = 0.1
 """δ² of the pseudo-Huber loss over the interpolation's mean squared error: a few edges that nothing can tell must not
 outweigh the rest (benchmarks/axial.md)."""
 
+RATIOS = 0.1, 20.0
+"""Voxel ratios dz/dx that patches are cut for."""
+
 NOISY = 25.0
 """The least δ² over the noise's variance: of noise the mean is wanted."""
 
@@ -67,8 +70,8 @@ class Axial(Method):
     ratio: float | None = setting(
         None,
         "voxel depth over voxel width, dz/dx; none: from the voxel size, else estimated from the images",
-        ge=0.1,
-        le=20,
+        ge=RATIOS[0],
+        le=RATIOS[1],
     )
     objective_na: float | None = setting(
         None, "numerical aperture of the detection objective: gives sigma, with the two below", gt=0, le=1.7
@@ -113,8 +116,9 @@ class Axial(Method):
         lead = trial.lead(look.sigma)
         if lead < 0:
             yield Notice(
-                f"hidden projections are predicted {-lead:.2f} dB worse than by the conservative interpolation, "
-                "so that one is given instead: the sample may look different along z than across"
+                f"hidden projections are predicted {-lead:.2g} dB worse than by the conservative interpolation, "
+                "so that one is given instead: the sample may look different along z than across, or training was too "
+                "short"
             )
             yield Preview(0, data.copy())
         else:
@@ -150,6 +154,12 @@ class Axial(Method):
         """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
         acquisition = stack.acquisition
+        stated = stated_ratio(stack)
+        if self.ratio is None and stated is not None and not RATIOS[0] <= stated <= RATIOS[1]:
+            yield Notice(
+                f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
+                "this method goes: check the scale of the stack"
+            )
         if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
             yield Notice(
                 "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
@@ -166,7 +176,7 @@ class Axial(Method):
         if context.stopped:
             return weights
         told = (
-            f"hidden projections are predicted to {trial.lead(trial.sigma) + trial.floor:.1f} dB, "
+            f"hidden projections are predicted to {trial.score(trial.sigma):.1f} dB, "
             f"by interpolation to {trial.floor:.1f} dB"
         )
         yield Notice(
@@ -266,10 +276,8 @@ class Axial(Method):
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
         if self.ratio is not None:
             return self.ratio
-        if stack.volume_scale_um is None:
-            return estimated_ratio(stack)
-        dz, dy, dx = stack.volume_scale_um
-        return float(np.clip(dz / math.sqrt(dy * dx), 0.1, 20))
+        stated = stated_ratio(stack)
+        return estimated_ratio(stack) if stated is None else float(np.clip(stated, *RATIOS))
 
     def network(self, stack: ProjectionStack, context: Context) -> PlaneNet:
         """The untrained network; the seed fixes its first weights."""
@@ -300,6 +308,14 @@ class Axial(Method):
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     """The conservative interpolation (Z, y, x), where training and restoring start from."""
     return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
+
+
+def stated_ratio(stack: ProjectionStack) -> float | None:
+    """dz/dx of the volume by its voxel size, None where that is not known."""
+    if stack.volume_scale_um is None:
+        return None
+    dz, dy, dx = stack.volume_scale_um
+    return dz / math.sqrt(dy * dx)
 
 
 def huber_delta(scale: float, noise: float) -> float:
