@@ -91,7 +91,8 @@ def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
         psnr, ssim, dice, seconds = (
             [own[name][key] for name in volumes] for key in ("psnr", "ssim", "dice", "seconds")
         )
-        time = "instant" if max(seconds) < 5 else f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f}"
+        minutes = " to ".join(dict.fromkeys(f"{bound / 60:.1f}" for bound in (min(seconds), max(seconds))))
+        time = "instant" if max(seconds) < 5 else minutes
         each = " | ".join(f"{value:.2f}" for value in psnr)
         means = f"{np.mean(psnr):.2f} | {np.mean(ssim):.3f} | {np.mean(dice):.3f}"
         lines.append(f"| `{method}` | {each} | {means} | {time} |")

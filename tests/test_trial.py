@@ -9,7 +9,7 @@ import torch
 
 from napari_microdiffusion.methods._hidden import STRENGTHS
 from napari_microdiffusion.methods._patches import Anisotropy
-from napari_microdiffusion.methods._trial import ELONGATIONS, FALLBACK, INDIFFERENT, MOST, Grid, Trial, best
+from napari_microdiffusion.methods._trial import ELONGATIONS, FALLBACK, INDIFFERENT, MOST, Grid, Trial, best, least
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,18 @@ def test_the_best_look_is_found(sigma, elongation):
     assert all(0 <= look.sigma <= 6 for look in tried)
 
 
-@pytest.mark.parametrize(("gain", "elongation"), [(INDIFFERENT + 0.01, LONGER), (INDIFFERENT - 0.01, 1.0)])
-def test_things_are_longer_only_where_that_tells(gain, elongation):
-    assert best({Anisotropy(1.0): 30.0, Anisotropy(1.0, LONGER): 30 + gain}).elongation == elongation
+@pytest.mark.parametrize(
+    ("scores", "elongation"),
+    [
+        ({1.0: 30.0, LONGER: 30.01 + INDIFFERENT}, LONGER),
+        ({1.0: 30.0, LONGER: 29.99 + INDIFFERENT}, 1.0),
+        ({0.5: 30.1, SHORTER: 30.0, 1.0: 29.0}, SHORTER),
+        ({0.5: 30.1, SHORTER: 29.0, 1.0: 29.0}, 0.5),
+        ({SHORTER: 30.0, 1.0: 29.0, LONGER: 30.1}, LONGER),
+    ],
+)
+def test_things_are_longer_or_shorter_only_where_that_tells(scores, elongation):
+    assert least(scores) == elongation
 
 
 @pytest.mark.parametrize(

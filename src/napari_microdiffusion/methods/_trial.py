@@ -40,7 +40,7 @@ NEAR = 0.8
 INDIFFERENT = 0.2
 """dB of the held-out score that do not tell looks apart. Of such sigmas the smallest is taken: projections hidden
 between two others ask for detail three times as coarse as that within one, and favour more blur than it
-(benchmarks/axial.md). None is preferred to such elongations."""
+(benchmarks/axial.md). Of such elongations, the one nearest to 1."""
 
 WIDEST = 4.0
 """Most that intervals are widened by."""
@@ -205,15 +205,23 @@ class Grid:
 
 
 def best(scores: dict[Anisotropy, float]) -> Anisotropy:
-    """The look with the best score in dB; one with an elongation has to be better by what tells."""
-    return max(scores, key=lambda look: scores[look] - INDIFFERENT * (look.elongation != 1))
+    """The look with the best score in dB."""
+    return max(scores, key=lambda look: scores[look])
+
+
+def least(elongations: dict[float, float]) -> float:
+    """Of elongations with their scores in dB, the one nearest to none that does about as well as the best."""
+    enough = max(elongations.values()) - INDIFFERENT
+    told = [elongation for elongation, score in elongations.items() if score >= enough]
+    return min(told, key=lambda elongation: (round(abs(math.log2(elongation)), 3), -elongations[elongation]))
 
 
 def _summary(scores: dict[Anisotropy, float], hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:
     """What is known after so many looks."""
-    elongation = best(scores).elongation
+    each = sorted({look.elongation for look in scores})
+    elongations = {e: max(score for look, score in scores.items() if look.elongation == e) for e in each}
+    elongation = least(elongations)
     here = [look for look in scores if look.elongation == elongation]
-    each = {look.elongation for look in scores}
     return Trial(
         {look.sigma: scores[look] for look in here},
         floor,
@@ -221,7 +229,7 @@ def _summary(scores: dict[Anisotropy, float], hidden: dict[Anisotropy, Hidden], 
         ratio,
         {look.sigma: hidden[look].asked for look in here},
         elongation,
-        {e: max(score for look, score in scores.items() if look.elongation == e) for e in sorted(each)},
+        elongations,
     )
 
 

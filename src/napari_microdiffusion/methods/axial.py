@@ -19,28 +19,17 @@ from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
-from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter, Patches, along_rows, estimated_ratio
-from ._planes import deviation, fold_of, restore, restored, through_planes
-from ._training import descend, muon, pseudo_huber
+from ._lateral import LateralLoss
+from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter, estimated_ratio
+from ._planes import deviation, fold_of, restore, through_planes
+from ._training import descend, muon
 from ._trial import FALLBACK, Grid, Trial, try_out
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..plane_net import PlaneNet
-
-TAIL = 0.05
-"""Share of the truth that may lie below the interval, and above it."""
-
-DELTA = 0.1
-"""δ² of the pseudo-Huber loss over the interpolation's mean squared error: a few edges that nothing can tell must not
-outweigh the rest (benchmarks/axial.md)."""
 
 RATIOS = 0.1, 20.0
 """Voxel ratios dz/dx that patches are cut for."""
-
-NOISY = 25.0
-"""The least δ² over the noise's variance: of noise the mean is wanted."""
 
 
 class Axial(Method):
@@ -197,42 +186,16 @@ class Axial(Method):
         self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, None]:
         """Train the network in place, until the run is stopped."""
-        ridge = stack.acquisition.ridge(stack.data)
-        # so that the loss is of order 1, on dim samples too; of several batches: one may miss a small bright object
-        scale = sum(_unexplained(cut(self.batch), ridge) for _ in range(16)) / 16
-        delta = huber_delta(scale, cut.noise)
-
-        def loss() -> Tensor:
-            return self._loss(net, cut(self.batch), ridge, context, scale, delta)
-
+        loss = LateralLoss.of(cut, self.batch, stack.acquisition.ridge(stack.data), context)
         optimisers = muon(net, self.learning_rate)
-        for event in descend("Training on the lateral detail", loss, optimisers, steps, "cosine", context):
+        training = descend(
+            "Training on the lateral detail", lambda: loss(net, cut(self.batch)), optimisers, steps, "cosine", context
+        )
+        for event in training:
             yield event
             under_way = isinstance(event, Step) and event.done < steps
             if under_way and context.preview_due() and not context.should_stop():
                 yield from self._preview(net, stack, context)
-
-    def _loss(
-        self, net: PlaneNet, patches: Patches, ridge: float, context: Context, scale: float, delta: float
-    ) -> Tensor:
-        """Pseudo-Huber loss after consistency, and the interval's quantile loss.
-
-        Parameters
-        ----------
-        scale
-            Mean squared error of the interpolation, in squares of the stack's intensities.
-        delta
-            Errors beyond count by their size, not its square; in the stack's intensities.
-        """
-        truth, projections, conditions = (
-            tensor.to(context.device) for tensor in (patches.truth, patches.projections, patches.conditions)
-        )
-        planes = along_rows(patches.acquisition.smoothest(ridge), projections)
-        estimate, spread = restored(net, patches.acquisition, ridge, planes, conditions, context)
-        error = truth - estimate
-        below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
-        tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
-        return pseudo_huber(error, delta) / scale + tails / math.sqrt(scale)
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""
@@ -316,14 +279,3 @@ def stated_ratio(stack: ProjectionStack) -> float | None:
         return None
     dz, dy, dx = stack.volume_scale_um
     return dz / math.sqrt(dy * dx)
-
-
-def huber_delta(scale: float, noise: float) -> float:
-    """δ in intensities, from the interpolation's mean squared error and the noise's variance."""
-    return math.sqrt(max(DELTA * scale, NOISY * noise))
-
-
-def _unexplained(patches: Patches, ridge: float) -> float:
-    """Mean squared error of the interpolation of patches."""
-    planes = along_rows(patches.acquisition.smoothest(ridge), patches.projections)
-    return max(float((planes - patches.truth).square().mean()), 1e-12)

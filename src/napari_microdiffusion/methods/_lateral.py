@@ -1,0 +1,74 @@
+"""What a plane network is to learn on lateral patches: estimates with small errors, and an interval for each voxel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._base import Context
+from ._patches import Cutter, Patches, along_rows
+from ._planes import restored
+from ._training import pseudo_huber
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..plane_net import PlaneNet
+
+TAIL = 0.05
+"""Share of the truth that may lie below the interval, and above it."""
+
+DELTA = 0.1
+"""δ² of the pseudo-Huber loss over the interpolation's mean squared error: a few edges that nothing can tell must not
+outweigh the rest (benchmarks/axial.md)."""
+
+NOISY = 25.0
+"""The least δ² over the noise's variance: of noise the mean is wanted."""
+
+BATCHES = 16
+"""That the interpolation's error is measured on: one may miss a small bright object."""
+
+
+@dataclass(frozen=True)
+class LateralLoss:
+    """Pseudo-Huber loss after consistency, and the interval's quantile loss; of order 1, on dim samples too.
+
+    Parameters
+    ----------
+    ridge
+        Of consistency, see `Acquisition.ridge`.
+    scale
+        Mean squared error of the interpolation, in squares of the stack's intensities.
+    delta
+        Errors beyond count by their size, not its square; in the stack's intensities.
+    """
+
+    ridge: float
+    scale: float
+    delta: float
+    context: Context
+
+    @classmethod
+    def of(cls, cut: Cutter, batch: int, ridge: float, context: Context) -> LateralLoss:
+        """For patches of a stack: some are cut to see how far off interpolation is."""
+        scale = sum(_unexplained(cut(batch), ridge) for _ in range(BATCHES)) / BATCHES
+        return cls(ridge, scale, math.sqrt(max(DELTA * scale, NOISY * cut.noise)), context)
+
+    def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
+        """The loss of a batch."""
+        truth, projections, conditions = (
+            tensor.to(self.context.device) for tensor in (patches.truth, patches.projections, patches.conditions)
+        )
+        planes = along_rows(patches.acquisition.smoothest(self.ridge), projections)
+        estimate, spread = restored(net, patches.acquisition, self.ridge, planes, conditions, self.context)
+        error = truth - estimate
+        below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
+        tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
+        return pseudo_huber(error, self.delta) / self.scale + tails / math.sqrt(self.scale)
+
+
+def _unexplained(patches: Patches, ridge: float) -> float:
+    """Mean squared error of the interpolation of patches."""
+    planes = along_rows(patches.acquisition.smoothest(ridge), patches.projections)
+    return max(float((planes - patches.truth).square().mean()), 1e-12)
