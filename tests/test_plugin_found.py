@@ -56,8 +56,12 @@ def method(**settings: Any) -> dict[str, Any]:
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
-        (record(elongation=2.0), None, "as deep as wide · things 2 times as long along z"),
-        (record(method(elongation=0.71), elongation=0.71), None, "things 0.71 times as long along z, as set"),
+        (record(elongation=2.0), None, "as deep as wide · structures 2 times as long along z as across"),
+        (
+            record(method(elongation=0.71), elongation=0.71),
+            None,
+            "structures 0.71 times as long along z as across, as set",
+        ),
         (record(strength=1.49), None, "as deep as wide · learned detail ×\u00a01.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (record(strength=None), None, "as deep as wide"),

@@ -90,7 +90,7 @@ def test_the_best_look_is_found(sigma, elongation):
         ({SHORTER: 30.0, 1.0: 29.0, LONGER: 30.1}, LONGER),
     ],
 )
-def test_things_are_longer_or_shorter_only_where_that_tells(scores, elongation):
+def test_structures_are_longer_or_shorter_only_where_that_tells(scores, elongation):
     assert least(scores) == elongation
 
 

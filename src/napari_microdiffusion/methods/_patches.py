@@ -43,7 +43,7 @@ class Anisotropy:
     sigma
         Axial blur beyond the lateral one, a standard deviation in slices.
     elongation
-        How many times longer things look along z than the voxel ratio has it.
+        How many times longer structures look along z than the voxel ratio has it.
     """
 
     sigma: float

@@ -51,7 +51,7 @@ class Axial(Method):
     )
     elongation: float | None = setting(
         None,
-        "how many times longer things look along z than voxel depth and width say; none: chosen by the held-out score",
+        "how many times longer structures look along z than the voxel ratio says; none: chosen by the held-out score",
         ge=0.5,
         le=2,
         sampling=True,
@@ -170,7 +170,7 @@ class Axial(Method):
         )
         yield Notice(
             f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {ratio:.3g} times as deep as wide; "
-            + (f"things {trial.elongation:.2g} times as long along z; " if trial.elongation != 1 else "")
+            + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
         return weights | trial.weights()

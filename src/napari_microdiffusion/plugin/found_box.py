@@ -98,7 +98,7 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
         text += f" · voxels {found['voxel_ratio']:.2g} times as deep as wide"
     elongation = found.get("elongation", 1.0)
     if elongation != 1:
-        text += f" · things {elongation:.2g} times as long along z{_set(provenance, 'elongation')}"
+        text += f" · structures {elongation:.2g} times as long along z as across{_set(provenance, 'elongation')}"
     if found.get("strength") is not None and not found.get("fell_back"):
         text += f" · learned detail ×\u00a0{found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
