@@ -90,10 +90,10 @@ def _inferred(stack: ProjectionStack) -> str:
 def _sure(result: Result) -> str:
     found = result.volume.reliability
     if found is None:
-        fell_back = (result.volume.provenance or {}).get("found", {}).get("fell_back")
-        if result.partial or fell_back:
+        told = (result.volume.provenance or {}).get("found", {})
+        if result.partial or told.get("fell_back"):
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
-        if "interval_widening" in (result.volume.provenance or {}).get("found", {}):
+        if told.get("interval_widening", 1.0) is None:
             return "no error bars, as there are too few projections to test them on hidden ones"
         return "this method gives no error bars (axial does)"
     found = _some(found)
