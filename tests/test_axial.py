@@ -18,7 +18,6 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
-from napari_microdiffusion.methods.axial import huber_delta
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.numerics import noise_variance
 from napari_microdiffusion.phantoms import phantom
@@ -208,13 +207,18 @@ def test_a_loss_that_is_no_number_ends_the_run(stack):
 # -- sigma ----------------------------------------------------------------------------------
 
 
-def test_sigma_is_the_smallest_that_does_about_as_well_as_the_best(stack):
-    method = Axial(**TINY)
+@pytest.mark.parametrize("elongation", [None, 1.0])
+def test_sigma_is_the_smallest_that_does_about_as_well_as_the_best(elongation, stack):
+    method = Axial(**TINY, elongation=elongation)
     weights = fitted(method, stack)
     found = method.findings(stack, weights)
     curve = dict(found["sigma_curve"])
     score = np.interp(found["sigma_slices"], list(curve), list(curve.values()))
     assert score == pytest.approx(max(curve.values()) - INDIFFERENT) or found["sigma_slices"] == 0
+    if elongation is not None:
+        assert len(curve) >= 5
+        assert min(curve) == 0
+        assert max(curve) == method.largest_sigma
 
 
 def test_a_given_sigma_is_used(stack):
@@ -295,6 +299,14 @@ def test_three_projections_are_too_few_to_choose_sigma(settings, sigma):
     assert found["strength"] is None
     assert not found["fell_back"]
     assert any("too few projections" in event.message for event in events if isinstance(event, Notice))
+
+
+@pytest.mark.parametrize(("scale", "named"), [((360.0, 1.0, 1.0), True), ((6.0, 1.0, 1.0), False)])
+def test_voxels_that_are_deeper_than_it_can_do_are_named(scale, named, stack):
+    method = Axial(**{key: value for key, value in TINY.items() if key != "ratio"})
+    first = next(method.fit(replace(stack, scale_um=scale), Context()))
+    said = first.message if isinstance(first, Notice) else ""
+    assert ("voxels are 60 times as deep as wide, and are taken as 20" in said) == named
 
 
 @pytest.mark.parametrize(
@@ -605,9 +617,3 @@ def test_what_cannot_work_is_refused(images, message):
     stack = ProjectionStack(images, Acquisition(slices=6))
     with pytest.raises(InvalidInput, match=message):
         next(run(job(Axial(**TINY), stack), stack))
-
-
-@pytest.mark.parametrize(("noise", "delta"), [(0.0, 0.1), (1e-5, 0.1), (1e-3, 5 * 1e-3**0.5), (0.04, 1.0)])
-def test_errors_no_larger_than_noise_count_by_their_square(noise, delta):
-    """A tenth of what the interpolation lacks, in squares, but five standard deviations of the noise at least."""
-    assert huber_delta(0.1, noise) == pytest.approx(delta)

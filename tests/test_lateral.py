@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._lateral import DELTA, NOISY, LateralLoss
+from napari_microdiffusion.methods._lateral import LateralLoss, huber_delta
 from napari_microdiffusion.methods._patches import Cutter, along_rows
 from napari_microdiffusion.methods._training import pseudo_huber
 from napari_microdiffusion.volume import ProjectionStack
@@ -58,10 +58,15 @@ def test_the_loss_does_not_depend_on_the_brightness(gain):
     assert losses(gain) == pytest.approx(losses(1.0), rel=1e-3, abs=1e-5)
 
 
-def test_large_errors_count_by_their_size_where_there_is_little_noise():
-    clean, noisy = (LateralLoss.of(cutter(noise=noise), 2, 0.0, Context()) for noise in (0.0, 1.0))
-    assert clean.delta**2 == pytest.approx(DELTA * clean.scale)
-    assert noisy.delta**2 == pytest.approx(NOISY * cutter(noise=1.0).noise)
+@pytest.mark.parametrize(("noise", "delta"), [(0.0, 0.1), (1e-5, 0.1), (1e-3, 5 * 1e-3**0.5), (0.04, 1.0)])
+def test_errors_no_larger_than_noise_count_by_their_square(noise, delta):
+    """A tenth of what the interpolation lacks, in squares, but five standard deviations of the noise at least."""
+    assert huber_delta(0.1, noise) == pytest.approx(delta)
+
+
+def test_the_noise_is_that_of_the_patches():
+    noisy = LateralLoss.of(cutter(noise=1.0), 2, 0.0, Context())
+    assert noisy.delta == pytest.approx(5 * 6**0.5, rel=0.1)  # a slice has six times the variance of a projection
 
 
 def test_what_the_estimate_costs():

@@ -1,4 +1,4 @@
-"""Training material of axial super-resolution: what patches are, that the beam degrades them, the voxel ratio."""
+"""Training material of axial super-resolution: what patches are, that the beam degrades them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods._patches import (
@@ -19,10 +19,8 @@ from napari_microdiffusion.methods._patches import (
     Cutter,
     Patches,
     blur_matrices,
-    estimated_ratio,
 )
-from napari_microdiffusion.phantoms import Kind, phantom
-from napari_microdiffusion.volume import ProjectionStack, Volume
+from napari_microdiffusion.volume import ProjectionStack
 
 ACQUISITIONS = {
     "uniform": Acquisition(slices=6),
@@ -218,42 +216,3 @@ def test_blur_keeps_constants_and_none_keeps_all():
     torch.testing.assert_close(matrices.sum(2), torch.ones(4, 30))
     torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12)
     assert (matrices >= 0).all()
-
-
-# -- the voxel ratio ------------------------------------------------------------------------
-
-
-def stretched(kind: Kind, factor: float, seed: int = 1, **acquisition: object) -> ProjectionStack:
-    """Projections of a phantom whose voxels have become ``factor`` times as deep as wide."""
-    cube = phantom(kind, (96, 64, 64), seed).data
-    data = zoom(cube, (1, factor, factor), order=1)
-    return Volume(data).simulate(Acquisition.model_validate({"slices": 4} | acquisition))[0]
-
-
-@pytest.mark.parametrize("factor", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize(
-    ("kind", "acquisition"),
-    [("nuclei", {}), ("neurons", {"profile": "gaussian"}), ("dendrites", {"profile": "point"})],
-)
-def test_an_unknown_ratio_is_found_by_its_looks(kind, acquisition, factor):
-    assert factor / 1.5 < estimated_ratio(stretched(kind, factor, **acquisition)) < factor * 1.5
-
-
-def test_the_ratio_hangs_on_no_intensities():
-    stack = stretched("nuclei", 2.0)
-    counts = np.round(stack.data * 20_000 + 1000)
-    found = {
-        estimated_ratio(replace(stack, data=counts.astype(dtype))) for dtype in ("uint16", ">u2", "int32", "float64")
-    }
-    assert found == {estimated_ratio(stack.normalised()[0])}
-
-
-@pytest.mark.parametrize("case", ["few projections", "hidden ones", "images too small"])
-def test_the_ratio_is_one_where_nothing_tells(case):
-    stack = stretched("nuclei", 3.0)  # which is told where there is more of it
-    poor = {
-        "few projections": ProjectionStack(stack.data[:4], Acquisition(slices=4)),
-        "hidden ones": stack.without((2,)),
-        "images too small": replace(stack, data=stack.data[:, :16, :16]),
-    }[case]
-    assert estimated_ratio(poor) == 1.0

@@ -1,15 +1,27 @@
-"""What is tried: which looks, which of them is taken, how strong changes are, what is kept with the weights."""
+"""What is tried: which anisotropies, which of them is taken, how strong changes are, what is kept with the weights."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from napari_microdiffusion.methods._hidden import STRENGTHS
 from napari_microdiffusion.methods._patches import Anisotropy
-from napari_microdiffusion.methods._trial import ELONGATIONS, FALLBACK, INDIFFERENT, MOST, Grid, Trial, best, least
+from napari_microdiffusion.methods._trial import (
+    ELONGATIONS,
+    FALLBACK,
+    INDIFFERENT,
+    MOST,
+    Grid,
+    Trial,
+    at_elongation,
+    best,
+    by_elongation,
+    least,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +45,14 @@ def test_sigma_is_where_scores_come_close_to_the_best(scores, sigma):
 )
 def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
     """Sigma is chosen a little below the best on purpose, and that alone is no reason to give the network up."""
-    trial = Trial({0.0: 29.0, 1.0: 30.0}, floor)
+    trial = Trial({0.0: 29.0, 1.0: 30.0}, floor, elongations={1.0: 30.0})
     assert trial.sigma == pytest.approx(0.8)
     assert trial.lead(trial.sigma if sigma == 0.8 else sigma) == pytest.approx(lead, nan_ok=True)
+
+
+def test_a_better_elongation_that_was_not_taken_counts_too():
+    """It was left for one nearer to 1 that cannot be told apart, and that alone is no reason either."""
+    assert Trial({0.0: 27.9}, 28.0, elongations={1.0: 27.9, 2.0: 28.05}).lead(0.0) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +78,7 @@ def walked(sigma: float, elongation: float, grid: Grid) -> tuple[list[Anisotropy
     """The looks that are tried where scores fall off from a sigma and an elongation, and the best of them."""
     scores: dict[Anisotropy, float] = {}
     tried = []
-    for look in grid.looks(scores):
+    for look in grid.candidates(scores):
         tried.append(look)
         away = (look.sigma - sigma) / 1.5, 2 * math.log2(look.elongation / elongation)
         scores[look] = 30 - away[0] ** 2 - away[1] ** 2
@@ -78,6 +95,19 @@ def test_the_best_look_is_found(sigma, elongation):
     assert len(tried) == len(set(tried)) < MOST * len(ELONGATIONS) / 2
     assert all(len([look for look in tried if look.elongation == e]) <= MOST for e in ELONGATIONS)
     assert all(0 <= look.sigma <= 6 for look in tried)
+
+
+@pytest.mark.parametrize("ridge", range(20))
+def test_the_curve_reaches_down_to_where_it_tells_or_to_no_blur(ridge):
+    """Else the smallest sigma that was tried by chance would be taken for the smallest that does as well."""
+    rng = np.random.default_rng(ridge)
+    sigma, longer, along, across = rng.uniform(0, 4), rng.uniform(-1, 1), rng.uniform(0.01, 0.3), rng.uniform(0.3, 3)
+    scores: dict[Anisotropy, float] = {}
+    for tried in Grid(6.0).candidates(scores):
+        away = tried.sigma - sigma, 2 * (math.log2(tried.elongation) - longer)
+        scores[tried] = 30 - along * (away[0] - away[1]) ** 2 - across * (away[0] + away[1]) ** 2
+    row = at_elongation(scores, least(by_elongation(scores)))
+    assert min(row) == 0 or row[min(row)] < max(row.values()) - INDIFFERENT
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,14 @@ def test_axial_that_fell_back_is_plain_interpolation() -> None:
         assert told in verdict(result, stack)
 
 
+@pytest.mark.parametrize("found", [{"fell_back": True}, {"fell_back": False, "interval_widening": None}])
+def test_what_a_prior_found_is_not_said_of_what_was_made_of_it(found: dict[str, Any]) -> None:
+    result, stack = made(method="axial_diffusion")
+    known = {**(result.volume.provenance or {}), "found": found}
+    result = replace(result, volume=replace(result.volume, provenance=known))
+    assert "How sure: this method gives no error bars (axial does);" in verdict(result, stack)
+
+
 def test_axial_with_three_projections_has_no_error_bars_and_says_why() -> None:
     result, stack = made(method="axial")
     for widening, told in ((None, "no error bars, as there are too few projections"), (1.2, "this method gives no")):

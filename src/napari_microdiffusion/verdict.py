@@ -90,7 +90,8 @@ def _inferred(stack: ProjectionStack) -> str:
 def _sure(result: Result) -> str:
     found = result.volume.reliability
     if found is None:
-        told = (result.volume.provenance or {}).get("found", {})
+        provenance = result.volume.provenance or {}
+        told = provenance.get("found", {}) if provenance.get("method") in ("axial", "axial_posterior") else {}
         if result.partial or told.get("fell_back"):
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
         if told.get("interval_widening", 1.0) is None:

@@ -68,7 +68,7 @@ class Deviations:
         self,
         stack: ProjectionStack,
         known: tuple[NDArray[np.float32], NDArray[np.float32]],
-        look: Anisotropy,
+        anisotropy: Anisotropy,
         number: int,
         levels: list[int],
     ) -> Generator[Event, None, NDArray[np.float32]]:
@@ -103,7 +103,7 @@ class Deviations:
                 batch = torch.stack([volume[start : start + at_once] for volume in volumes], 1)
                 level = torch.full((len(batch),), t, device=device)
                 with torch.no_grad():
-                    found = self._estimate(batch, acquisition, ridge, look.conditions(batch), level)
+                    found = self._estimate(batch, acquisition, ridge, anisotropy.conditions(batch), level)
                 clean.movedim(axis, 0)[start : start + at_once] = found
             return clean
 

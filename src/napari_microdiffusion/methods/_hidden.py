@@ -82,7 +82,7 @@ def bounded(asked: NDArray[np.float64]) -> NDArray[np.float64]:
     return strength
 
 
-def hidden_planes(net: PlaneNet, stack: ProjectionStack, look: Anisotropy, context: Context) -> Hidden | None:
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> Hidden | None:
     """How the network tells hidden projections from the others, on some XZ planes; None when stopped."""
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     found = []
@@ -93,7 +93,7 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, look: Anisotropy, conte
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
         estimate, spread = np.empty_like(volume), np.empty_like(volume)
-        for here, planes, distances in through_planes(net, shown, volume, 1, look, context):
+        for here, planes, distances in through_planes(net, shown, volume, 1, anisotropy, context):
             estimate[:, here], spread[:, here] = planes, deviation(distances)
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
         products = missing**2, missing * change, change**2, along_z(forward, spread) ** 2
@@ -101,12 +101,12 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, look: Anisotropy, conte
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def hidden_patches(net: PlaneNet, cut: Cutter, look: Anisotropy, ridge: float, context: Context) -> Hidden:
+def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> Hidden:
     """The same on lateral patches, where the network is on its own ground."""
     import torch
 
     found = []
-    for patches in (cut(PATCHES, look) for _ in range(BATCHES)):
+    for patches in (cut(PATCHES, anisotropy) for _ in range(BATCHES)):
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
         planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)

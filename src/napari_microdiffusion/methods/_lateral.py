@@ -53,7 +53,7 @@ class LateralLoss:
     def of(cls, cut: Cutter, batch: int, ridge: float, context: Context) -> LateralLoss:
         """For patches of a stack: some are cut to see how far off interpolation is."""
         scale = sum(_unexplained(cut(batch), ridge) for _ in range(BATCHES)) / BATCHES
-        return cls(ridge, scale, math.sqrt(max(DELTA * scale, NOISY * cut.noise)), context)
+        return cls(ridge, scale, huber_delta(scale, cut.noise), context)
 
     def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
         """The loss of a batch."""
@@ -66,6 +66,11 @@ class LateralLoss:
         below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return pseudo_huber(error, self.delta) / self.scale + tails / math.sqrt(self.scale)
+
+
+def huber_delta(scale: float, noise: float) -> float:
+    """δ in intensities, from the interpolation's mean squared error and the noise's variance."""
+    return math.sqrt(max(DELTA * scale, NOISY * noise))
 
 
 def _unexplained(patches: Patches, ridge: float) -> float:

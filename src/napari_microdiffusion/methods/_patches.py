@@ -27,12 +27,6 @@ KEPT, AVERAGED = 0.5, 0.7
 """About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
 voxel's depth, in pixels, over which that is averaged once more."""
 
-GUESSED = 256
-"""Pixels along y and x that an unknown ratio is guessed from."""
-
-LAGS, RATIOS = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
-"""Distances in projections, and voxel ratios, at which an unknown ratio is looked for."""
-
 
 @dataclass(frozen=True)
 class Anisotropy:
@@ -63,7 +57,7 @@ class Patches:
     acquisition
         Of the patches; some projections may be hidden.
     truth
-        (B, Z, x), blurred along z by ``blur``.
+        (B, Z, x), which look as ``conditions`` say.
     projections
         (B, K, x) of the truth.
     conditions
@@ -116,24 +110,24 @@ class Cutter:
         """Variance of the noise in the slices of patches, in squares of the stack's intensities."""
         return self._noise * self._noisier
 
-    def __call__(self, batch: int, look: Anisotropy | None = None) -> Patches:
+    def __call__(self, batch: int, anisotropy: Anisotropy | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
 
-        With a ``look``, all look so, and always some projections are hidden, for testing.
+        With an ``anisotropy``, all look so, and always some projections are hidden, for testing.
         """
         import torch
 
         bound = self._bound()
         depth, width = bound.depth, min(PATCH_WIDTH, *self._images.shape[1:])
         count = max(1, round(batch * PATCH_DEPTH * PATCH_WIDTH / (depth * width)))
-        conditions = self._conditions(count) if look is None else look.conditions(torch.empty(count))
+        conditions = self._conditions(count) if anisotropy is None else anisotropy.conditions(torch.empty(count))
         patches = self._cut(depth, width, conditions[:, 1:]) * self._uniform(*GAINS, count)[:, None, None]
         blurs = blur_matrices(conditions[:, 0], depth)
         kept = self._kept * blurs.square().sum(2).mean(1)
         missing = self._noise * (self._noisier - kept)  # of the variance in slices
         noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
         truth = blurs @ patches + noise
-        acquisition = self._hidden(bound, self._hiding if look is None else 1.0)
+        acquisition = self._hidden(bound, self._hiding if anisotropy is None else 1.0)
         return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), conditions)
 
     def _bound(self) -> Acquisition:
@@ -233,52 +227,3 @@ def blur_matrices(blur: Tensor, depth: int) -> Tensor:
 def along_rows(matrix: Any, planes: Tensor) -> Tensor:
     """A constant (P, Q) matrix applied along z of planes (B, Q, x)."""
     return planes.new_tensor(matrix) @ planes
-
-
-def estimated_ratio(stack: ProjectionStack) -> float:
-    """The voxel ratio dz/dx at which lateral images, degraded like z, change from projection to projection as it does.
-
-    Both the ratio and the axial blur change how fast projections differ with their distance; ratios near 1 are
-    preferred where that leaves a choice. A guess, from 1 to 4; 1 for fewer than five projections, or with hidden ones.
-    """
-    import torch
-
-    if len(stack.data) < LAGS + 2 or stack.acquisition.hidden:
-        return 1.0
-    images = torch.from_numpy(stack.data.astype(np.float32))  # torch has no arithmetic for a camera's integers
-    wanted = _structure(images, noise_variance(stack.data))
-    costs = {}
-    for ratio in RATIOS:
-        for blur in np.arange(0, 5, 0.5):
-            found = [_degraded(images, stack.acquisition, axis, ratio, float(blur)) for axis in (1, 2)]
-            if all(len(planes) > LAGS + 1 for planes in found):
-                shape = sum(_structure(planes, 0.0) for planes in found) / 2
-                costs[ratio, blur] = float((shape / wanted).log().square().sum()) + 0.03 * math.log(ratio) ** 2
-    return min(costs, key=lambda pair: costs[pair])[0] if costs else 1.0
-
-
-def _degraded(images: Tensor, acquisition: Acquisition, axis: int, ratio: float, blur: float) -> Tensor:
-    """Projections (k, ...) that the lateral ``axis`` of images would give, were it z; none where it is too short."""
-    import torch
-
-    images = images[:: max(1, len(images) // 16)].movedim(axis, 1)
-    depth = int(images.shape[1] / ratio)
-    count = (depth - acquisition.slices) // acquisition.step + 1
-    if count < 1:
-        return images[:0]
-    planes = torch.nn.functional.interpolate(
-        images[:, None], size=(depth, images.shape[2]), mode="bilinear", antialias=True, align_corners=False
-    )[:, 0]
-    bound = acquisition.bound(count)
-    blurred = blur_matrices(torch.tensor([blur]), depth) @ planes
-    return along_rows(bound.matrix, blurred[:, : bound.depth]).movedim(1, 0)
-
-
-def _structure(images: Tensor, noise: float) -> Tensor:
-    """Mean squared differences of images (k, ...) one to LAGS apart, over twice their variance."""
-    import torch
-
-    images = images - images.mean(tuple(range(1, images.ndim)), keepdim=True)
-    variance = images.square().mean() - noise
-    differences = [(images[lag:] - images[:-lag]).square().mean() / 2 - noise for lag in range(1, LAGS + 1)]
-    return (torch.stack(differences) / variance.clamp_min(1e-12)).clamp_min(1e-6)

@@ -54,7 +54,7 @@ def restore(
     net: PlaneNet,
     stack: ProjectionStack,
     volume: NDArray[np.float32],
-    look: Anisotropy,
+    anisotropy: Anisotropy,
     strength: float,
     context: Context,
 ) -> Generator[Event, None, NDArray[np.float32]]:
@@ -76,7 +76,7 @@ def restore(
     yield Stage("Restoring XZ and YZ planes", sum(volume.shape[1:]))
     done = 0
     for axis in (1, 2):
-        for here, estimate, distances in through_planes(net, stack, start, axis, look, context):
+        for here, estimate, distances in through_planes(net, stack, start, axis, anisotropy, context):
             at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
             volume[at] += np.float32(strength / 2) * estimate
             spread[(slice(None), *at)] += distances / 2
@@ -89,7 +89,12 @@ def restore(
 
 
 def through_planes(
-    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], axis: int, look: Anisotropy, context: Context
+    net: PlaneNet,
+    stack: ProjectionStack,
+    volume: NDArray[np.float32],
+    axis: int,
+    anisotropy: Anisotropy,
+    context: Context,
 ) -> Generator[tuple[slice, NDArray[np.float32], NDArray[np.float32]], None, None]:
     """Restore the planes of an interpolated volume (Z, y, x) along ``axis`` (1: XZ planes, 2: YZ planes), batchwise.
 
@@ -105,7 +110,7 @@ def through_planes(
         planes = np.moveaxis(volume, axis, 0)[here]
         batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
         with torch.no_grad():
-            estimate, spread = restored(net, acquisition, ridge, batch, look.conditions(batch), context)
+            estimate, spread = restored(net, acquisition, ridge, batch, anisotropy.conditions(batch), context)
         yield (
             here,
             np.moveaxis(estimate.cpu().numpy(), 0, axis),

@@ -12,7 +12,7 @@ import numpy as np
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Weights
+from ._base import Context, Weights, finite
 from ._hidden import Hidden, bounded, hidden_patches, hidden_planes
 from ._patches import Anisotropy, Cutter
 
@@ -25,11 +25,11 @@ MOST = 9
 ELONGATIONS = 0.5, 0.5**0.5, 1.0, 2**0.5, 2.0
 """As far as the network has seen."""
 
-USUAL = 20
+USUAL = 15
 """Looks that are tried, about."""
 
 BESIDE = (-1, 0), (1, 0), (0, 1), (0, -1), (-1, 1), (1, -1)
-"""Steps of sigma and elongation to the looks beside one: what is longer looks blurrier, so both against each other."""
+"""Steps of sigma and elongation to what lies beside: what is longer looks blurrier, so both against each other."""
 
 FALLBACK = Anisotropy(1.5)
 """Where nothing tells: too few projections, or not chosen yet."""
@@ -38,7 +38,7 @@ NEAR = 0.8
 """Slices beyond the sigmas tried within which the last one's score stands for another's."""
 
 INDIFFERENT = 0.2
-"""dB of the held-out score that do not tell looks apart. Of such sigmas the smallest is taken: projections hidden
+"""dB of the held-out score that do not tell candidates apart. Of such sigmas the smallest is taken: projections hidden
 between two others ask for detail three times as coarse as that within one, and favour more blur than it
 (benchmarks/axial.md). Of such elongations, the one nearest to 1."""
 
@@ -117,9 +117,10 @@ class Trial:
     def lead(self, sigma: float) -> float:
         """How much better than the interpolation hidden projections are told, in dB; NaN where nothing tells.
 
-        Where sigma was chosen, the best score counts: the chosen one's is as good.
+        Where sigma was chosen, the best score counts: the chosen one's is as good as can be told.
         """
-        told = max(self.scores.values(), default=math.nan) if sigma == self.sigma else self.score(sigma)
+        best_score = max([*self.scores.values(), *self.elongations.values()], default=math.nan)
+        told = best_score if sigma == self.sigma else self.score(sigma)
         return told - self.floor
 
     def strength(self, sigma: float) -> float:
@@ -141,7 +142,7 @@ class Trial:
 def try_out(
     net: PlaneNet, cut: Cutter, stack: ProjectionStack, grid: Grid, context: Context
 ) -> Generator[Event, None, Trial]:
-    """Hide projections in turn, and see at which look and which strength the network tells them best from the others.
+    """Hide projections in turn; at which anisotropy and strength does the network tell them best from the others?
 
     Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
     than hidden ones of patches do, by so much its intervals are too narrow.
@@ -155,27 +156,28 @@ def try_out(
     scores: dict[Anisotropy, float] = {}
     span = float(np.ptp(stack.data))
     yield Stage("Choosing blur and elongation by hidden projections", USUAL)
-    for look in grid.looks(scores):
-        told = hidden_planes(net, stack, look, context)
+    for anisotropy in grid.candidates(scores):
+        told = hidden_planes(net, stack, anisotropy, context)
         if told is None:
             return trial
-        hidden[look] = told
-        scores[look], floor = told.scores(span)
+        hidden[anisotropy] = told
+        score, floor = told.scores(span)
+        scores[anisotropy] = finite(score)
         trial = _summary(scores, hidden, floor, cut.ratio)
-        yield Step(min(len(scores), USUAL))
-    yield Step(USUAL)
-    look = Anisotropy(trial.sigma, trial.elongation)
-    chosen = hidden.get(look) or hidden_planes(net, stack, look, context)
+        yield Step(min(len(scores), USUAL - 1))
+    anisotropy = Anisotropy(trial.sigma, trial.elongation)
+    chosen = hidden.get(anisotropy) or hidden_planes(net, stack, anisotropy, context)
     if chosen is None:
         return trial
-    expected = hidden_patches(net, cut, look, stack.acquisition.ridge(stack.data), context)
+    expected = hidden_patches(net, cut, anisotropy, stack.acquisition.ridge(stack.data), context)
+    yield Step(USUAL)
     widening = chosen.surprise / max(expected.surprise, 1e-30)
     return replace(trial, widening=min(max(widening, 1.0), WIDEST))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which looks are tried: sigmas evenly spaced from 0, and `ELONGATIONS`.
+    """Which anisotropies are tried: sigmas evenly spaced from 0, and `ELONGATIONS`.
 
     Parameters
     ----------
@@ -189,8 +191,14 @@ class Grid:
     sigma: float | None = None
     elongation: float | None = None
 
-    def looks(self, scores: dict[Anisotropy, float]) -> Iterator[Anisotropy]:
-        """One after the other, given the scores in dB of those before: a coarse row of sigmas, and up from its best."""
+    def candidates(self, scores: dict[Anisotropy, float]) -> Iterator[Anisotropy]:
+        """One after the other: a coarse row of sigmas, up from its best, and on to the sigma that will be chosen.
+
+        Parameters
+        ----------
+        scores
+            In dB, of those before: whoever asks fills it in between.
+        """
         sigmas = np.linspace(0, self.largest, MOST).tolist() if self.sigma is None else [self.sigma]
         elongations = [*ELONGATIONS] if self.elongation is None else [self.elongation]
         yield from (Anisotropy(sigma, self.elongation or 1.0) for sigma in sigmas[::2])
@@ -200,13 +208,18 @@ class Grid:
             i, j = sigmas.index(at.sigma), elongations.index(at.elongation)
             for blurrier, longer in BESIDE:
                 if 0 <= i + blurrier < len(sigmas) and 0 <= j + longer < len(elongations):
-                    look = Anisotropy(sigmas[i + blurrier], elongations[j + longer])
-                    yield from () if look in scores else (look,)
+                    anisotropy = Anisotropy(sigmas[i + blurrier], elongations[j + longer])
+                    yield from () if anisotropy in scores else (anisotropy,)
+        chosen = least(by_elongation(scores))
+        row = at_elongation(scores, chosen)
+        while min(row) > sigmas[0] and row[min(row)] >= max(row.values()) - INDIFFERENT:
+            yield Anisotropy(sigmas[sigmas.index(min(row)) - 1], chosen)
+            row = at_elongation(scores, chosen)
 
 
 def best(scores: dict[Anisotropy, float]) -> Anisotropy:
-    """The look with the best score in dB."""
-    return max(scores, key=lambda look: scores[look])
+    """The anisotropy with the best score in dB."""
+    return max(scores, key=lambda anisotropy: scores[anisotropy])
 
 
 def least(elongations: dict[float, float]) -> float:
@@ -216,21 +229,23 @@ def least(elongations: dict[float, float]) -> float:
     return min(told, key=lambda elongation: (round(abs(math.log2(elongation)), 3), -elongations[elongation]))
 
 
+def by_elongation(scores: dict[Anisotropy, float]) -> dict[float, float]:
+    """The best score in dB at each elongation."""
+    each = sorted({anisotropy.elongation for anisotropy in scores})
+    return {elongation: max(at_elongation(scores, elongation).values()) for elongation in each}
+
+
+def at_elongation(scores: dict[Anisotropy, float], elongation: float) -> dict[float, float]:
+    """Scores in dB by sigma."""
+    return {anisotropy.sigma: score for anisotropy, score in scores.items() if anisotropy.elongation == elongation}
+
+
 def _summary(scores: dict[Anisotropy, float], hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:
-    """What is known after so many looks."""
-    each = sorted({look.elongation for look in scores})
-    elongations = {e: max(score for look, score in scores.items() if look.elongation == e) for e in each}
-    elongation = least(elongations)
-    here = [look for look in scores if look.elongation == elongation]
-    return Trial(
-        {look.sigma: scores[look] for look in here},
-        floor,
-        math.nan,
-        ratio,
-        {look.sigma: hidden[look].asked for look in here},
-        elongation,
-        elongations,
-    )
+    """What is known after so many candidates."""
+    elongations = by_elongation(scores)
+    chosen = least(elongations)
+    asked = {anisotropy.sigma: found.asked for anisotropy, found in hidden.items() if anisotropy.elongation == chosen}
+    return Trial(at_elongation(scores, chosen), floor, math.nan, ratio, asked, chosen, elongations)
 
 
 def _pairs(keys: list[float], values: list[float]) -> dict[float, float]:

@@ -20,10 +20,11 @@ from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
 from ._lateral import LateralLoss
-from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter, estimated_ratio
+from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import deviation, fold_of, restore, through_planes
+from ._ratio import estimated_ratio, stated_ratio
 from ._training import descend, muon
-from ._trial import FALLBACK, Grid, Trial, try_out
+from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
 
 if TYPE_CHECKING:
     from ..plane_net import PlaneNet
@@ -51,9 +52,9 @@ class Axial(Method):
     )
     elongation: float | None = setting(
         None,
-        "how many times longer structures look along z than the voxel ratio says; none: chosen by the held-out score",
-        ge=0.5,
-        le=2,
+        "how many times longer structures look along z than the voxel ratio says; none: by the held-out score",
+        ge=ELONGATIONS[0],
+        le=ELONGATIONS[-1],
         sampling=True,
     )
     ratio: float | None = setting(
@@ -89,7 +90,12 @@ class Axial(Method):
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on lateral patches, then choose sigma and elongation by projections hidden from the network."""
-        ratio = self.voxel_ratio(stack)
+        ratio, stated = self.voxel_ratio(stack), stated_ratio(stack)
+        if self.ratio is None and stated not in (None, ratio):
+            yield Notice(
+                f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
+                "this method goes: check the scale of the stack"
+            )
         return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
@@ -101,18 +107,18 @@ class Axial(Method):
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
-        trial, look = Trial.of(weights), self.look_of(weights)
-        lead = trial.lead(look.sigma)
+        trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
+        lead = trial.lead(anisotropy.sigma)
         if lead < 0:
             yield Notice(
-                f"hidden projections are predicted {-lead:.2g} dB worse than by the conservative interpolation, "
-                "so that one is given instead: the sample may look different along z than across, or training was too "
-                "short"
+                f"hidden projections are predicted {max(-lead, 0.01):.2f} dB worse than by the conservative "
+                "interpolation, so that one is given instead: the sample may look different along z than across, or "
+                "training was too short"
             )
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
-            distances = yield from restore(net, stack, data, look, trial.strength(look.sigma), context)
+            distances = yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
@@ -124,17 +130,17 @@ class Axial(Method):
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
         """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
-        trial, look = Trial.of(weights), self.look_of(weights)
+        trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
         return {
-            "sigma_slices": look.sigma,
+            "sigma_slices": anisotropy.sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
             "interpolation_held_out_db": None if math.isnan(trial.floor) else trial.floor,
-            "elongation": look.elongation,
+            "elongation": anisotropy.elongation,
             "elongation_curve": sorted([elongation, score] for elongation, score in trial.elongations.items()),
-            "strength": trial.strength(look.sigma) if trial.asked else None,
+            "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.lead(look.sigma) < 0,
+            "fell_back": trial.lead(anisotropy.sigma) < 0,
         }
 
     def _learn(
@@ -143,12 +149,6 @@ class Axial(Method):
         """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
         acquisition = stack.acquisition
-        stated = stated_ratio(stack)
-        if self.ratio is None and stated is not None and not RATIOS[0] <= stated <= RATIOS[1]:
-            yield Notice(
-                f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
-                "this method goes: check the scale of the stack"
-            )
         if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
             yield Notice(
                 "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
@@ -201,15 +201,15 @@ class Axial(Method):
         """The volume from XZ planes alone, as the network knows it by now."""
         data = interpolated(stack)
         sigma = self.given_sigma(stack)
-        look = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
-        for here, estimate, _ in through_planes(net, stack, data.copy(), 1, look, context):
+        anisotropy = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
+        for here, estimate, _ in through_planes(net, stack, data.copy(), 1, anisotropy, context):
             data[:, here] = estimate
             if context.should_stop():
                 return
         yield Preview(0, data)
         context.preview_done()
 
-    def look_of(self, weights: Weights) -> Anisotropy:
+    def anisotropy_of(self, weights: Weights) -> Anisotropy:
         """What planes are restored for: as set, else as chosen."""
         trial = Trial.of(weights)
         return Anisotropy(
@@ -271,11 +271,3 @@ class Axial(Method):
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     """The conservative interpolation (Z, y, x), where training and restoring start from."""
     return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
-
-
-def stated_ratio(stack: ProjectionStack) -> float | None:
-    """dz/dx of the volume by its voxel size, None where that is not known."""
-    if stack.volume_scale_um is None:
-        return None
-    dz, dy, dx = stack.volume_scale_um
-    return dz / math.sqrt(dy * dx)

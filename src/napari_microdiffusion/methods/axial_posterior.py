@@ -119,13 +119,13 @@ class AxialPosterior(Method):
         model = self._model(stack, context)
         model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
         model.denoiser.requires_grad_(False).eval()
-        look, widening = self.prior.look_of(prior), np.float32(Trial.of(prior).widening)
+        anisotropy, widening = self.prior.anisotropy_of(prior), np.float32(Trial.of(prior).widening)
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
         for number in range(self.samples):
             known = volume.data, volume.reliability.std / widening  # as in training
-            drawn = yield from model.draw(stack, known, look, number, levels)
+            drawn = yield from model.draw(stack, known, anisotropy, number, levels)
             if context.stopped:
                 return volume
             deviation = widening * drawn
