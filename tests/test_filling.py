@@ -301,6 +301,9 @@ def test_crops():
         (one.enclosed(2, slices, WHOLE), one.enclosed(2, slices, crop)),
     ):
         for name in ("known", "clean"):
-            np.testing.assert_array_equal(getattr(whole[0], name)[:, :, 3:9, 2:12], getattr(part[0], name))
+            # to rounding: products of matrices of other sizes add up in another order on some processors
+            np.testing.assert_allclose(
+                getattr(whole[0], name)[:, :, 3:9, 2:12], getattr(part[0], name), rtol=0, atol=1e-6
+            )
         np.testing.assert_array_equal(whole[0].positions, part[0].positions)
         np.testing.assert_array_equal(whole[1], part[1])
