@@ -49,7 +49,6 @@ class Case(BaseModel):
     seed: int = 0
     device: str = "auto"
     settings: dict[str, Any] = {}
-    held_out: bool = False
 
     def spec(self) -> Method:
         """The method as its names mean it today."""
@@ -59,19 +58,18 @@ class Case(BaseModel):
 
     def key(self) -> str:
         """Stable while the case and the spec behind its names stay the same."""
-        own = self.model_dump_json(exclude=None if self.held_out else {"held_out"})  # results of before there was one
-        return hashlib.sha256((own + self.spec().model_dump_json()).encode()).hexdigest()[:16]
+        return hashlib.sha256((self.model_dump_json() + self.spec().model_dump_json()).encode()).hexdigest()[:16]
 
     def same(self, row: dict[str, Any]) -> bool:
         """Whether a result is of this case and of its method as it is today.
 
         A setting that was added since counts as its default, as it does in files of trained weights; one that a case
-        states may be the preset's own. Without the held-out score it still serves where that would mean training again.
+        states may be the preset's own.
         """
         from napari_microdiffusion.events import InvalidInput
         from napari_microdiffusion.presets import validated
 
-        plain: dict[str, Any] = {"settings": {}} | ({"held_out": False} if self.spec().learned else {})
+        plain = {"settings": {}}
         if "spec" not in row or Case.model_validate(row["case"] | plain) != self.model_copy(update=plain):
             return False
         try:
@@ -116,7 +114,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     return {
         **protocol().score(truth, data, stack.data, case.slices, case.profile),
         **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
-        **(_held_out(job, stack, result) if case.held_out else {}),
+        **_held_out(job, stack, result),
         "spec": job.method.model_dump(mode="json"),
         "found": record.get("found", {}),
         "z_smoothness": _roughness(data) / _roughness(truth),

@@ -35,8 +35,6 @@ class Table(BaseModel):
         Draw PSNR and SSIM over this: ``slices``, or a setting.
     settings
         Settings by dotted path, each with all methods.
-    held_out
-        Also hide projections in turn, where the method need not be trained anew.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +50,6 @@ class Table(BaseModel):
     seeds: list[int] = [0]
     preset: str = "preview"
     device: str = "auto"
-    held_out: bool = False
 
     def cases(self) -> list[Case]:
         """All but those of `left_out`, a seed after the other."""
@@ -63,7 +60,7 @@ class Table(BaseModel):
         return list(dict.fromkeys((case.volume, case.slices) for case in self._every() if not _enough(case)))
 
     def _every(self) -> list[Case]:
-        fixed = {key: getattr(self, key) for key in ("profile", "preset", "device", "held_out")}
+        fixed = {key: getattr(self, key) for key in ("profile", "preset", "device")}
         return [
             Case(volume=volume, method=name, settings={**own, **common}, slices=depth, seed=seed, **fixed)
             for seed, volume, (name, own), common, depth in product(

@@ -41,6 +41,13 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For tests on several cores: a file on one, since its tests share fixtures; windows on one, since they hide others."""
+    for item in items:
+        window = "qtbot" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("windows" if window else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def truth() -> Volume:
     """A tiny vessel phantom, (36, 48, 48)."""

@@ -155,10 +155,6 @@ class TestResume:
         self.run(table)
         assert len(measured) == 2
 
-    def test_a_measured_held_out_score_is_another_case(self) -> None:
-        plain, more = (Case(volume="vessels", method="linear", held_out=held_out) for held_out in (False, True))
-        assert plain.key() != more.key()
-
 
 # -- base models ------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class TestBase:
 
 @pytest.mark.usefixtures("shared", "small")
 def test_what_is_measured(tmp_path: Path) -> None:
-    case = Case(volume="phantom:vessels", method="linear", held_out=True)
+    case = Case(volume="phantom:vessels", method="linear")
     row = measure(case, tmp_path / "v.npy")
     data, truth = np.load(tmp_path / "v.npy"), volumes.truth_of(case.volume, case.slices)
     rules = volumes.protocol()
