@@ -42,7 +42,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For tests on several cores: a file on one, since its tests share fixtures; windows on one, since they hide others."""
+    """On several cores: a file's tests stay on one, as they share fixtures; so do all windows, as they hide others."""
     for item in items:
         window = "qtbot" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("windows" if window else item.path.name))
