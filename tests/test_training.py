@@ -45,6 +45,13 @@ def test_matrices_go_to_muon_and_the_rest_to_adam(net):
     assert rest.param_groups[0]["params"] == [net.bias]
 
 
+def test_a_small_rate_is_small_for_all(net):
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    take_step(distance(net), muon(net, 1e-5))
+    for name, parameter in net.named_parameters():
+        assert 0 < float((parameter.detach() - before[name]).abs().max()) < 2e-5
+
+
 def test_the_rate_rises_and_falls(net):
     optimisers = muon(net, 1e-2)
     rates = [

@@ -19,6 +19,9 @@ _STEPPING = Lock()
 WARM_UP = 30
 """Steps over which the learning rate rises."""
 
+ADAMS = 1 / 3
+"""Adam's learning rate over Muon's. Where a trained network is only to be adjusted, both must be small."""
+
 
 def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of a network (`conv.Conv` keeps kernels as such), Adam for the rest.
@@ -33,7 +36,7 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
     return [
         Muon(large, learning_rate),
-        torch.optim.Adam(small, lr=1e-3),
+        torch.optim.Adam(small, lr=ADAMS * learning_rate),
     ]
 
 

@@ -68,7 +68,7 @@ class Sparse3Diff(Subvolumes):
     )
     align_rate: float = setting(
         1e-4,
-        "learning rate of the optimiser while aligning; muon has it for the network's matrices alone",
+        "learning rate of the optimiser while aligning",
         gt=0,
         le=1,
         sampling=True,
