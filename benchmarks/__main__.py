@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_microdiffusion.events import EngineError
+from napari_microdiffusion.io.target import replacing
 
 from . import base
 from .case import RESULTS, Case
@@ -73,6 +74,12 @@ def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
     return found
 
 
+def keep(store: Path, rows: dict[str, Any]) -> None:
+    """Write a table's results, whole or not at all: another run may be reading them."""
+    with replacing(store, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def run_table(name: str, table: Table, volumes: list[str], methods: list[str], fresh: bool) -> list[str]:
     """Measure what is missing of a table; results are kept case by case, so a broken-off run resumes.
 
@@ -97,20 +104,20 @@ def run_table(name: str, table: Table, volumes: list[str], methods: list[str], f
             continue
         scores = f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
         print(scores, flush=True)
-        store.write_text(json.dumps({**results_of(cases, store), key: row}, indent=1) + "\n")
+        keep(store, {**results_of(cases, store), key: row})
     rows = results_of(cases, store)
     if rows:
-        store.write_text(json.dumps(rows, indent=1) + "\n")
+        keep(store, rows)
         report(name, table, list(rows.values()))
     return failed
 
 
 def report(name: str, table: Table, rows: list[dict[str, Any]]) -> None:
     """Everything that is made from the results of a table."""
-    write_table(RESULTS / name, rows, table)
     write_panels(RESULTS / name, rows, KEPT)
     if table.curve:
         write_curves(RESULTS / f"{name}.png", rows, table)
+    write_table(RESULTS / name, rows, table)
     if name == "preview":
         write_readme(ROOT / "README.md", rows)
 

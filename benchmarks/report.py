@@ -35,7 +35,7 @@ COLUMNS = {
 def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     """``path``.csv with every number, and ``path``.md with one row a volume and method and what they were run on.
 
-    Scores that no row has get no column.
+    Scores that no row has get no column. Pictures that there are stand below.
     """
     rows = sorted(rows, key=lambda row: row["case"]["volume"])
     cases = [Case.model_validate(row["case"]) for row in rows]
@@ -55,6 +55,9 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
         lines.append(f"| {case.volume} | {case.slices} | {label} | {case.seed} | {numbers} | {row['precision']} |")
     above = [table.title, ""] if table.title else []
     below = ["", f"![PSNR and SSIM]({path.name}.png)"] if table.curve else []
+    for volume, slices in dict.fromkeys((case.volume, case.slices) for case in cases):
+        picture = _panel(path, volume, slices)
+        below += ["", f"![{volume}, n = {slices}]({picture.name})"] if picture.exists() else []
     path.with_suffix(".md").write_text("\n".join([*above, *lines, "", *_notes(rows, cases, table), *below, ""]))
 
 
@@ -114,8 +117,7 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
         if case.seed == 0:
             pictures.setdefault((case.volume, case.slices), {})[label] = kept / f"{row['array']}.npy"
     for (name, slices), methods in pictures.items():
-        depth = "" if slices == 6 else f"_{slices}"
-        picture = Path(f"{path}_{name.replace(':', '_')}{depth}.png")
+        picture = _panel(path, name, slices)
         lacking = [label for label, file in methods.items() if not file.exists()]
         if lacking:
             print(
@@ -126,6 +128,12 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
         arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
         tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **arrays}.items()]
         Image.fromarray(np.concatenate(tiles, 1)).save(picture, optimize=True)
+
+
+def _panel(path: Path, volume: str, slices: int) -> Path:
+    """The picture of one volume of the table ``path``."""
+    depth = "" if slices == 6 else f"_{slices}"
+    return Path(f"{path}_{volume.replace(':', '_')}{depth}.png")
 
 
 def _tile(label: str, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -254,9 +254,12 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
     for part in ("inr, layers 2", "base, seconds", "| 61 |", "membranes at n = 12", "Phantoms are"):
         assert part in text
     assert "held-out" not in text  # no row has such a score
+    assert "![" not in text  # nor is there a picture
+    (tmp_path / "trial_phantom_nuclei_12.png").touch()
     rows[0]["held_out_psnr"] = 21.0
     write_table(tmp_path / "trial", rows, table)
     text = (tmp_path / "trial.md").read_text()
+    assert "![phantom:nuclei, n = 12](trial_phantom_nuclei_12.png)" in text
     for part in ("held-out PSNR (dB)", "| 21.00 |", "No held-out score where a method is trained anew"):
         assert part in text
     found = list(csv.DictReader((tmp_path / "trial.csv").read_text().splitlines()))

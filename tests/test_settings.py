@@ -28,6 +28,13 @@ def test_ranges_in_words() -> None:
     assert ranges["prior.skip"] == "true or false"
 
 
+def test_origins_in_words() -> None:
+    found = {setting.path: setting for setting in settings_of("inr")}
+    for path, origin in (("features", "from the paper"), ("width", "from the released code"), ("levels", "our own")):
+        assert found[path].origin("paper") == origin
+        assert found[path].origin("preview") == ""
+
+
 def test_sampling_paths() -> None:
     paths = sampling_paths(spec("microdiffusion"))
     assert {"consistency", "sampler", "sampling_steps", "guidance"} <= set(paths)

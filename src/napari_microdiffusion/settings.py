@@ -55,6 +55,11 @@ class Setting:
             return " or ".join(str(choice) for choice in self.choices)
         return in_words(self.limits) or {"boolean": "true or false"}.get(self.type, "")
 
+    def origin(self, preset: str) -> str:
+        """Where the preset's value comes from, in words: ``from the paper``, ``our own``; empty if it is not stated."""
+        source = self.sources.get(preset, "")
+        return "our own" if source == "ours" else source and f"from the {source}"
+
 
 def settings_of(name: str) -> tuple[Setting, ...]:
     """Every setting of the method of this name, its prior's included as ``prior.…``.

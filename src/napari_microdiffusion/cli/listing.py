@@ -77,7 +77,7 @@ def _block(setting: Setting) -> str:
     values = "  ".join(f"{preset} {_said(value)}" for preset, value in setting.values.items())
     limits = f"{setting.range}, or null" if setting.optional else setting.range
     after = "; may be changed on trained weights" if setting.sampling else ""
-    stated = "".join(f" ({preset}: from the {source})" for preset, source in setting.sources.items())
+    stated = "".join(f" ({preset}: {setting.origin(preset)})" for preset in setting.sources)
     return f"{setting.path}: {setting.description}\n    {limits}{after}\n    {values}{stated}"
 
 

@@ -223,7 +223,7 @@ def tooltip_of(setting: Setting, preset: str) -> str:
     if setting.range:
         text += f".\nRange: {setting.range}" + (", or empty" if setting.optional else "")
     if preset in setting.sources:
-        text += f".\nThis preset's value is from: {setting.sources[preset]}"
+        text += f".\nThis preset's value is {setting.origin(preset)}"
     return text
 
 
