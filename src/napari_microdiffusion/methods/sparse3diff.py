@@ -49,9 +49,9 @@ class Sparse3Diff(Subvolumes):
     )
     align: bool = setting(True, "fit the base model to the stack's own images before the volume is made", sampling=True)
     align_among: Literal["measured", "inferred"] = setting(
-        "measured",
-        "what surrounds an image while the model learns it: other images of the stack, twice as far apart (measured), "
-        "or slices that the model inferred before, as in the paper (inferred)",
+        "inferred",
+        "what surrounds an image while the model learns it: slices that the model inferred before, as in the paper "
+        "(inferred), or other images of the stack, twice as far apart (measured)",
         sampling=True,
     )
     align_tested: bool = setting(
