@@ -1,4 +1,4 @@
-"""Sparse3Diff and its plain baseline: training, every kind of stack, alignment, stops, the paper."""
+"""Sparse3Diff and its plain baseline: training, every kind of stack, alignment that must help, stops, the paper."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ ACQUISITIONS = {
 }
 EVERY = pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
 PLAIN = {"turning": 0.0, "hiding": 0.0, "blur": 0.0, "noise": 0.0}
+ALIGNED = {"align": True, "align_tested": False}
 
 
 def tiny(kind: str = "sparse3diff", **settings: Any) -> Any:
@@ -328,7 +329,7 @@ def test_stop_takes_effect_between_sampling_steps():
 
 def stacks_own() -> tuple[Sparse3Diff, ProjectionStack, Weights]:
     """A stack, and weights that are off from what it needs."""
-    stack, method = projected(POINT.bound(8)), tiny(align=True, align_rate=3e-3)
+    stack, method = projected(POINT.bound(8)), tiny(**ALIGNED, align_rate=3e-3)
     return method, stack, shaken(method, stack, 0.1)
 
 
@@ -366,6 +367,49 @@ def test_every_image_is_learned_at_every_place(among, monkeypatch):
     assert sorted(places) == ([0, 1, 2] if among == "inferred" else [1, 1, 1])
 
 
+def with_gain(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Let alignment multiply errors of images left out by this."""
+    errors = iter([1.0, factor] * 2)
+    monkeypatch.setattr(
+        sparse3diff.Sparse3Diff, "_errors", lambda *given: [next(errors) for _ in given[:1] for _ in given[3][:1]]
+    )
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.5, "3.01 dB better"), (2.0, "3.01 dB worse"), (1.0, "0.00 dB worse")])
+def test_alignment_is_kept_where_it_is_tested_to_help(factor, told, monkeypatch):
+    method, stack, weights = stacks_own()
+    method = method.model_copy(update={"align_tested": True})
+    with_gain(monkeypatch, factor)
+    events, aligned = refined(method, stack, weights)
+    assert told in notices(events)[0]
+    names = [event.name for event in events if isinstance(event, Stage)]
+    assert names[:2] == [f"Testing whether aligning helps, {number} of 2" for number in (1, 2)]
+    if factor < 1:
+        assert names[2:] == ["Aligning to the stack's own images"]
+        assert same(aligned, refined(method.model_copy(update={"align_tested": False}), stack, weights)[1])
+    else:
+        assert len(names) == 2
+        assert aligned is weights
+
+
+def test_alignment_is_tested_on_images_left_out_of_it():
+    """For real: it helps a model that is off, and does not where the step is so large that it ruins the model."""
+    acquisition = POINT.bound(10)
+    ramp = np.linspace(-0.5, 1.5, acquisition.depth, dtype=np.float32)[:, None, None] + np.zeros(
+        (1, 16, 16), np.float32
+    )
+    stack = ProjectionStack(acquisition.project(ramp), acquisition)
+    plain = tiny(align=True, align_rate=3e-3, align_passes=4, timesteps=1000, beta_end=0.02, emphasis=1.0, further=0)
+    off = shaken(plain, stack, 0.2)
+    events, aligned = refined(plain, stack, off)
+    assert "dB better" in notices(events)[0]
+    assert not same(aligned, off)
+    right = plain.untrained(stack, Context()) | {"spread": torch.tensor(0.05)}  # interpolation, which is the truth
+    events, aligned = refined(plain.model_copy(update={"align_rate": 0.3}), stack, right)
+    assert "dB worse" in notices(events)[0]
+    assert aligned is right
+
+
 def test_without_alignment_weights_are_those_given():
     method, stack, weights = stacks_own()
     method = method.model_copy(update={"align": False})
@@ -392,28 +436,34 @@ def test_alignment_uses_no_pixel_of_hidden_projections(among, hide):
     assert not same(one, weights)
 
 
-def test_one_projection_between_two_others_is_enough():
-    stack, method = projected(POINT.bound(3)), tiny(align=True)
+@pytest.mark.parametrize(
+    ("acquisition", "tested", "reason"),
+    [
+        (POINT.bound(3), True, "to test whether aligning helps"),
+        (POINT.bound(3), False, None),
+        (Acquisition(slices=4, profile="point", count=5, hidden=(1, 3)), True, "to align to"),
+        (Acquisition(slices=4, profile="point", count=5, hidden=(1, 3)), False, "to align to"),
+    ],
+)
+def test_too_few_projections(acquisition, tested, reason):
+    stack, method = projected(acquisition), tiny(align=True, align_tested=tested)
     weights = shaken(method, stack)
     events, aligned = refined(method, stack, weights)
-    assert len(losses(events)) == 1
-    assert not same(aligned, weights)
-
-
-def test_too_few_projections():
-    stack, method = projected(Acquisition(slices=4, profile="point", count=5, hidden=(1, 3))), tiny(align=True)
-    weights = shaken(method, stack)
-    events, aligned = refined(method, stack, weights)
-    (message,) = notices(events)
-    assert "to align to" in message
-    assert "used as it is" in message
-    assert aligned is weights
+    if reason is None:
+        assert len(losses(events)) == 1
+        assert not same(aligned, weights)
+    else:
+        (message,) = notices(events)
+        assert reason in message
+        assert "used as it is" in message
+        assert "inf" not in message
+        assert aligned is weights
 
 
 @pytest.mark.parametrize("name", ["uniform", "gaps", "hidden", "late"])
 @pytest.mark.parametrize("among", ["measured", "inferred"])
 def test_alignment_of_every_acquisition(name, among):
-    stack, method = projected(ACQUISITIONS[name]), tiny(align=True, align_among=among)
+    stack, method = projected(ACQUISITIONS[name]), tiny(**ALIGNED, align_among=among)
     weights = shaken(method, stack)
     events, aligned = refined(method, stack, weights)
     assert len(losses(events)) >= 2
@@ -430,17 +480,20 @@ def test_large_images_are_learned_from_crops(among, monkeypatch):
         plain(self, net, batch, *rest),
     )[1]
     monkeypatch.setattr(sparse3diff.Sparse3Diff, "_learn", learn)
-    stack, method = projected(POINT.bound(4), (11, 30)), tiny(align=True, align_among=among)
+    stack, method = projected(POINT.bound(4), (11, 30)), tiny(**ALIGNED, align_among=among)
     assert not same(refined(method, stack, shaken(method, stack))[1], shaken(method, stack))
     assert set(shapes) == {(1, 4, 11, 12, 1, 3, 11, 12)}
 
 
-def test_stop_while_aligning():
+@pytest.mark.parametrize("tested", [False, True])
+def test_stop_while_aligning(tested):
     method, stack, weights = stacks_own()
+    method = method.model_copy(update={"align_tested": tested})
     events, aligned = stopped(lambda context: method.refine(stack, weights, context), 2)
     assert len(losses(events)) == 2
     assert notices(events) == []
-    assert not same(aligned, weights)
+    assert (aligned is weights) == tested  # what is being tested is not used
+    assert tested or not same(aligned, weights)
 
 
 # -- the contract -----------------------------------------------------------------------------

@@ -54,6 +54,11 @@ class Sparse3Diff(Subvolumes):
         "(inferred), or other images of the stack, twice as far apart (measured)",
         sampling=True,
     )
+    align_tested: bool = setting(
+        True,
+        "keep the alignment only if images left out of it are then predicted better (true), or always, as in the paper",
+        sampling=True,
+    )
     align_share: float = setting(
         0.5,
         "how far the weights go from the base model's (0) to the aligned ones (1, as in the paper)",
@@ -82,17 +87,51 @@ class Sparse3Diff(Subvolumes):
         return self.align
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
-        """Stage B, self-alignment (Sec. 2.3)."""
+        """Stage B, self-alignment (Sec. 2.3), if images left out of it are then predicted better."""
         if not self.align:
             return weights
         turns = Filling(stack, self.windows(stack.acquisition)).enclosed_ones
-        if not turns:
-            yield Notice("no projection lies between two others to align to: the base model is used as it is")
+        if len(turns) < 1 + self.align_tested:
+            purpose = "test whether aligning helps" if turns else "align to"
+            yield Notice(f"too few projections lie between two others to {purpose}: the base model is used as it is")
             return weights
-        return (yield from self._aligned(stack, weights, turns, context))
+        if self.align_tested:
+            gain = yield from self._gain(stack, weights, turns, context)
+            if context.stopped:
+                return weights
+            if gain <= 0:
+                yield Notice(
+                    f"aligned to some of the images, the model predicts the others {-gain:.2f} dB worse than before: "
+                    "the base model is used as it is"
+                )
+                return weights
+            yield Notice(f"aligned to some of the images, the model predicts the others {gain:.2f} dB better")
+        return (yield from self._aligned(stack, weights, turns, "Aligning to the stack's own images", context))
+
+    def _gain(
+        self, stack: ProjectionStack, weights: Weights, turns: list[int], context: Context
+    ) -> Generator[Event, None, float]:
+        """How much better images are predicted by a model aligned to the others, in dB; in two turns."""
+        before, after = [], []
+        for number, (learned, tested) in enumerate(((turns[::2], turns[1::2]), (turns[1::2], turns[::2])), 1):
+            name = f"Testing whether aligning helps, {number} of 2"
+            aligned = yield from self._aligned(stack, weights, learned, name, context)
+            if context.stopped:
+                break
+            before += self._errors(stack, weights, tested, context)
+            after += self._errors(stack, aligned, tested, context)
+        return 10 * float(np.mean(np.log10(before) - np.log10(after))) if before else 0.0
+
+    def _errors(self, stack: ProjectionStack, weights: Weights, turns: list[int], context: Context) -> list[float]:
+        """Mean squared errors of projections as told by the subvolumes between their neighbours."""
+        net = self.loaded(stack, weights, context)
+        filling = Filling(stack, self.windows(stack.acquisition))
+        wide = (self.sampled(net, filling, [k - 1], context, spread=2)[0] for k in turns)
+        told = (filling.between(k, slices) - filling.measured(k) for k, slices in zip(turns, wide, strict=True))
+        return [max(1e-12, float(np.square(error).mean())) for error in told]
 
     def _aligned(
-        self, stack: ProjectionStack, weights: Weights, turns: Sequence[int], context: Context
+        self, stack: ProjectionStack, weights: Weights, turns: Sequence[int], name: str, context: Context
     ) -> Generator[Event, None, Weights]:
         """The weights after each image has taken its turn: infer around it, then learn it at every place."""
         import torch
@@ -102,7 +141,7 @@ class Sparse3Diff(Subvolumes):
         optimisers = self.optimisers(net, self.align_rate)
         random = np.random.default_rng(context.seed)
         generator = torch.Generator().manual_seed(context.seed)
-        yield Stage("Aligning to the stack's own images", len(turns) * self.align_passes)
+        yield Stage(name, len(turns) * self.align_passes)
         for done, index in enumerate([k for _ in range(self.align_passes) for k in turns], 1):
             examples = self._examples(net, filling, index, random, context)
             losses = [self._learn(net, *example, optimisers, generator, context) for example in examples]

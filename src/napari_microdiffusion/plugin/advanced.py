@@ -57,6 +57,7 @@ LABELS = {
     "places": "Slices counted from",
     "align": "Fit to own images",
     "align_among": "Fitted among",
+    "align_tested": "Keep fit only if better",
     "align_share": "Share of the fit taken",
     "align_rate": "Learning rate of the fit",
     "align_passes": "Passes of the fit",
