@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_microdiffusion.events import EngineError
-from napari_microdiffusion.io.target import replacing
 
 from . import base
 from .case import RESULTS, Case
 from .curves import write_curves
-from .report import write_panels, write_readme, write_table
+from .report import keep, write_panels, write_readme, write_table
 from .tables import Table, tables
 from .volumes import ROOT, SHARED
 
@@ -72,12 +71,6 @@ def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
         if old is not None:
             found[key] = {"array": old, **known[old], "case": case.model_dump()}
     return found
-
-
-def keep(store: Path, rows: dict[str, Any]) -> None:
-    """Write a table's results, whole or not at all: another run may be reading them."""
-    with replacing(store, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def run_table(name: str, table: Table, volumes: list[str], methods: list[str], fresh: bool) -> list[str]:

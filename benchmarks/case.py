@@ -109,6 +109,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     result, stages = _timed(job, stack, weights)
     seconds = time.monotonic() - began
     data, record = result.volume.data, result.volume.provenance or {}
+    memory = _peak_memory(record["device"])
     if save is not None:
         np.save(save, data)
     return {
@@ -120,7 +121,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "z_smoothness": _roughness(data) / _roughness(truth),
         "seconds": seconds,
         "stages": stages,
-        **_peak_memory(record["device"]),
+        **memory,
         "device": record["device"],
         "precision": record["precision"],
         "versions": record["versions"] | {"python": platform.python_version()},
@@ -155,7 +156,7 @@ def _timed(job: Job, stack: ProjectionStack, weights: Weights | None) -> tuple[R
 
 
 def _held_out(job: Job, stack: ProjectionStack, result: Result) -> dict[str, float]:
-    """The held-out score where nothing is trained for it: of interpolations, and of axial with the weights it has."""
+    """The held-out score where nothing is trained for it: of interpolations and `axial` with its weights."""
     from napari_microdiffusion.run import exhaust
     from napari_microdiffusion.trust import held_out
 

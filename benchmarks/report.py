@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from napari_microdiffusion.io.target import replacing
+
 from .case import Case
 from .tables import Table, labels
 from .volumes import FEWEST, PHANTOM, PHANTOM_SHAPE, truth_of
@@ -30,6 +32,12 @@ COLUMNS = {
     "peak_memory_gb": ("peak memory (GB)", ".2f"),
     "peak_gpu_memory_gb": ("on the GPU (GB)", ".2f"),
 }
+
+
+def keep(store: Path, rows: dict[str, Any]) -> None:
+    """Write a table's results, whole or not at all: another run may be reading them."""
+    with replacing(store, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
@@ -58,6 +66,8 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     for volume, slices in dict.fromkeys((case.volume, case.slices) for case in cases):
         picture = _panel(path, volume, slices)
         below += ["", f"![{volume}, n = {slices}]({picture.name})"] if picture.exists() else []
+    if any("![" in line for line in below):
+        below += ["", "A picture is of the volumes that were at hand when it was drawn; an older one may lack rows."]
     path.with_suffix(".md").write_text("\n".join([*above, *lines, "", *_notes(rows, cases, table), *below, ""]))
 
 
@@ -71,7 +81,11 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
         which = ", ".join(f"{volume} at n = {slices}" for volume, slices in table.left_out())
         notes += ["", f"Left out, since fewer than {FEWEST} projections would be left: {which}."]
     if 0 < sum("held_out_psnr" in row for row in rows) < len(rows):
-        notes += ["", "No held-out score where a method is trained anew for it; [trust.md](trust.md) has some."]
+        notes += [
+            "",
+            "Without a held-out score: methods that are trained or fitted anew for it (some are in "
+            "[trust.md](trust.md)), and rows from before this column.",
+        ]
     if any("base_seconds" in row for row in rows):
         notes += [
             "",

@@ -1,10 +1,10 @@
 """Does the held-out score rank results as the truth does? Methods and settings on the shared volumes, both scores each.
 
-python -m benchmarks.trust [--volumes a,b] [--methods a,b]
+python -m benchmarks.trust [--volumes a,b] [--again a,b]
 
 Writes results/trust.json and results/trust.md: PSNR against the truth beside held-out PSNR, and Spearman's rank
 correlation of the two over all recipes, for each volume. A volume takes a quarter of an hour or more. What has a result
-is left as it is, unless its method is named.
+is left as it is, unless its method is to be measured again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.trust import held_out
 
 from .case import RESULTS, SHARED, Case, protocol, stack_of
+from .report import keep
 
 VOLUMES = ["vessels", "axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo"]
 
@@ -105,15 +106,15 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trust", description=__doc__)
     parser.add_argument("--volumes", default=",".join(VOLUMES), help="comma-separated")
-    parser.add_argument("--methods", default="", help="measured again, comma-separated")
+    parser.add_argument("--again", default="", help="methods that are measured again, comma-separated")
     given = parser.parse_args()
     store = RESULTS / "trust.json"
     found: dict[str, list[Row]] = json.loads(store.read_text()) if store.exists() else {}
     for volume in given.volumes.split(","):
         before = found.get(volume, [])
-        for rows in recipes(volume, before, given.methods.split(",")):
+        for rows in recipes(volume, before, given.again.split(",")):
             found[volume] = rows if _whole(rows) else [*before, *rows]  # of two the later counts
-            store.write_text(json.dumps(found, indent=1) + "\n")
+            keep(store, found)
     (RESULTS / "trust.md").write_text(report({name: found[name] for name in VOLUMES if _whole(found.get(name, []))}))
 
 

@@ -260,7 +260,7 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
     write_table(tmp_path / "trial", rows, table)
     text = (tmp_path / "trial.md").read_text()
     assert "![phantom:nuclei, n = 12](trial_phantom_nuclei_12.png)" in text
-    for part in ("held-out PSNR (dB)", "| 21.00 |", "No held-out score where a method is trained anew"):
+    for part in ("held-out PSNR (dB)", "| 21.00 |", "Without a held-out score"):
         assert part in text
     found = list(csv.DictReader((tmp_path / "trial.csv").read_text().splitlines()))
     assert [row["settings"] for row in found[:3]] == ["{}", '{"layers": 2}', '{"layers": 3}']

@@ -19,14 +19,20 @@ _STEPPING = Lock()
 WARM_UP = 30
 """Steps over which the learning rate rises."""
 
-ADAMS = 1 / 3
-"""Adam's learning rate over Muon's. Where a trained network is only to be adjusted, both must be small."""
+ADAM_OVER_MUON = 1 / 3
+"""Ratio of the learning rates: Adam has its usual 1e-3 where Muon has 3e-3; where a trained network is only to be
+adjusted, both are small."""
 
 
 def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of a network (`conv.Conv` keeps kernels as such), Adam for the rest.
 
     It gets further in as many steps than Adam for all.
+
+    Parameters
+    ----------
+    learning_rate
+        Of Muon; Adam's follows it.
     """
     import torch
 
@@ -36,7 +42,7 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     small = [parameter for parameter in net.parameters() if parameter.ndim != 2]
     return [
         Muon(large, learning_rate),
-        torch.optim.Adam(small, lr=ADAMS * learning_rate),
+        torch.optim.Adam(small, lr=ADAM_OVER_MUON * learning_rate),
     ]
 
 

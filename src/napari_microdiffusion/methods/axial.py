@@ -72,7 +72,7 @@ class Axial(Method):
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
     steps: int = setting(2300, "training steps", ge=1, le=10_000_000)
     batch: int = setting(6, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
-    learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
+    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
     hiding: float = setting(0.3, "share of training batches in which some projections are hidden", ge=0, le=1)
     largest_sigma: float = setting(6.0, "largest sigma trained for and tried, in slices", gt=0, le=50)
     fine_tuning: int = setting(

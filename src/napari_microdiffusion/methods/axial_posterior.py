@@ -70,7 +70,7 @@ class AxialPosterior(Method):
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
     steps: int = setting(600, "training steps of the diffusion model", ge=1, le=10_000_000)
     batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
-    learning_rate: float = setting(3e-3, "learning rate of Muon", gt=0, le=1)
+    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
 
     @property
     def refines(self) -> bool:
