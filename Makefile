@@ -33,7 +33,7 @@ demo: .venv/.gui
 	$(BIN)/napari-microdiffusion demo $(ARGS)
 
 test: .venv/.dev
-	$(HEADLESS) $(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+	$(HEADLESS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

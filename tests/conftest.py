@@ -41,14 +41,6 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On several cores: tests with windows on one, as windows hide others; each file's other tests on one, too."""
-    for item in items:
-        window = "qtbot" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("windows" if window else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def truth() -> Volume:
     """A tiny vessel phantom, (36, 48, 48)."""
