@@ -387,8 +387,10 @@ def test_one_thing_at_a_time(opened: Open, qtbot: Any, method: Use) -> None:
     assert not widget.run_box.run_button.isEnabled()
     widget.run()
     assert not widget.running
+    asked = time.monotonic()
     widget.run_box.stop_button.click()
     qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
+    assert time.monotonic() - asked < 2
     assert button.isEnabled()
     assert widget.run_box.run_button.isEnabled()
     run(qtbot, widget)
