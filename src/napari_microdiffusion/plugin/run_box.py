@@ -102,8 +102,7 @@ class LossCurve(QWidget):
         self._plot.setLogMode(y=True)
         self._plot.setLabel("left", "loss")
         self._plot.setLabel("bottom", "training step")
-        bottom = self._plot.getAxis("bottom")
-        bottom.setHeight(bottom.maximumHeight() + 5)  # pyqtgraph cuts the lower fifth off a label
+        self._plot.plotItem.layout.setContentsMargins(0, 0, 0, 5)  # pyqtgraph puts the label's foot outside the axis
         self._plot.getAxis("left").enableAutoSIPrefix(False)
         self._faint = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e050", width=1))
         self._line = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e0", width=1.5))
