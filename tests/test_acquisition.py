@@ -10,7 +10,7 @@ from scipy.linalg import null_space
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.numerics import noise_variance, smoothest_change
+from napari_microdiffusion.numerics import smoothest_change
 
 PROFILES: dict[str, dict[str, Any]] = {
     "uniform": {"profile": "uniform"},
@@ -291,14 +291,6 @@ def test_the_ridge_is_zero_without_overlap(noisy):
     assert Acquisition(slices=6, stride=9, count=40).ridge(projections) == 0
     for few in (projections[:3], np.zeros((3, 8, 8)), np.full((3, 8, 8), 7, np.uint8)):
         assert 0 < Acquisition(slices=6, stride=1, count=3).ridge(few) < np.inf
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-def test_noise_variance_finds_the_noise_under_structure(dtype):
-    rng = np.random.default_rng(3)
-    y, x = np.mgrid[:128, :128]
-    images = 1000 + 500 * np.sin(y / 9) * np.cos(x / 11) + 20 * rng.standard_normal((4, 128, 128))
-    assert noise_variance(images.astype(dtype)) == pytest.approx(400, rel=0.1)
 
 
 # -- the model ------------------------------------------------------------------------------

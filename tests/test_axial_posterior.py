@@ -16,7 +16,7 @@ from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method
 from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._training import muon, take_step
 from napari_microdiffusion.methods._trial import Trial
-from napari_microdiffusion.numerics import noise_variance
+from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.presets import name_of, override, spec
 from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.trained import load_trained, save_trained

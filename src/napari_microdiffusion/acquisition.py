@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .events import InvalidInput
-from .numerics import Array, along_z, least_change, noise_variance, smoothest_change
+from .noise import noise_variance
+from .numerics import Array, along_z, least_change, smoothest_change
 
 Profile = Literal["uniform", "gaussian", "point", "measured"]
 

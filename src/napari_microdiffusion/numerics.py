@@ -1,4 +1,4 @@
-"""Numerical parts of the operator: matrices along z, the changes they make to a volume, the noise of images."""
+"""Numerical parts of the operator: matrices along z, and the changes they make to a volume."""
 
 from __future__ import annotations
 
@@ -54,10 +54,3 @@ def smoothest_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.fl
     system = np.block([[bending, matrix.T], [matrix, -ridge * np.eye(k)]])
     right = np.concatenate([np.zeros((z, k)), np.eye(k)])
     return np.asarray(np.linalg.solve(system, right)[:z], np.float64)
-
-
-def noise_variance(images: NDArray[Any]) -> float:
-    """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
-    second = images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:]
-    both = second[:, :-2] - 2.0 * second[:, 1:-1] + second[:, 2:]
-    return float((np.median(np.abs(both)) / 0.6745) ** 2 / 36.0)

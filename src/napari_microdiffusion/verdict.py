@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .numerics import noise_variance
+from .noise import noise_variance
 from .run import Result
 from .volume import ProjectionStack, Reliability
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
-from ..numerics import noise_variance
+from ..noise import noise_variance
 from ..volume import ProjectionStack, Volume
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..numerics import noise_variance
+from ..noise import Noise, noise_variance
 from ..volume import ProjectionStack
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Cutter:
         self.ratio = ratio
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
-        self._noise = noise_variance(stack.data)
+        self._noise, self._typical = Noise.of(stack.data), noise_variance(stack.data)
         self._kept = KEPT / max(1.0, AVERAGED * ratio)
         # a slice is noisier than a projection, its weighted mean
         self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
@@ -108,7 +108,7 @@ class Cutter:
     @property
     def noise(self) -> float:
         """Variance of the noise in the slices of patches, in squares of the stack's intensities."""
-        return self._noise * self._noisier
+        return self._typical * self._noisier
 
     def __call__(self, batch: int, anisotropy: Anisotropy | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
@@ -124,9 +124,9 @@ class Cutter:
         patches = self._cut(depth, width, conditions[:, 1:]) * self._uniform(*GAINS, count)[:, None, None]
         blurs = blur_matrices(conditions[:, 0], depth)
         kept = self._kept * blurs.square().sum(2).mean(1)
-        missing = self._noise * (self._noisier - kept)  # of the variance in slices
-        noise = missing.sqrt()[:, None, None] * torch.randn(patches.shape, generator=self._generator)
-        truth = blurs @ patches + noise
+        blurred = blurs @ patches
+        missing = self._noise.variance(blurred) * (self._noisier - kept)[:, None, None]  # of the variance in slices
+        truth = blurred + missing.sqrt() * torch.randn(patches.shape, generator=self._generator)
         acquisition = self._hidden(bound, self._hiding if anisotropy is None else 1.0)
         return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), conditions)
 

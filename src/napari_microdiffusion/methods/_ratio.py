@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..acquisition import Acquisition
-from ..numerics import noise_variance
+from ..noise import noise_variance
 from ..volume import ProjectionStack
 from ._patches import along_rows, blur_matrices
 
