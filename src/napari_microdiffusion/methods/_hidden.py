@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..acquisition import Acquisition
 from ..metrics import FLOOR
 from ..numerics import along_z
 from ..volume import ProjectionStack
@@ -26,7 +27,7 @@ projection may still be right within a shown one."""
 SAMPLED_ROWS = 32
 """XZ planes that stand for the whole stack when projections are hidden."""
 
-PATCHES, BATCHES = 12, 4
+PATCHES, BATCHES = 12, 16
 """Lateral patches, likewise."""
 
 
@@ -43,7 +44,7 @@ class Hidden:
     change
         Of the square of the network's change.
     spread
-        Of the square of the standard deviation that the network states, in the mean over the slices of each.
+        Of the square of the standard deviation that the network states, in the mean over the slices of each, all alike.
     """
 
     missing: NDArray[np.float64]
@@ -64,16 +65,23 @@ class Hidden:
         error: NDArray[np.float64] = self.missing - 2 * strength * self.agreement + strength**2 * self.change
         return np.maximum(error, 0)  # a difference of means of float32
 
-    def scores(self, span: float) -> tuple[float, float]:
-        """Held-out scores in dB, of the network and of the interpolation, for a stack of range ``span``."""
+    def scores(self, span: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """dB of each hidden projection, told by the network and by the interpolation, for a stack of range ``span``."""
         relative = np.stack([self.error, self.missing]) / span**2
-        network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR)).mean(1)
-        return float(network), float(interpolation)
+        network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR))
+        return network, interpolation
 
     @property
     def surprise(self) -> float:
-        """How far off the network is, in the standard deviations it states."""
-        return float(np.sqrt(self.error.sum() / max(float(self.spread.sum()), 1e-30)))
+        """How far off the network is, in the standard deviations it states: their geometric mean, as of the scores."""
+        return float(np.exp(np.log(np.maximum(self.error, 1e-30) / np.maximum(self.spread, 1e-30)).mean() / 2))
+
+
+def extent(acquisition: Acquisition) -> Acquisition:
+    """The slices of each projection, all alike: a slice that one shows by itself has no spread but where it is hidden,
+    which is too seldom for a network to learn.
+    """
+    return acquisition.replace(profile="uniform", fwhm=None, weights=None)
 
 
 def bounded(asked: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,7 +104,8 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         for here, planes, distances in through_planes(net, shown, volume, 1, anisotropy, context):
             estimate[:, here], spread[:, here] = planes, deviation(distances)
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
-        products = missing**2, missing * change, change**2, along_z(forward, spread) ** 2
+        stated = along_z(extent(stack.acquisition).matrix[list(fold)], spread)
+        products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((1, 2)) for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
@@ -114,7 +123,8 @@ def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: fl
             estimate, spread = restored(net, acquisition, ridge, planes, patches.conditions.to(context.device), context)
         missing = along_rows(forward, patches.truth - planes.cpu())
         change = along_rows(forward, (estimate - planes).cpu())
-        stated = along_rows(forward, spread.sum(1).cpu() / (2 * Z90))
+        reach = extent(acquisition.replace(hidden=())).matrix[list(acquisition.hidden)]
+        stated = along_rows(reach, spread.sum(1).cpu() / (2 * Z90))
         products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((0, 2)).numpy() for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
@@ -42,8 +43,14 @@ INDIFFERENT = 0.2
 between two others ask for detail three times as coarse as that within one, and favour more blur than it
 (benchmarks/axial.md). Of such elongations, the one nearest to 1."""
 
+DOUBT = 2.0
+"""Standard errors over the hidden projections within which a difference between elongations tells nothing, either."""
+
 WIDEST = 4.0
 """Most that intervals are widened by."""
+
+Scores = dict[Anisotropy, NDArray[np.float64]]
+"""dB of each hidden projection, (number of them,), by what the network was told of the sample."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def try_out(
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         return trial
     hidden: dict[Anisotropy, Hidden] = {}
-    scores: dict[Anisotropy, float] = {}
+    scores: Scores = {}
     span = float(np.ptp(stack.data))
     yield Stage("Choosing blur and elongation by hidden projections", USUAL)
     for anisotropy in grid.candidates(scores):
@@ -161,9 +168,9 @@ def try_out(
         if told is None:
             return trial
         hidden[anisotropy] = told
-        score, floor = told.scores(span)
-        scores[anisotropy] = finite(score)
-        trial = _summary(scores, hidden, floor, cut.ratio)
+        scores[anisotropy], floor = told.scores(span)
+        finite(float(scores[anisotropy].mean()))
+        trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
     anisotropy = Anisotropy(trial.sigma, trial.elongation)
     chosen = hidden.get(anisotropy) or hidden_planes(net, stack, anisotropy, context)
@@ -191,13 +198,13 @@ class Grid:
     sigma: float | None = None
     elongation: float | None = None
 
-    def candidates(self, scores: dict[Anisotropy, float]) -> Iterator[Anisotropy]:
+    def candidates(self, scores: Scores) -> Iterator[Anisotropy]:
         """One after the other: a coarse row of sigmas, up from its best, and on to the sigma that will be chosen.
 
         Parameters
         ----------
         scores
-            In dB, of those before: whoever asks fills it in between.
+            Of those before: whoever asks fills it in between.
         """
         sigmas = np.linspace(0, self.largest, MOST).tolist() if self.sigma is None else [self.sigma]
         elongations = [*ELONGATIONS] if self.elongation is None else [self.elongation]
@@ -210,42 +217,50 @@ class Grid:
                 if 0 <= i + blurrier < len(sigmas) and 0 <= j + longer < len(elongations):
                     anisotropy = Anisotropy(sigmas[i + blurrier], elongations[j + longer])
                     yield from () if anisotropy in scores else (anisotropy,)
-        chosen = least(by_elongation(scores))
-        row = at_elongation(scores, chosen)
+        chosen = least(scores)
+        row = by_sigma(by_elongation(scores)[chosen])
         while min(row) > sigmas[0] and row[min(row)] >= max(row.values()) - INDIFFERENT:
             yield Anisotropy(sigmas[sigmas.index(min(row)) - 1], chosen)
-            row = at_elongation(scores, chosen)
+            row = by_sigma(by_elongation(scores)[chosen])
 
 
-def best(scores: dict[Anisotropy, float]) -> Anisotropy:
-    """The anisotropy with the best score in dB."""
-    return max(scores, key=lambda anisotropy: scores[anisotropy])
+def best(scores: Scores) -> Anisotropy:
+    """The anisotropy with the best score."""
+    return max(scores, key=lambda anisotropy: float(scores[anisotropy].mean()))
 
 
-def least(elongations: dict[float, float]) -> float:
-    """Of elongations with their scores in dB, the one nearest to none that does about as well as the best."""
-    enough = max(elongations.values()) - INDIFFERENT
-    told = [elongation for elongation, score in elongations.items() if score >= enough]
-    return min(told, key=lambda elongation: (round(abs(math.log2(elongation)), 3), -elongations[elongation]))
+def least(scores: Scores) -> float:
+    """Of elongations at their best, the one nearest to none that does about as well as the best."""
+    looks = [best(row) for row in by_elongation(scores).values()]
+    first = scores[best(scores)]
+    told = [look for look in looks if not worse(scores[look], first)]
+    return min(told, key=lambda look: (round(abs(math.log2(look.elongation)), 3), -scores[look].mean())).elongation
 
 
-def by_elongation(scores: dict[Anisotropy, float]) -> dict[float, float]:
-    """The best score in dB at each elongation."""
+def worse(these: NDArray[np.float64], those: NDArray[np.float64]) -> bool:
+    """Whether hidden projections are told worse beyond doubt, by dB of each."""
+    losses = those - these
+    error = float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    return float(losses.mean()) > max(INDIFFERENT, DOUBT * error)
+
+
+def by_elongation(scores: Scores) -> dict[float, Scores]:
+    """The scores at each elongation."""
     each = sorted({anisotropy.elongation for anisotropy in scores})
-    return {elongation: max(at_elongation(scores, elongation).values()) for elongation in each}
+    return {e: {look: told for look, told in scores.items() if look.elongation == e} for e in each}
 
 
-def at_elongation(scores: dict[Anisotropy, float], elongation: float) -> dict[float, float]:
-    """Scores in dB by sigma."""
-    return {anisotropy.sigma: score for anisotropy, score in scores.items() if anisotropy.elongation == elongation}
+def by_sigma(row: Scores) -> dict[float, float]:
+    """Mean scores at one elongation, in dB."""
+    return {anisotropy.sigma: float(told.mean()) for anisotropy, told in row.items()}
 
 
-def _summary(scores: dict[Anisotropy, float], hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:
+def _summary(scores: Scores, hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:
     """What is known after so many candidates."""
-    elongations = by_elongation(scores)
-    chosen = least(elongations)
+    rows, chosen = by_elongation(scores), least(scores)
     asked = {anisotropy.sigma: found.asked for anisotropy, found in hidden.items() if anisotropy.elongation == chosen}
-    return Trial(at_elongation(scores, chosen), floor, math.nan, ratio, asked, chosen, elongations)
+    elongations = {elongation: float(row[best(row)].mean()) for elongation, row in rows.items()}
+    return Trial(by_sigma(rows[chosen]), floor, math.nan, ratio, asked, chosen, elongations)
 
 
 def _pairs(keys: list[float], values: list[float]) -> dict[float, float]:
