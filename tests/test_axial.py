@@ -19,7 +19,7 @@ from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFaile
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
-from napari_microdiffusion.numerics import noise_variance
+from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import name_of
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
@@ -242,6 +242,16 @@ def test_a_given_elongation_is_used(stack):
     plain, long = (predicted(method, stack, weights).data for method in (free, given))
     assert np.abs(plain - long).max() > 1e-4
     np.testing.assert_array_equal(predicted(Axial(**TINY, elongation=1.0), stack, weights).data, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "tried"), [("uniform", "several"), ("gaussian", "several"), ("point", "one"), ("gaps", "one")]
+)
+def test_elongations_are_tried_where_the_beam_leaves_no_gaps(name, tried):
+    method, stack = Axial(**TINY), waves(ACQUISITIONS[name])
+    curve = method.findings(stack, fitted(method, stack))["elongation_curve"]
+    assert (len(curve) > 1) == (tried == "several")
+    assert any(elongation == 1 for elongation, _ in curve)
 
 
 @pytest.mark.parametrize(("asked", "strength"), [(1.2, 1.2), (2.0, 1.5), (0.5, 1.0)])

@@ -52,7 +52,8 @@ class Axial(Method):
     )
     elongation: float | None = setting(
         None,
-        "how many times longer structures look along z than the voxel ratio says; none: by the held-out score",
+        "how many times longer structures look along z than the voxel ratio says; none: by the held-out score, or 1 "
+        "where the beam leaves gaps between projections",
         ge=ELONGATIONS[0],
         le=ELONGATIONS[-1],
         sampling=True,
@@ -68,7 +69,7 @@ class Axial(Method):
     )
     wavelength_nm: float = setting(520.0, "wavelength of the detected light, in nm", ge=200, le=2000)
     refractive_index: float = setting(1.33, "refractive index of the immersion medium", ge=1, le=2)
-    channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
+    channels: int = setting(24, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
     blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
     steps: int = setting(2300, "training steps", ge=1, le=10_000_000)
     batch: int = setting(6, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
@@ -160,7 +161,7 @@ class Axial(Method):
         if context.should_stop():
             return weights
         cut = self.cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
-        grid = Grid(self.largest_sigma, given, self.elongation)
+        grid = Grid(self.largest_sigma, given, self.given_elongation(stack))
         trial = yield from try_out(net.requires_grad_(False), cut, stack, grid, context)
         if context.stopped:
             return weights
@@ -234,6 +235,11 @@ class Axial(Method):
             )
         blur = axial_blur_um(self.objective_na, self.wavelength_nm / 1000, self.refractive_index)
         return min(blur / stack.volume_scale_um[0], self.largest_sigma)
+
+    def given_elongation(self, stack: ProjectionStack) -> float | None:
+        """As set, or 1 where the beam leaves gaps: across a still wider one too little of it is told; else None."""
+        gaps, _ = stack.acquisition.replace(hidden=()).unseen
+        return 1.0 if gaps and self.elongation is None else self.elongation
 
     def voxel_ratio(self, stack: ProjectionStack) -> float:
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
