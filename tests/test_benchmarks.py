@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to the package
 
 import benchmarks.__main__ as command  # noqa: E402
-from benchmarks import base, volumes  # noqa: E402
+from benchmarks import base, trust, volumes  # noqa: E402
 from benchmarks.case import Case, measure  # noqa: E402
 from benchmarks.curves import lines, write_curves  # noqa: E402
-from benchmarks.report import write_panels, write_table  # noqa: E402
+from benchmarks.report import keep, write_panels, write_table  # noqa: E402
 from benchmarks.tables import Table, labels, tables  # noqa: E402
 
 PRETRAINED = [name for name, (cls, _) in METHODS.items() if cls.pretrained]
@@ -239,7 +239,50 @@ def test_peak_memory_is_that_of_the_case_alone() -> None:
     assert held.nbytes > 0.3e9
 
 
+# -- does the held-out score rank as the truth does ---------------------------------------------
+
+
+@pytest.mark.usefixtures("shared")
+class TestTrust:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Recipes that need no training."""
+        monkeypatch.setattr(trust, "RECIPES", [("linear", {}), ("cubic", {})])
+
+    def test_what_has_a_result_is_left_as_it_is_unless_asked_for_again(self) -> None:
+        partly, whole = (list(rows) for rows in trust.recipes("membranes", [], []))
+        assert len(partly) == 1
+        assert [(row["method"], row["settings"]) for row in whole] == trust.RECIPES
+        assert all(row["held_out_psnr"] < row["psnr"] for row in whole)
+        old = [row | {"psnr": 0.0} for row in whole]
+        *_, same = trust.recipes("membranes", old, [])
+        assert same == old
+        *_, again = trust.recipes("membranes", old, ["cubic"])
+        assert again == [old[0], whole[1]]
+
+    def test_the_table_has_both_scores_and_their_correlation(self) -> None:
+        rows = [
+            {"method": name, "settings": {}, "psnr": 20.0 + number, "held_out_psnr": 10.0 - number}
+            for number, name in enumerate(("linear", "cubic"))
+        ]
+        table = trust.report({"membranes": rows, "vessels": [rows[0], rows[1] | {"held_out_psnr": 11.0}]})
+        assert "| linear | 20.00 / 10.00 | 20.00 / 10.00 |" in table
+        assert "| rank correlation | -1.00 | 1.00 |" in table
+        assert "Mean over the volumes 0.00" in table
+
+
 # -- reports ----------------------------------------------------------------------------------
+
+
+def test_results_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = tmp_path / "trial.json"
+    for rows in ({"a": {"psnr": 1.0}}, {"a": {"psnr": 2.0}}):
+        keep(store, rows)
+        assert json.loads(store.read_text()) == rows
+    with pytest.raises(TypeError):
+        keep(store, {"a": {"psnr": 3.0}, "b": object()})
+    assert json.loads(store.read_text()) == {"a": {"psnr": 2.0}}
+    assert list(tmp_path.iterdir()) == [store]
 
 
 @pytest.mark.usefixtures("depths")
