@@ -245,13 +245,20 @@ def test_a_given_elongation_is_used(stack):
 
 
 @pytest.mark.parametrize(
-    ("name", "tried"), [("uniform", "several"), ("gaussian", "several"), ("point", "one"), ("gaps", "one")]
+    ("acquisition", "tried"),
+    [
+        *((ACQUISITIONS[name], True) for name in ("uniform", "gaussian", "gaps", "hidden")),
+        (ACQUISITIONS["point"], False),
+        (Acquisition(slices=6, profile="gaussian", fwhm=0.5, count=6), False),
+        (Acquisition(slices=2, stride=5, count=5), False),
+    ],
+    ids=["uniform", "gaussian", "gaps", "hidden", "point", "narrow", "wide gaps"],
 )
-def test_elongations_are_tried_where_the_beam_leaves_no_gaps(name, tried):
-    method, stack = Axial(**TINY), waves(ACQUISITIONS[name])
+def test_elongations_are_tried_where_the_beam_sees_half_of_the_slices(acquisition, tried):
+    method, stack = Axial(**TINY), waves(acquisition)
     curve = method.findings(stack, fitted(method, stack))["elongation_curve"]
-    assert (len(curve) > 1) == (tried == "several")
-    assert any(elongation == 1 for elongation, _ in curve)
+    assert (len(curve) > 1) == tried
+    assert 1 in dict(curve)
 
 
 @pytest.mark.parametrize(("asked", "strength"), [(1.2, 1.2), (2.0, 1.5), (0.5, 1.0)])

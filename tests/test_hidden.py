@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.methods._hidden import Hidden, extent
+from napari_microdiffusion.methods import Context
+from napari_microdiffusion.methods._hidden import FURTHEST, Hidden, hidden_patches, hidden_planes
+from napari_microdiffusion.methods._patches import Anisotropy, Cutter
+from napari_microdiffusion.methods._planes import Z90
+from napari_microdiffusion.volume import ProjectionStack
 
 
 def told(told_share: float, noise: float = 0.0, projections: int = 6) -> Hidden:
@@ -58,11 +64,35 @@ def test_surprise_is_in_standard_deviations_and_no_projection_has_the_last_word(
     twice = replace(plain, spread=plain.missing / 4)
     assert twice.surprise == pytest.approx(2)
     bright = np.where(np.arange(8) == 0, 1e4, 1.0)  # one in which nothing is told, beside seven
-    assert replace(twice, missing=bright * twice.missing).surprise == pytest.approx(2 * 10 ** (2 / 8))
+    assert replace(twice, missing=bright * twice.missing).surprise == pytest.approx(2 * (FURTHEST / 2) ** (1 / 8))
+    empty = replace(twice, missing=twice.missing * (bright == 1), spread=twice.spread * (bright == 1))
+    assert empty.surprise == pytest.approx(2 * (2 * FURTHEST) ** (-1 / 8))
+
+
+class SureOfShownSlices(nn.Module):
+    """A network that changes nothing, and states a standard deviation of 1 but where every fourth slice is shown."""
+
+    fold, channels = 4, 1
+
+    def forward(self, planes: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        doubt = (torch.arange(planes.shape[1]) % 4 > 0).to(planes)[None, None, :, None]
+        return torch.zeros_like(planes), (Z90 * doubt).expand(len(planes), 2, *planes.shape[1:])
 
 
 @pytest.mark.parametrize("profile", ["uniform", "point", "gaussian"])
 def test_all_slices_of_a_projection_have_a_say_in_what_is_stated(profile):
-    """Also those that a beam of single slices does not show."""
-    acquisition = Acquisition(slices=4, profile=profile, count=5)
-    np.testing.assert_allclose(extent(acquisition).matrix, np.kron(np.eye(5), np.full(4, 0.25)))
+    """Also those that a beam of single slices does not show: of the one that it shows, nothing is stated here."""
+    acquisition = Acquisition(slices=4, profile=profile, count=8)
+    images = np.random.default_rng(0).random((8, 40, 40), np.float32)
+    stack, context, net = ProjectionStack(images, acquisition), Context(), SureOfShownSlices()
+    cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
+    told = hidden_planes(net, stack, Anisotropy(1.0), context), hidden_patches(net, cut, Anisotropy(1.0), 0.0, context)
+    for hidden in told:
+        np.testing.assert_allclose(hidden.spread, 0.75**2, rtol=1e-5)
+
+
+def test_patches_stop_when_they_are_told_to():
+    stack = ProjectionStack(np.random.default_rng(0).random((6, 32, 32), np.float32), Acquisition(slices=4, count=6))
+    cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
+    stopped = Context(cancelled=lambda: True)
+    assert hidden_patches(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None

@@ -67,5 +67,5 @@ def test_images_of_nothing_have_no_noise(value):
 def test_many_images_are_measured_in_some(monkeypatch):
     images = np.random.default_rng(4).poisson(waves((12, 64, 64)) / 10)
     monkeypatch.setattr("napari_microdiffusion.noise.PIXELS", images[::4].size)
-    assert Noise.of(images) == Noise.of(images[::4])
+    assert Noise.of(images) == Noise.of(images[2::4])  # not the outermost, which may be empty
     assert PIXELS >= 2048**2

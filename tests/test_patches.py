@@ -178,8 +178,21 @@ def test_patches_are_as_noisy_as_slices_are(profile, variance, ratio, blur):
     ]
     assert power[1] < 1e-8
     assert 0.85 * variance < power[0] < 1.4 * variance
-    stated = [Cutter(s, ratio, blur, 0.3, torch.Generator()).noise for s in (noisy, flat)]
+    stated = [Cutter(s, ratio, blur, 0.3, torch.Generator()).typical_noise for s in (noisy, flat)]
     assert stated == pytest.approx([variance, 0], rel=0.1)
+
+
+def test_bright_patches_are_noisier_where_bright_images_are():
+    """As photons have it: variance in proportion to the light."""
+    clean = np.repeat([0.2, 0.8], 3)[:, None, None] * np.ones((6, 96, 96))
+    images = clean + 0.1 * np.sqrt(clean) * np.random.default_rng(0).standard_normal(clean.shape)
+    stack = stack_of(images, Acquisition(slices=6, profile="point"))
+    truths = [truth for patches in batches(stack, number=20, hiding=0) for truth in patches.truth]
+    light = np.asarray([float(truth.mean()) for truth in truths])
+    power = np.asarray([float(truth.diff(dim=1).square().mean()) / 2 for truth in truths])
+    dark, bright = light < 0.3, light > 0.6
+    assert np.median(power[bright]) > 2.5 * np.median(power[dark])
+    assert np.median((power / light)[bright]) == pytest.approx(np.median((power / light)[dark]), rel=0.3)
 
 
 def test_patches_look_as_they_are_asked_to():

@@ -56,6 +56,12 @@ def test_a_better_elongation_that_was_not_taken_counts_too():
     assert Trial({0.0: 27.9}, 28.0, elongations={1.0: 27.9, 2.0: 28.05}).lead(0.0) == pytest.approx(0.05)
 
 
+def test_a_much_better_elongation_that_was_not_taken_does_not_hide_that_the_taken_one_is_bad():
+    """It may be left for one that is worse, if not beyond doubt; the volume is that one's."""
+    trial = Trial({0.0: 27.5}, 28.5, elongations={1.0: 27.5, 2.0: 30.05})
+    assert trial.lead(0.0) == pytest.approx(INDIFFERENT - 1)
+
+
 @pytest.mark.parametrize(
     ("asked", "sigma", "strength"),
     [
@@ -136,7 +142,6 @@ def test_structures_are_longer_or_shorter_only_where_that_tells(scores, elongati
         ([0.2, 0.8, -0.8, 1.0, 0.6, 0.4], 1.0),  # 0.37 dB in the mean, but 0.26 of standard error
         ([0.3, 0.8, 0.6, 0.5, 1.0, 0.3], LONGER),
         ([0.5, -0.1], 1.0),
-        ([0.5], LONGER),  # of one projection nothing is known but itself
     ],
 )
 def test_what_only_some_of_the_hidden_projections_say_does_not_tell(gains, elongation):

@@ -31,7 +31,7 @@ class Noise:
     at_zero, slope
         Of the line; in squares of the intensity, and in intensities.
     least
-        Of the darkest class, where the line is not followed further down.
+        Of the least noisy class: the line is not followed further down.
     """
 
     at_zero: float
@@ -41,9 +41,10 @@ class Noise:
     @classmethod
     def of(cls, images: NDArray[Any]) -> Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
-        some = images[:: -(-images.size // PIXELS)]
+        every = -(-images.size // PIXELS)
+        some = images[every // 2 :: every]
         second, brightness = _second_differences(some), _brightness(some)
-        order = np.argsort(brightness, axis=None)
+        order = np.argsort(brightness, axis=None, kind="stable")
         classes = [
             (brightness.flat[part].mean(), _robust(second.flat[part])) for part in np.array_split(order, CLASSES)
         ]

@@ -30,6 +30,10 @@ SAMPLED_ROWS = 32
 PATCHES, BATCHES = 12, 16
 """Lateral patches, likewise."""
 
+FURTHEST = 8.0
+"""Standard deviations that a projection's error counts for at most, or its inverse at least: an empty one must not have
+the last word."""
+
 
 @dataclass(frozen=True)
 class Hidden:
@@ -74,7 +78,8 @@ class Hidden:
     @property
     def surprise(self) -> float:
         """How far off the network is, in the standard deviations it states: their geometric mean, as of the scores."""
-        return float(np.exp(np.log(np.maximum(self.error, 1e-30) / np.maximum(self.spread, 1e-30)).mean() / 2))
+        each = np.sqrt(self.error / np.maximum(self.spread, 1e-30))
+        return float(np.exp(np.log(np.clip(each, 1 / FURTHEST, FURTHEST)).mean()))
 
 
 def extent(acquisition: Acquisition) -> Acquisition:
@@ -110,12 +115,14 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> Hidden:
-    """The same on lateral patches, where the network is on its own ground."""
+def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> Hidden | None:
+    """The same on lateral patches, where the network is on its own ground; None when stopped."""
     import torch
 
     found = []
     for patches in (cut(PATCHES, anisotropy) for _ in range(BATCHES)):
+        if context.should_stop():
+            return None
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
         planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)

@@ -53,7 +53,7 @@ class LateralLoss:
     def of(cls, cut: Cutter, batch: int, ridge: float, context: Context) -> LateralLoss:
         """For patches of a stack: some are cut to see how far off interpolation is."""
         scale = sum(_unexplained(cut(batch), ridge) for _ in range(BATCHES)) / BATCHES
-        return cls(ridge, scale, huber_delta(scale, cut.noise), context)
+        return cls(ridge, scale, huber_delta(scale, cut.typical_noise), context)
 
     def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
         """The loss of a batch."""

@@ -106,8 +106,8 @@ class Cutter:
         self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
 
     @property
-    def noise(self) -> float:
-        """Variance of the noise in the slices of patches, in squares of the stack's intensities."""
+    def typical_noise(self) -> float:
+        """Variance of the noise in slices at usual brightness, in squares of the stack's intensities."""
         return self._typical * self._noisier
 
     def __call__(self, batch: int, anisotropy: Anisotropy | None = None) -> Patches:

@@ -124,11 +124,13 @@ class Trial:
     def lead(self, sigma: float) -> float:
         """How much better than the interpolation hidden projections are told, in dB; NaN where nothing tells.
 
-        Where sigma was chosen, the best score counts: the chosen one's is as good as can be told.
+        Where sigma was chosen, the best score counts, and a better one of another elongation as far as it is
+        indifferent: the chosen one's is as good as can be told.
         """
-        best_score = max([*self.scores.values(), *self.elongations.values()], default=math.nan)
-        told = best_score if sigma == self.sigma else self.score(sigma)
-        return told - self.floor
+        if sigma != self.sigma or not self.scores:
+            return self.score(sigma) - self.floor
+        chosen = max(self.scores.values())
+        return min(max([chosen, *self.elongations.values()]), chosen + INDIFFERENT) - self.floor
 
     def strength(self, sigma: float) -> float:
         """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and bounded."""
@@ -177,6 +179,8 @@ def try_out(
     if chosen is None:
         return trial
     expected = hidden_patches(net, cut, anisotropy, stack.acquisition.ridge(stack.data), context)
+    if expected is None:
+        return trial
     yield Step(USUAL)
     widening = chosen.surprise / max(expected.surprise, 1e-30)
     return replace(trial, widening=min(max(widening, 1.0), WIDEST))
@@ -231,23 +235,22 @@ def best(scores: Scores) -> Anisotropy:
 
 def least(scores: Scores) -> float:
     """Of elongations at their best, the one nearest to none that does about as well as the best."""
-    looks = [best(row) for row in by_elongation(scores).values()]
     first = scores[best(scores)]
-    told = [look for look in looks if not worse(scores[look], first)]
-    return min(told, key=lambda look: (round(abs(math.log2(look.elongation)), 3), -scores[look].mean())).elongation
+    alike = [found for found in map(best, by_elongation(scores).values()) if not worse(scores[found], first)]
+    return min(alike, key=lambda found: (round(abs(math.log2(found.elongation)), 3), -scores[found].mean())).elongation
 
 
 def worse(these: NDArray[np.float64], those: NDArray[np.float64]) -> bool:
-    """Whether hidden projections are told worse beyond doubt, by dB of each."""
+    """Whether hidden projections, two at least, are told worse beyond doubt, by dB of each."""
     losses = those - these
-    error = float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    error = float(losses.std(ddof=1)) / math.sqrt(len(losses))
     return float(losses.mean()) > max(INDIFFERENT, DOUBT * error)
 
 
 def by_elongation(scores: Scores) -> dict[float, Scores]:
     """The scores at each elongation."""
     each = sorted({anisotropy.elongation for anisotropy in scores})
-    return {e: {look: told for look, told in scores.items() if look.elongation == e} for e in each}
+    return {e: {tried: told for tried, told in scores.items() if tried.elongation == e} for e in each}
 
 
 def by_sigma(row: Scores) -> dict[float, float]:

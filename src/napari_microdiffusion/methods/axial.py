@@ -53,7 +53,7 @@ class Axial(Method):
     elongation: float | None = setting(
         None,
         "how many times longer structures look along z than the voxel ratio says; none: by the held-out score, or 1 "
-        "where the beam leaves gaps between projections",
+        "where the beam sees less than half of the slices",
         ge=ELONGATIONS[0],
         le=ELONGATIONS[-1],
         sampling=True,
@@ -237,9 +237,9 @@ class Axial(Method):
         return min(blur / stack.volume_scale_um[0], self.largest_sigma)
 
     def given_elongation(self, stack: ProjectionStack) -> float | None:
-        """As set, or 1 where the beam leaves gaps: across a still wider one too little of it is told; else None."""
-        gaps, _ = stack.acquisition.replace(hidden=()).unseen
-        return 1.0 if gaps and self.elongation is None else self.elongation
+        """As set; 1 where the beam sees few of the slices: across still wider gaps nothing is told of it; else None."""
+        reach = 1 / float((stack.acquisition.profile_weights**2).sum())
+        return 1.0 if self.elongation is None and 2 * reach < stack.acquisition.step else self.elongation
 
     def voxel_ratio(self, stack: ProjectionStack) -> float:
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
