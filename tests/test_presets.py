@@ -104,6 +104,26 @@ def _at(method: Any, path: str) -> Any:
     return method
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "told"),
+    [
+        ("naive_diffusion", {"gamma": 0.3}, "gamma would do nothing on this naive_diffusion: leave it out"),
+        (
+            "naive_diffusion",
+            {"pairing": "slice", "gamma": 0.3},
+            "gamma and pairing would .*: leave them out",
+        ),
+        ("microdiffusion", {"prior": None, "gamma": 0.3}, "gamma would do nothing on this naive_diffusion"),
+        ("microdiffusion", {"injection": "condition", "gamma": 0.3}, "gamma would do nothing on this microdiffusion"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(name, overrides, told):
+    with pytest.raises(InvalidInput, match=told):
+        spec(name, overrides=overrides)
+    for path in {"gamma", "pairing"} & overrides.keys():
+        spec("microdiffusion", overrides={path: overrides[path]})
+
+
 def test_the_original_stays_as_it_is():
     plain = spec("microdiffusion")
     override(plain, {"prior.width": 8, "multipliers": [2]})

@@ -14,6 +14,14 @@ def test_every_setting_says_what_it_is() -> None:
             assert setting.values.keys() == {"preview", "standard", "paper"}
 
 
+def test_what_would_do_nothing_is_not_listed() -> None:
+    with_prior, without = (
+        {setting.path for setting in settings_of(name)} for name in ("interpolation_diffusion", "naive_diffusion")
+    )
+    own = {path for path in with_prior if not path.startswith("prior.")}
+    assert own - without == {"gamma", "pairing", "injection", "prior_training"}
+
+
 def test_paths_are_those_of_overrides() -> None:
     for setting in settings_of("microdiffusion"):
         assert spec("microdiffusion", overrides={setting.path: setting.values["preview"]}) == spec("microdiffusion")

@@ -97,7 +97,7 @@ def recipe_of(method: Method) -> str:
 
 
 def override(method: Method, overrides: dict[str, Any]) -> Method:
-    """A validated copy of a spec with dotted fields changed; errors as for `spec`."""
+    """A validated copy of a spec with dotted fields changed; errors as for `spec`, and for those that do nothing."""
     values = method.model_dump()
     for path, value in overrides.items():
         *parents, key = path.split(".")
@@ -110,7 +110,11 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
                 f"its settings are {', '.join(sorted(_paths(method.model_dump())))}"
             )
         node[key] = value
-    return validated(values)
+    changed = validated(values)
+    if idle := sorted(changed.idle & overrides.keys()):
+        it = "it" if len(idle) == 1 else "them"
+        raise InvalidInput(f"{' and '.join(idle)} would do nothing on this {name_of(changed)}: leave {it} out")
+    return changed
 
 
 def validated(values: dict[str, Any]) -> Method:

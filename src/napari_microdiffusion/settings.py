@@ -62,7 +62,7 @@ class Setting:
 
 
 def settings_of(name: str) -> tuple[Setting, ...]:
-    """Every setting of the method of this name, its prior's included as ``prior.…``.
+    """Every setting of the method of this name that does something, its prior's included as ``prior.…``.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...
         values = {preset: getattr(method, key) for preset, method in methods.items()}
         if isinstance(getattr(first, key), Method):
             yield from _settings(values, f"{above}{key}.", changeable)
-        elif key not in ("kind", "prior"):
+        elif key not in ("kind", "prior", *first.idle):
             kind, choices, optional = _type(info.annotation)
             yield Setting(
                 path=above + key,

@@ -143,6 +143,11 @@ class Method(BaseModel):
         """Whether `refine` changes the weights it is given, so that they are worth saving again."""
         return False
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings that do nothing with the others as they are: neither shown nor taken."""
+        return frozenset()
+
     def unsuited(self, acquisition: Acquisition) -> str | None:
         """Why the method cannot work on such projections, in words that follow its name; None where it can."""
         return None

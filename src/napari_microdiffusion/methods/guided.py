@@ -61,7 +61,7 @@ class Guided(Method):
     injection: Literal["interpolation", "condition"] = setting(
         "interpolation",
         "how the prior enters: mixed into the network's input (interpolation), or encoded as a further condition, "
-        "where γ has no effect (condition)",
+        "where γ would do nothing (condition)",
     )
     prior_training: Literal["frozen", "trainable", "joint"] = setting(
         "frozen",
@@ -131,6 +131,13 @@ class Guided(Method):
         if self.guidance > 0 and self.p_uncond == 0 and self.condition != "none":
             raise ValueError(UNGUIDED)
         return self
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """How a prior enters, where there is none; its share, where it is not mixed in."""
+        if self.prior is None:
+            return frozenset({"injection", "prior_training", "gamma", "pairing"})
+        return frozenset({"gamma"} if self.injection == "condition" else ())
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""
