@@ -12,8 +12,9 @@ import pytest
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.plugin.follow import Recorder, spread
-from napari_microdiffusion.plugin.model import Setup, Source, friendly, method_order, plan
-from napari_microdiffusion.presets import METHODS
+from napari_microdiffusion.plugin.model import Setup, Source, choices_of, friendly, method_order, plan
+from napari_microdiffusion.presets import METHODS, spec
+from napari_microdiffusion.trained import check_sampling_only
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 STACK = Source("stack", (16, 128, 128))
@@ -126,3 +127,14 @@ def test_errors_of_a_run_are_for_users() -> None:
 
     with pytest.raises(RunFailed, match="out of cheese"):
         next(drive(load, Setup(method="linear").job(), lambda: False))
+
+
+@pytest.mark.parametrize("overrides", [{"prior": None}, {"injection": "condition"}])
+def test_settings_that_do_nothing_do_not_keep_a_trained_network_from_being_used(overrides: dict[str, object]) -> None:
+    """Perhaps they differ from every preset: files say them all."""
+    trained = spec("microdiffusion", overrides=overrides).model_copy(update={"gamma": 0.3})
+    choices = choices_of(trained)
+    assert "gamma" not in choices["overrides"]
+    chosen = Setup(**choices).spec()
+    check_sampling_only(trained, chosen)
+    assert chosen == trained.model_copy(update={"gamma": 0.8})

@@ -107,7 +107,7 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
         if not isinstance(node, dict) or key not in node or key == "kind":
             raise InvalidInput(
                 f"{name_of(method)} has no setting {path!r}; "
-                f"its settings are {', '.join(sorted(_paths(method.model_dump())))}"
+                f"its settings are {', '.join(sorted({*_paths(method.model_dump())} - method.idle))}"
             )
         node[key] = value
     changed = validated(values)

@@ -164,7 +164,8 @@ class Setup(BaseModel):
 
 def choices_of(method: Method) -> dict[str, Any]:
     """Fields of a setup that stand for a spec: its name, the preset that is nearest, and what differs from that."""
-    name, wanted = name_of(method), flat(method.model_dump())
+    name = name_of(method)
+    wanted = {path: value for path, value in flat(method.model_dump()).items() if path not in method.idle}
     presets = {preset: flat(spec(name, preset).model_dump()) for preset in PRESETS}
     differing = {preset: {k: v for k, v in wanted.items() if v != values[k]} for preset, values in presets.items()}
     nearest = min(differing, key=lambda preset: len(differing[preset]))
