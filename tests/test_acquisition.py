@@ -293,6 +293,23 @@ def test_the_ridge_is_zero_without_overlap(noisy):
         assert 0 < Acquisition(slices=6, stride=1, count=3).ridge(few) < np.inf
 
 
+@pytest.mark.parametrize(
+    ("settings", "slices"),
+    [
+        ({}, 6.0),
+        ({"profile": "point"}, 1.0),
+        ({"profile": "gaussian", "fwhm": 1000.0}, 6.0),
+        ({"profile": "measured", "weights": (1.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, 2.0),
+        ({"profile": "measured", "weights": (1.0, 2.0, 1.0, 0.0, 0.0, 0.0)}, 16 / 6),
+    ],
+)
+def test_effective_slices_tell_how_much_a_projection_averages_noise(settings, slices):
+    acquisition = Acquisition(slices=6, count=4, **settings)
+    assert acquisition.effective_slices == pytest.approx(slices, rel=1e-4)
+    noise = np.random.default_rng(0).standard_normal((acquisition.depth, 100, 100))
+    assert 1 / acquisition.project(noise).var() == pytest.approx(slices, rel=0.05)
+
+
 # -- the model ------------------------------------------------------------------------------
 
 

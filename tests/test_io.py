@@ -95,8 +95,10 @@ class TestSaveThenLoad:
     def test_ome_zarr_is_valid(self, tmp_path: Path, truth: Volume) -> None:
         io.write_volume(truth, tmp_path / "scaled.ome.zarr")
         io.write_volume(replace(truth, scale_um=None), tmp_path / "unscaled.ome.zarr")
-        for path in tmp_path.iterdir():
-            yaozarrs.validate_zarr_store(path)
+        stores = sorted(tmp_path.iterdir())
+        assert [store.name for store in stores] == ["scaled.ome.zarr", "unscaled.ome.zarr"]
+        for store in stores:
+            yaozarrs.validate_zarr_store(store)  # raises for what is not valid
 
     def test_ome_xml_is_as_the_schema_says(self, tmp_path: Path, truth: Volume) -> None:
         io.write_volume(replace(truth, provenance=PROVENANCE), tmp_path / "v.ome.tif")

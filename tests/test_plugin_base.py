@@ -349,6 +349,7 @@ def test_closing_the_widget_stops_the_training(ready: Open, qtbot: Any) -> None:
     tick(widget, "other vessels")
     widget.method.base.training.start_button.click()
     qtbot.waitUntil(lambda: widget.run_box._bar.value() > 3, timeout=60_000)
+    assert WorkerBase._worker_set
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=5000)

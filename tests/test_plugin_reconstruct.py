@@ -184,6 +184,7 @@ def test_closing_the_widget_stops_the_run(opened: Open, qtbot: Any, method: Call
     method(Slow(consistency="none"))
     widget.run()
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    assert WorkerBase._worker_set
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)

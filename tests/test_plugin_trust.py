@@ -459,6 +459,7 @@ def test_closing_the_widget_stops_scoring(opened: Open, qtbot: Any, method: Use)
     run(qtbot, widget)
     widget.result.trust._button.click()
     qtbot.waitUntil(lambda: widget.run_box._stage.text() == "1 of 4: Training", timeout=20_000)
+    assert WorkerBase._worker_set
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)

@@ -125,6 +125,11 @@ class Acquisition(BaseModel):
         return np.asarray(weights / weights.sum(), np.float64)
 
     @property
+    def effective_slices(self) -> float:
+        """Slices that a projection averages in effect: 1/Σ_j w_j², n for a uniform profile and 1 for a point."""
+        return 1 / float((self.profile_weights**2).sum())
+
+    @property
     def slice_centres(self) -> NDArray[np.float64]:
         """Centre of every slice, in slices from the top of the volume, shape (Z,): k + 1/2."""
         return np.arange(self.depth, dtype=np.float64) + 0.5

@@ -59,7 +59,7 @@ class Noise:
         return cls(float(variance - slope * mean), slope, float(variances.min()))
 
     def variance(self, intensities: Array) -> Array:
-        """At intensities of any shape."""
+        """Variances at intensities of any shape, of the same shape; in squares of the intensity."""
         line: Array = self.at_zero + self.slope * intensities
         return line.clip(self.least)
 

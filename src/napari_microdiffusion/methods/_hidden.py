@@ -82,9 +82,10 @@ class Hidden:
         return float(np.exp(np.log(np.clip(each, 1 / FURTHEST, FURTHEST)).mean()))
 
 
-def extent(acquisition: Acquisition) -> Acquisition:
-    """The slices of each projection, all alike: a slice that one shows by itself has no spread but where it is hidden,
-    which is too seldom for a network to learn.
+def uniform(acquisition: Acquisition) -> Acquisition:
+    """The same with a uniform profile: all slices of a projection have a say in what is stated of it.
+
+    One that a beam shows by itself has no spread but where it is hidden, which is too seldom for a network to learn.
     """
     return acquisition.replace(profile="uniform", fwhm=None, weights=None)
 
@@ -109,7 +110,7 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         for here, planes, distances in through_planes(net, shown, volume, 1, anisotropy, context):
             estimate[:, here], spread[:, here] = planes, deviation(distances)
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
-        stated = along_z(extent(stack.acquisition).matrix[list(fold)], spread)
+        stated = along_z(uniform(stack.acquisition).matrix[list(fold)], spread)
         products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((1, 2)) for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
@@ -124,14 +125,14 @@ def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: fl
         if context.should_stop():
             return None
         acquisition = patches.acquisition
-        forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
+        whole, hidden = acquisition.replace(hidden=()), list(acquisition.hidden)
+        forward = whole.matrix[hidden]
         planes = along_rows(acquisition.smoothest(ridge), patches.projections).to(context.device)
         with torch.no_grad():
             estimate, spread = restored(net, acquisition, ridge, planes, patches.conditions.to(context.device), context)
         missing = along_rows(forward, patches.truth - planes.cpu())
         change = along_rows(forward, (estimate - planes).cpu())
-        reach = extent(acquisition.replace(hidden=())).matrix[list(acquisition.hidden)]
-        stated = along_rows(reach, spread.sum(1).cpu() / (2 * Z90))
+        stated = along_rows(uniform(whole).matrix[hidden], spread.sum(1).cpu() / (2 * Z90))
         products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((0, 2)).numpy() for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))

@@ -102,8 +102,7 @@ class Cutter:
         self._generator = generator
         self._noise, self._typical = Noise.of(stack.data), noise_variance(stack.data)
         self._kept = KEPT / max(1.0, AVERAGED * ratio)
-        # a slice is noisier than a projection, its weighted mean
-        self._noisier = 1 / float((stack.acquisition.profile_weights**2).sum())
+        self._noisier = stack.acquisition.effective_slices  # a slice is, than the mean of so many
 
     @property
     def typical_noise(self) -> float:

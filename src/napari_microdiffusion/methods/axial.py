@@ -238,8 +238,8 @@ class Axial(Method):
 
     def given_elongation(self, stack: ProjectionStack) -> float | None:
         """As set; 1 where the beam sees few of the slices: across still wider gaps nothing is told of it; else None."""
-        reach = 1 / float((stack.acquisition.profile_weights**2).sum())
-        return 1.0 if self.elongation is None and 2 * reach < stack.acquisition.step else self.elongation
+        few = 2 * stack.acquisition.effective_slices < stack.acquisition.step
+        return 1.0 if few and self.elongation is None else self.elongation
 
     def voxel_ratio(self, stack: ProjectionStack) -> float:
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
