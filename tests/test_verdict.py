@@ -207,6 +207,17 @@ def test_what_would_help(case: dict[str, Any], says: list[str], never: list[str]
     assert 1 <= len(advice.split("; ")) <= 2
 
 
+def test_noise_that_grows_with_the_light_is_told_of_bright_pixels_too() -> None:
+    """In dim images with bright objects most pixels have little noise, and most noise is in few pixels."""
+    random = np.random.default_rng(0)
+    clean = np.full((6, 64, 64), 100.0)
+    clean[:, 16:48, 16:48] = 4000.0
+    stack = ProjectionStack((clean + np.sqrt(clean) * random.standard_normal(clean.shape)).astype(np.float32), AXIAL)
+    result, _ = made()
+    text = verdict(replace(result, volume=Volume(np.repeat(stack.data, 6, axis=0))), stack)
+    assert "as noise makes up nearly all of what differs between neighbouring projections" in text  # nothing else does
+
+
 def test_a_stopped_run_is_called_unfinished() -> None:
     assert verdict(*made(partial=True)).startswith("Unfinished: the run was stopped")
     assert "Unfinished" not in verdict(*made())

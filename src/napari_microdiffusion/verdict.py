@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import noise_variance
+from .noise import Noise
 from .run import Result
 from .volume import ProjectionStack, Reliability
 
@@ -97,7 +97,7 @@ def _sure(result: Result) -> str:
         if told.get("interval_widening", 1.0) is None:
             return "no error bars, as there are too few projections to test them on hidden ones"
         return "this method gives no error bars (axial does)"
-    found = _some(found)
+    found = Reliability(_some(found.std), _some(found.lower), _some(found.upper))
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     method = (result.volume.provenance or {}).get("job", {}).get("method", {})
     around = " of the mean that the volume was drawn around," if method.get("samples") == 1 else ""
@@ -156,7 +156,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
     acquisition, advice = stack.acquisition, []
     if result.partial:
         advice.append("letting the run come to its end")
-    elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * _noise(stack) ** 0.5):
+    elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * _typical(*_noise(stack))):
         advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
     if acquisition.unseen[0] and acquisition.profile != "point" and acquisition.slices > 1:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
@@ -180,27 +180,35 @@ def _finer(stack: ProjectionStack) -> str:
 def _noise_share(result: Result, stack: ProjectionStack) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
-    With a reliability: of its variance, noise as it passes through the conservative interpolation. Without: of the
-    difference between neighbouring projections that share no slice.
+    With a reliability: of each voxel's variance, noise of its brightness as it passes through the conservative
+    interpolation; the median. Without: of the difference between neighbouring projections that share no slice.
     """
-    acquisition, noise, found = stack.acquisition, _noise(stack), result.volume.reliability
+    acquisition, (noise, images), found = stack.acquisition, _noise(stack), result.volume.reliability
     if found is not None:
         passed = np.square(acquisition.smoothest(acquisition.ridge(stack.data))).sum(1).mean()
-        return noise * float(passed) / max(float(np.median(_some(found).std)) ** 2, 1e-30), "the uncertainty"
+        shares = noise.variance(_some(result.volume.data)) / np.maximum(np.square(_some(found.std)), 1e-30)
+        return float(passed) * float(np.median(shares)), "the uncertainty"
     lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
     pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
     spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
-    return 2 * noise / max(float(spread), 1e-30), "what differs between neighbouring projections"
+    share = 2 * _typical(noise, images) ** 2 / max(float(spread), 1e-30)
+    return share, "what differs between neighbouring projections"
 
 
-def _some(found: Reliability) -> Reliability:
-    """Voxels enough for a median, spread over the volume: an odd step apart, so that they are not all of one column."""
-    step = (found.std.size // VOXELS) | 1
-    return Reliability(*(array.reshape(-1)[::step] for array in (found.std, found.lower, found.upper)))
+def _some(voxels: NDArray[Any]) -> NDArray[Any]:
+    """Enough for a median, spread over the volume: an odd step apart, so that they are not all of one column."""
+    return voxels.reshape(-1)[:: (voxels.size // VOXELS) | 1]
 
 
-def _noise(stack: ProjectionStack) -> float:
-    return noise_variance(stack.data[:: -(-len(stack.data) // IMAGES)])
+def _noise(stack: ProjectionStack) -> tuple[Noise, NDArray[Any]]:
+    """The noise of projections, and those it was estimated from, (k, y, x)."""
+    images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)
+    return Noise.of(images), images
+
+
+def _typical(noise: Noise, images: NDArray[Any]) -> float:
+    """Standard deviation of the noise in images (k, y, x), root mean square."""
+    return float(np.sqrt(noise.variance(images).mean()))
 
 
 def _span(data: NDArray[Any]) -> float:
