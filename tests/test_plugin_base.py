@@ -145,13 +145,24 @@ def test_which_layers_are_offered(ready: Open, qtbot: Any) -> None:
     enabled = {name for name, item in found.items() if item.flags() & Qt.ItemFlag.ItemIsEnabled}
     assert enabled == {"other vessels"}
     assert TRUTH in found["vessels truth"].toolTip()
-    assert "need at least 18" in found["shallow"].toolTip()
+    assert "needs at least 18" in found["shallow"].toolTip()
     assert "32 × 32" in found["narrow"].toolTip()
     assert MADE in found["made"].toolTip()
     widget.setValue(widget.value().replace(truth=""))
     assert TRUTH in items(widget)["vessels truth"].toolTip()  # the projections still say that they come from it
     widget.setValue(widget.value().replace(source="other vessels", simulate=True))
     assert TRUTH in items(widget)["other vessels"].toolTip()
+
+
+def test_how_deep_a_layer_must_be_depends_on_the_method(ready: Open) -> None:
+    viewer, widget = ready()
+    viewer.add_image(np.ones((20, 48, 48)), name="twenty", contrast_limits=(0, 1))
+    said = {}
+    for method in ("recurrent_mz", "sparse3diff"):
+        widget.setValue(widget.value().replace(method=method))
+        said[method] = items(widget)["twenty"].toolTip()
+    assert "shallow" not in said["recurrent_mz"]
+    assert "too shallow: of 20 slices, where this method needs at least 24" in said["sparse3diff"]
 
 
 def test_train_and_use(ready: Open, qtbot: Any, tmp_path: Path) -> None:
@@ -361,14 +372,14 @@ def test_closing_the_widget_stops_the_training(ready: Open, qtbot: Any) -> None:
 def test_the_truth_is_withheld_wherever_it_lies(truth: Volume, other: Volume) -> None:
     deeper = Volume(np.concatenate([truth.data, truth.data[:3]]), name="deeper")
     loads = tuple(lambda each=each: each for each in (deeper, other, other))
-    events, found = collected(read(Picked(loads, None, (truth.data,), 0, 0), SIX, lambda: False))
+    events, found = collected(read(Picked(loads, None, (truth.data,), 0, 0), 18, lambda: False))
     assert found == [other]
     told = events[-1]
     assert isinstance(told, Notice)
     assert "deeper (ground truth" in told.message
     assert "the same as another" in told.message
     with pytest.raises(InvalidInput, match="ground truth"):
-        exhaust(read(Picked(loads[:1], None, (truth.data,), 0, 0), SIX, lambda: False))
+        exhaust(read(Picked(loads[:1], None, (truth.data,), 0, 0), 18, lambda: False))
 
 
 def test_scores_on_a_truth_that_was_trained_on(trained: Trained, other: Volume, truth: Volume) -> None:

@@ -142,6 +142,23 @@ def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):
     assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
 
 
+@pytest.mark.parametrize("name", pretrained_methods())
+def test_each_method_says_how_deep_a_volume_must_be(name: str) -> None:
+    """One that is a slice too shallow is left out, and refused where it is alone."""
+    method = spec(name, overrides={"steps": 2, "channels": 8, "batch": 1, "crop": 16})
+    wanted = Pretraining(method=method, acquisition=POINT, device="cpu")
+    needed = method.depth_to_learn(POINT)
+    data = phantom("nuclei", (needed + 4, 48, 48), seed=3).data
+    shallow, deep = Volume(data[: needed - 1], name="shallow"), Volume(data, name="deep")
+    events, base = collected(pretrain(wanted, [shallow, deep]))
+    assert f"fewer than the {needed} slices" in next(event.message for event in events if isinstance(event, Notice))
+    assert [record.name for record in base.volumes] == ["deep"]
+    alone = exhaust(pretrain(wanted, [deep])).weights
+    assert all(torch.equal(tensor, base.weights[key]) for key, tensor in alone.items())
+    with pytest.raises(InvalidInput, match=rf"shallow has {needed - 1} slices, .* needs volumes of at least {needed}"):
+        exhaust(pretrain(wanted, [shallow]))
+
+
 @pytest.mark.parametrize("step", [1, 7, 10])
 def test_a_stopped_base_is_as_far_as_it_had_come(step, volumes):
     whole = exhaust(pretrain(plan(), volumes))

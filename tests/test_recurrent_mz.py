@@ -10,7 +10,7 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context, Linear, RecurrentMz, Weights
 from napari_microdiffusion.methods._sequences import Drawer, Rule, sequences, to_be_found
 from napari_microdiffusion.phantoms import phantom
@@ -156,14 +156,9 @@ def test_volumes_of_any_size():
     assert batch.images.shape == (12, 5, 11, 11)
 
 
-def test_too_shallow_volumes_are_left_out():
-    events, weights = collected(tiny().pretrain([waves((11, 32, 32)), waves()], POINT, Context()))
-    assert isinstance(events[0], Notice)
-    assert "1 volume(s) are too shallow" in events[0].message
-    for name, tensor in pretrained(tiny(), volumes=[waves()]).items():
-        torch.testing.assert_close(weights[name], tensor)
-    with pytest.raises(InvalidInput, match=r"none of the 2 volume.* 12 slices .*give deeper volumes"):
-        pretrained(tiny(), volumes=[waves((11, 32, 32))] * 2)
+def test_how_deep_a_volume_must_be():
+    assert tiny().depth_to_learn(POINT) == 12
+    assert pretrained(tiny(), volumes=[waves((12, 32, 32))])
 
 
 # -- training -------------------------------------------------------------------------------

@@ -164,7 +164,8 @@ class Method(BaseModel):
         Parameters
         ----------
         volumes
-            Each (Z, y, x), normalised like a stack: 0.1 and 99.9 percentiles at 0 and 1.
+            Each (Z, y, x), normalised like a stack: 0.1 and 99.9 percentiles at 0 and 1; of `depth_to_learn` slices or
+            more.
         acquisition
             Of the projections that the weights are meant for; not bound to a stack.
         """

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..events import InvalidInput
+from ..acquisition import Acquisition
 from ..numerics import along_z
 
 BEYOND = 0.1
@@ -205,22 +204,3 @@ def spreads(volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition) ->
     """
     errors = [linear_error(volume, acquisition) for volume in volumes]
     return [max(error, LEAST * max(errors)) for error in errors]
-
-
-def deep_enough(
-    volumes: Sequence[NDArray[np.float32]], needed: int, acquisition: Acquisition
-) -> tuple[list[NDArray[np.float32]], int]:
-    """The volumes that have the slices ``needed`` for three projections, and how many have not.
-
-    Raises
-    ------
-    InvalidInput
-        If none does.
-    """
-    deep = [volume for volume in volumes if len(volume) >= needed]
-    if not deep:
-        raise InvalidInput(
-            f"none of the {len(volumes)} volume(s) to train on has the {needed} slices that {MINIMUM_PROJECTIONS} "
-            f"projections take ({acquisition.description}): give deeper volumes, or use fewer slices per projection"
-        )
-    return deep, len(volumes) - len(deep)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..acquisition import Acquisition
-from ..events import Event, InvalidInput, Notice, Preview, Stage, Step
+from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
 from ._filling import Filling
@@ -106,29 +106,14 @@ class Subvolumes(Method):
     def pretrain(
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
     ) -> Generator[Event, None, Weights]:
-        """Stage A: learn the slices between measured images from volumes where all are known.
-
-        Raises
-        ------
-        InvalidInput
-            If no volume is deep enough.
-        """
+        """Stage A: learn the slices between measured images from volumes where all are known."""
         import torch
 
         windows = self.windows(acquisition)
-        needed = self.depth_to_learn(acquisition)
-        deep = [volume for volume in volumes if len(volume) >= needed]
-        if not deep:
-            raise InvalidInput(
-                f"no volume has the {needed} slices of one training example: use deeper volumes, fewer "
-                "slices per projection, or lower further"
-            )
-        if len(deep) < len(volumes):
-            yield Notice(f"{len(volumes) - len(deep)} volume(s) with fewer than {needed} slices are left out")
         net = self._network(acquisition, context)
         generator = torch.Generator().manual_seed(context.seed)
         variety = Variety(self.crop, self.turning, self.hiding, self.blur, self.noise)
-        cut = Cutter(deep, windows, variety, context.seed)
+        cut = Cutter(volumes, windows, variety, context.seed)
         some = cut(64)
         net.calibrate(some.known.to(context.device), some.clean.to(context.device))
 

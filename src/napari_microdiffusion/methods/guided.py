@@ -116,7 +116,7 @@ class Guided(Method):
     learning_rate: float = setting(2e-3, "learning rate of AdamW", gt=0, le=1)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", ge=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
     )
 
     @model_validator(mode="after")

@@ -73,7 +73,7 @@ class Inr(Method):
     rays: int = setting(4096, "measured pixels in each training step", ge=16, le=1_000_000)
     learning_rate: float = setting(4e-3, "learning rate of Adam", gt=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
     )
     coherence: float = setting(0.0, "weight of a penalty on the difference of adjacent slices", ge=0, le=100)
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..events import Event, Notice, Preview, Stage, Step
+from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
-from ._sequences import Batch, Drawer, Rule, deep_enough, linear_matrix, sequences, to_be_found
+from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences, to_be_found
 from ._training import descend, muon
 
 if TYPE_CHECKING:
@@ -54,27 +54,20 @@ class RecurrentMz(Method):
     steps: int = setting(1000, "training steps", ge=1, le=10_000_000)
     batch: int = setting(8, "crops in each training step", ge=1, le=1024)
     crop: int = setting(48, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
-    optimiser: Literal["muon", "adam"] = setting("muon", "muon: gets further in as many steps; adam: as in the paper")
+    optimiser: Literal["muon", "adam"] = setting(
+        "muon", "muon: gets further in as many steps; adam: as in the released code"
+    )
     learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout as in the paper (constant), or falling to zero (cosine)"
+        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
     )
 
     def pretrain(
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
     ) -> Generator[Event, None, Weights]:
-        """Train on random crops, each with a random slice to be found; volumes too shallow are left out.
-
-        Raises
-        ------
-        InvalidInput
-            If no volume is deep enough for three projections.
-        """
-        deep, shallow = deep_enough(volumes, self.depth_to_learn(acquisition), acquisition)
-        if shallow:
-            yield Notice(f"{shallow} volume(s) are too shallow for three projections and are left out")
+        """Train on random crops, each with a random slice to be found."""
         rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)
-        draw = Drawer(deep, acquisition, rule, context.seed)
+        draw = Drawer(volumes, acquisition, rule, context.seed)
         net = self._network(context)
 
         def loss() -> Tensor:

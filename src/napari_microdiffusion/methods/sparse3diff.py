@@ -100,8 +100,9 @@ class Sparse3Diff(Subvolumes):
             if context.stopped:
                 return weights
             if gain <= 0:
+                than = f"{-gain:.2f} dB worse than" if gain <= -0.005 else "no better than"
                 yield Notice(
-                    f"aligned to some of the images, the model predicts the others {-gain:.2f} dB worse than before: "
+                    f"aligned to some of the images, the model predicts the others {than} before: "
                     "the base model is used as it is"
                 )
                 return weights

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
 from ..volume import MINIMUM_LATERAL, Volume
 from .layers import extra_axes, facts, header, in_memory, pixels, spacing_um
@@ -65,7 +64,8 @@ def offers(layers: Iterable[Any], setup: Setup, source: Image | None, truth: Ima
     if not setup.simulate:
         volumes = [each for each in volumes if each is not source]
     truths = _truths(volumes, setup, source, truth)
-    return [Offer(each, _reason(each, setup, each in truths)) for each in volumes]
+    least = setup.spec().depth_to_learn(setup.acquisition)
+    return [Offer(each, _reason(each, least, each in truths)) for each in volumes]
 
 
 def picked(offered: Iterable[Offer], chosen: Iterable[Image], setup: Setup, folder: Path | None) -> Picked:
@@ -83,10 +83,13 @@ def picked(offered: Iterable[Offer], chosen: Iterable[Image], setup: Setup, fold
     )
 
 
-def read(
-    wanted: Picked, acquisition: Acquisition, cancelled: Callable[[], bool]
-) -> Generator[Event, None, list[Volume]]:
+def read(wanted: Picked, least: int, cancelled: Callable[[], bool]) -> Generator[Event, None, list[Volume]]:
     """The volumes themselves, in a worker's thread; what is none, or must not be used, is left out and told.
+
+    Parameters
+    ----------
+    least
+        Slices that a volume must have to be learned from.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def read(
         if cancelled():
             raise RunFailed("stopped before the training began")
         try:
-            volumes.append(_checked(load(), acquisition, withheld, volumes))
+            volumes.append(_checked(load(), least, withheld, volumes))
         except InvalidInput as error:
             left_out.append(str(error))
         yield Step(done)
@@ -129,19 +132,18 @@ def _truths(volumes: list[Image], setup: Setup, source: Image | None, truth: Ima
     return found | {each for each in volumes if setup.simulate and each is source}
 
 
-def _reason(layer: Image, setup: Setup, is_truth: bool) -> str:
+def _reason(layer: Image, least: int, is_truth: bool) -> str:
     if is_truth:
         return TRUTH
     if "job" in facts(layer).get("provenance", {}):
         return MADE
     depth, y, x = header(layer).shape
-    return _too_small(depth, (y, x), setup.acquisition)
+    return _too_small(depth, (y, x), least)
 
 
-def _too_small(depth: int, size: tuple[int, int], acquisition: Acquisition) -> str:
-    least = (MINIMUM_PROJECTIONS - 1) * acquisition.step + acquisition.slices
+def _too_small(depth: int, size: tuple[int, int], least: int) -> str:
     if depth < least:
-        return f"too shallow: of {depth} slices, where {MINIMUM_PROJECTIONS} projections need at least {least}"
+        return f"too shallow: of {depth} slices, where this method needs at least {least} to learn from"
     if min(size) < MINIMUM_LATERAL:
         return (
             f"too small: {size[0]} × {size[1]} pixels, where at least {MINIMUM_LATERAL} × {MINIMUM_LATERAL} are needed"
@@ -178,9 +180,9 @@ def _files(wanted: Picked) -> list[Callable[[], Volume]]:
     return [lambda path=path: volume(path) for path in paths]  # type: ignore[misc]
 
 
-def _checked(volume: Volume, acquisition: Acquisition, withheld: list[Any], others: list[Volume]) -> Volume:
+def _checked(volume: Volume, least: int, withheld: list[Any], others: list[Volume]) -> Volume:
     """The volume, if it may be used; refused with `InvalidInput` otherwise."""
-    reason = _too_small(volume.shape[0], volume.shape[1:], acquisition)
+    reason = _too_small(volume.shape[0], volume.shape[1:], least)
     if any(_same(volume.data, each) for each in withheld):
         reason = TRUTH
     elif any(_same(volume.data, other.data) for other in others):

@@ -32,7 +32,7 @@ def train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> G
 
 def _train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
     follower = Follower("Reading the volumes")
-    volumes = yield from followed(read(wanted, plan.acquisition, cancelled), follower)
+    volumes = yield from followed(read(wanted, plan.method.depth_to_learn(plan.acquisition), cancelled), follower)
     load_torch()
     events = pretrain(plan, volumes, cancelled=cancelled)
     try:
