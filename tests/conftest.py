@@ -17,6 +17,7 @@ import tifffile
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Returned
 from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.settings import settings_of
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -24,6 +25,31 @@ TINY = (36, 48, 48)
 """Of the sample in the widget's tests."""
 
 REAL = ("axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo", "vessels")
+
+
+SMALL: dict[str, Any] = {
+    "steps": 2,
+    "sampling_steps": 2,
+    "features": 16,
+    "levels": 2,
+    "table_bits": 8,
+    "width": 16,
+    "layers": 1,
+    "rays": 64,
+    "channels": 8,
+    "blocks": 2,
+    "multipliers": [1, 2],
+    "batch": 2,
+    "crop": 16,
+    "fine_tuning": 1,
+}
+"""Where a method has a setting of this name, itself or in its prior."""
+
+
+def small(name: str) -> dict[str, Any]:
+    """Settings that make a method quick."""
+    found = {setting.path: SMALL.get(setting.path.rpartition(".")[2]) for setting in settings_of(name)}
+    return {path: value for path, value in found.items() if value is not None}
 
 
 def collected(events: Generator[Event, None, Returned]) -> tuple[list[Event], Returned]:

@@ -300,6 +300,7 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
     assert "![" not in text  # nor is there a picture
     (tmp_path / "trial_phantom_nuclei_12.png").touch()
     rows[0]["held_out_psnr"] = 21.0
+    rows[0] |= {"commit": "abc1234", "threads": 2, "instructions": "AVX2", "stages": {"Training": 12.5}}
     write_table(tmp_path / "trial", rows, table)
     text = (tmp_path / "trial.md").read_text()
     assert "![phantom:nuclei, n = 12](trial_phantom_nuclei_12.png)" in text
@@ -308,6 +309,10 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
     found = list(csv.DictReader((tmp_path / "trial.csv").read_text().splitlines()))
     assert [row["settings"] for row in found[:3]] == ["{}", '{"layers": 2}', '{"layers": 3}']
     assert {row["psnr"] for row in found} == {"30.0"}
+    first, second = ([row[key] for key in ("stages", "commit", "threads", "instructions")] for row in found[:2])
+    assert first == ["Training 12.5 s", "abc1234", "2", "AVX2"]
+    assert second == [""] * 4
+    assert "Measured at abc1234 and before." in text
 
 
 @pytest.mark.usefixtures("depths")

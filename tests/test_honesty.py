@@ -21,6 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from conftest import small
 from napari_microdiffusion import io
 from napari_microdiffusion import methods as package
 from napari_microdiffusion.acquisition import Acquisition
@@ -30,7 +31,6 @@ from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
 from napari_microdiffusion.run import Job, exhaust, run
-from napari_microdiffusion.settings import settings_of
 from napari_microdiffusion.trained import save_base
 from napari_microdiffusion.volume import Volume
 
@@ -38,24 +38,6 @@ N = 4
 """Slices of a projection: with weights of 1/4, means of small integers are exact in float32."""
 
 SHAPE = (24, 48, 48)
-
-SMALL: dict[str, Any] = {
-    "steps": 2,
-    "sampling_steps": 2,
-    "features": 16,
-    "levels": 2,
-    "table_bits": 8,
-    "width": 16,
-    "layers": 1,
-    "rays": 64,
-    "channels": 8,
-    "blocks": 2,
-    "multipliers": [1, 2],
-    "batch": 2,
-    "crop": 16,
-    "fine_tuning": 1,
-}
-"""Where a method has a setting of this name, itself or in its prior."""
 
 CASES = [(name, "uniform") for name in METHODS]
 CASES += [(name, "point") for name, (cls, _) in METHODS.items() if cls.pretrained]
@@ -101,12 +83,6 @@ def twins(profile: str) -> tuple[Volume, Volume]:
     if profile == "uniform":
         unseen[:, 3] = -unseen[:, 1:3].sum(1)
     return Volume(one), Volume(one + unseen.reshape(SHAPE))
-
-
-def small(name: str) -> dict[str, Any]:
-    """Settings that make a method quick."""
-    found = {setting.path: SMALL.get(setting.path.rpartition(".")[2]) for setting in settings_of(name)}
-    return {path: value for path, value in found.items() if value is not None}
 
 
 def base_of(name: str, profile: str, path: Path) -> Weights | None:
@@ -178,7 +154,9 @@ def test_projections_share_no_memory_with_the_truth(profile: str, slices: int) -
     assert not np.shares_memory(stack.normalised()[0].data, truth.data)
 
 
-MODULES = sorted(Path(package.__file__).parent.glob("*.py"))
+METHOD_MODULES = Path(package.__file__).parent
+NETWORKS = "conv", "denoiser", "diffusion", "inr", "muon", "plane_net", "recurrent", "subvolume", "unet"
+MODULES = sorted(METHOD_MODULES.glob("*.py")) + [METHOD_MODULES.parent / f"{name}.py" for name in NETWORKS]
 OWN = {"io", "checkpoint", "phantoms", "trained", "pretraining", "run"}
 FOREIGN = {"pathlib", "os", "tifffile", "zarr", "safetensors", "imageio", "skimage"}
 """Modules of this package, and others, that a method has no business with: files, and volumes that are whole."""

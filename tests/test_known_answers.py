@@ -74,15 +74,14 @@ def test_conservative_finds_the_smoothest_volume_and_linear_does_not() -> None:
 # -- trained on the projections -----------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inr", "hash_inr"])
 def test_a_neural_representation_finds_a_volume_without_detail_beyond_its_reach(name: str) -> None:
     truth = waves((36, 32, 32), (0.25, 1 / 20, 0.0, 1 / 32), (0.2, 1 / 30, -1 / 40, 0.0))
-    settings = {"steps": 600, "features": 64, "width": 64, "layers": 2, "rays": 1024, "learning_rate": 1e-2}
+    settings = {"steps": 300, "features": 64, "width": 64, "layers": 2, "rays": 1024, "learning_rate": 1e-2}
     bandwidths = {"bandwidth_z": 1.5, "bandwidth_xy": 1.5}
     found = scores(spec(name, overrides={**settings, **bandwidths, "consistency": "none"}), truth)
     assert found["reprojection_max_error"] < 0.06  # nothing but training made it reproject
-    assert found["psnr"] > scores(spec("linear"), truth)["psnr"] + 5
+    assert found["psnr"] > 29 > scores(spec("linear"), truth)["psnr"] + 5
 
 
 @pytest.mark.parametrize("parameterisation", ["preconditioned"])
@@ -149,3 +148,47 @@ def test_a_base_model_gives_back_the_volume_it_was_trained_on(name: str) -> None
     linear = scores(spec("linear"), truth, "point")["psnr"]
     assert linear < 25
     assert scores(method, truth, "point", base.weights)["psnr"] > linear + 4
+
+
+MEMORY = 0.6
+"""Correlation of neighbouring slices."""
+
+PIXELWISE: dict[str, dict[str, Any]] = {
+    "ddpm": {"steps": 500, "learning_rate": 6e-3},
+    "sparse3diff": {"steps": 150, "align": False},
+}
+EXACT = {"timesteps": 1000, "sampler": "ddpm", "spacing": "quadratic", "sampling_steps": 100, "consistency": "none"}
+PLAIN = {"channels": 8, "multipliers": [1], "fold": 1, "batch": 8, "crop": 16}
+PLAIN |= dict.fromkeys(("turning", "hiding", "blur", "noise"), 0.0)
+
+
+def markov(shape: tuple[int, int, int], seed: int) -> NDArray[np.float32]:
+    """Standard normal, each pixel by itself, slice after slice as an autoregressive process of order 1."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    for z in range(1, len(noise)):
+        noise[z] = MEMORY * noise[z - 1] + np.sqrt(1 - MEMORY**2) * noise[z]
+    return noise.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", PIXELWISE)
+def test_a_trained_diffusion_model_draws_from_the_gaussian_that_is_left_between_two_known_slices(name: str) -> None:
+    """Its mean is a/(1 + a²) times the sum of both, its variance (1 − a²)/(1 + a²), with a the correlation.
+
+    With the exact denoiser so many steps of the sampler leave 0.91 of the variance; training is short.
+    """
+    method = spec(name, overrides={**PLAIN, **EXACT, **PIXELWISE[name]})
+    acquisition = Acquisition(slices=2, profile="point")
+    plan = Pretraining(method=method, acquisition=acquisition, device="cpu", precision="float32")
+    base = exhaust(pretrain(plan, [Volume(markov((64, 64, 64), seed=1))]))
+    stack, _ = Volume(markov((33, 40, 40), seed=0)).simulate(acquisition)
+    job = Job(method=method, acquisition=stack.acquisition, device="cpu", precision="float32")
+    one, other = (
+        exhaust(run(job.model_copy(update={"seed": seed}), stack, weights=base.weights)).volume.data[1:-1:2].ravel()
+        for seed in (0, 1)
+    )
+    both = np.stack([stack.data[:-1].ravel(), stack.data[1:].ravel(), np.ones(one.size)], 1)
+    (above, below, offset), *_ = np.linalg.lstsq(both, one, rcond=None)
+    mean, variance = MEMORY / (1 + MEMORY**2), (1 - MEMORY**2) / (1 + MEMORY**2)
+    assert (above, below, offset) == pytest.approx((mean, mean, 0), abs=0.08)
+    assert np.var(one - both @ (above, below, offset)) == pytest.approx(variance, rel=0.2)
+    assert np.square(one - other).mean() / 2 == pytest.approx(variance, rel=0.2)  # another seed, another draw
