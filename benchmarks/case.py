@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -125,7 +126,18 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "device": record["device"],
         "precision": record["precision"],
         "versions": record["versions"] | {"python": platform.python_version()},
+        **_made_by(),
     }
+
+
+def _made_by() -> dict[str, Any]:
+    """The project's commit, marked where files differ from it, and what of the processor was used."""
+    import torch
+
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {"commit": commit or "not known", "threads": torch.get_num_threads(), "instructions": instructions}
 
 
 def _trained_elsewhere(base: Path, case: Case) -> Weights:

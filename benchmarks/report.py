@@ -33,6 +33,9 @@ COLUMNS = {
     "peak_gpu_memory_gb": ("on the GPU (GB)", ".2f"),
 }
 
+MADE_BY = "commit", "threads", "instructions"
+"""What a result says of the code and the processor that made it; those of before say nothing."""
+
 
 def keep(store: Path, rows: dict[str, Any]) -> None:
     """Write a table's results, whole or not at all: another run may be reading them."""
@@ -50,12 +53,14 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Case.model_fields, *columns, "device", "precision", "versions"])
+        writer.writerow([*Case.model_fields, *columns, "stages", "device", "precision", "versions", *MADE_BY])
         for row, case in zip(rows, cases, strict=True):
             about = case.model_dump() | {"settings": json.dumps(case.settings)}
             versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
             measured = [row.get(key, "") for key in columns]
-            writer.writerow([*about.values(), *measured, row["device"], row["precision"], versions])
+            stages = ", ".join(f"{name} {seconds} s" for name, seconds in row.get("stages", {}).items())
+            made_by = [row.get(key, "") for key in MADE_BY]
+            writer.writerow([*about.values(), *measured, stages, row["device"], row["precision"], versions, *made_by])
     lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in columns.values()) + " | arithmetic |"]
     lines.append("| --- " * (len(columns) + 5) + "|")
     for row, case, label in zip(rows, cases, labels(cases), strict=True):
@@ -77,6 +82,9 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
     devices = dict.fromkeys(row["device"] for row in rows)
     common = f"{cases[0].profile} profile, preset {cases[0].preset}"
     notes = [f"{common}; {', '.join(devices)}; {'; '.join(versions)}."]
+    makers = dict.fromkeys(row["commit"] for row in rows if "commit" in row)
+    if makers:
+        notes[0] += f" Measured at {', '.join(makers)}{'' if all('commit' in row for row in rows) else ' and before'}."
     if table.left_out():
         which = ", ".join(f"{volume} at n = {slices}" for volume, slices in table.left_out())
         notes += ["", f"Left out, since fewer than {FEWEST} projections would be left: {which}."]
