@@ -1,4 +1,4 @@
-"""PSNR and SSIM over n, or over a setting: one picture a table."""
+"""PSNR, SSIM and DICE over n, or over a setting: one picture a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .case import Case
 from .tables import Table, labels
 
 AXES = {"slices": "slices per projection, n", "gamma": "share of the prior in the network's input, γ"}
-SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "dice": "DICE"}
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
 """Of Okabe and Ito, a method each: told apart without seeing colours as most do. Volumes differ in style."""
 
@@ -22,11 +22,11 @@ Points = dict[float, float]
 
 
 def write_curves(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
-    """Both scores side by side, a line for each method and volume."""
+    """All scores side by side, a line for each method and volume."""
     from matplotlib.figure import Figure
 
     assert table.curve is not None
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     for axes, (score, title) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
         found = lines(rows, table.curve, score)
         methods, volumes = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))

@@ -67,7 +67,7 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
         numbers = " | ".join(format(row[key], style) if key in row else "" for key, (_, style) in columns.items())
         lines.append(f"| {case.volume} | {case.slices} | {label} | {case.seed} | {numbers} | {row['precision']} |")
     above = [table.title, ""] if table.title else []
-    below = ["", f"![PSNR and SSIM]({path.name}.png)"] if table.curve else []
+    below = ["", f"![PSNR, SSIM and DICE]({path.name}.png)"] if table.curve else []
     for volume, slices in dict.fromkeys((case.volume, case.slices) for case in cases):
         picture = _panel(path, volume, slices)
         below += ["", f"![{volume}, n = {slices}]({picture.name})"] if picture.exists() else []

@@ -32,7 +32,7 @@ class Table(BaseModel):
     slow
         Not among those that are run when no table is named.
     curve
-        Draw PSNR and SSIM over this: ``slices``, or a setting.
+        Draw PSNR, SSIM and DICE over this: ``slices``, or a setting.
     settings
         Settings by dotted path, each with all methods.
     """
