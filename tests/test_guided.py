@@ -393,6 +393,19 @@ def test_a_stop_in_training_an_ablation(changes, stack):
     assert np.isfinite(exhaust(method.predict(stack, weights, Context())).data).all()  # they can be used
 
 
+def test_table_2_how_coordinates_enter_the_prior(stack):
+    """Each encoding's prior is that INR's own volume, and no other encoding's."""
+    priors = {}
+    for encoding in ("gaussian", "sincos", "hash"):
+        prior, context = INR.model_copy(update={"encoding": encoding}), Context()
+        exhaust(guided(prior=prior).fit(stack, context))
+        [priors[encoding]] = context.volumes.values()
+        alone = exhaust(prior.predict(stack, exhaust(prior.fit(stack, Context())), Context())).data
+        np.testing.assert_allclose(priors[encoding], alone, atol=1e-6)
+    for one, other in (("gaussian", "sincos"), ("gaussian", "hash"), ("sincos", "hash")):
+        assert np.abs(priors[one] - priors[other]).max() > 1e-3
+
+
 @pytest.mark.parametrize("condition", ["addition", "cross_attention", "none"])
 def test_table_3_whether_the_projections_are_a_condition(condition, stack):
     """Without prior, the closest projection is all that tells one stack's volume from another's."""
