@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from napari_microdiffusion.acquisition import MINIMUM_PROJECTIONS
-
-from .case import Case
+from .case import Case, commit
 from .volumes import check_left_out, others, sha256_of, whole
 
 
@@ -38,11 +36,10 @@ def train(case: Case, path: Path) -> None:
 
     acquisition = Acquisition(slices=case.slices, profile=case.profile)
     plan = Pretraining(method=case.spec(), acquisition=acquisition, seed=case.seed, device=case.device)
-    volumes = [whole(name) for name in others(case.volume)]
-    deep = [volume for volume in volumes if volume.shape[0] >= MINIMUM_PROJECTIONS * case.slices]
-    base = exhaust(pretrain(plan, deep))
+    made_with = commit()
+    base = exhaust(pretrain(plan, [whole(name) for name in others(case.volume)]))
     check_left_out(case.volume, {volume.name: volume.sha256 for volume in base.volumes})
-    record = {"seconds": base.seconds, "trained_on": [volume.name for volume in base.volumes]}
+    record = {"seconds": base.seconds, "commit": made_with, "trained_on": [volume.name for volume in base.volumes]}
     path.with_suffix(".json").write_text(json.dumps(record))
     save_base(path, base, overwrite=True)  # last: where it is, it is whole
 
@@ -50,7 +47,12 @@ def train(case: Case, path: Path) -> None:
 def record_of(path: Path) -> dict[str, Any]:
     """What a result says of its base model: which it was, the seconds it took, the volumes it was trained on."""
     found = json.loads(path.with_suffix(".json").read_text())
-    return {"base": path.stem, "base_seconds": found["seconds"], "trained_on": found["trained_on"]}
+    about = {
+        "base_seconds": found["seconds"],
+        "base_commit": found.get("commit", ""),
+        "trained_on": found["trained_on"],
+    }
+    return {"base": path.stem, **about}
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     from napari_microdiffusion.run import Job
     from napari_microdiffusion.volume import Volume
 
+    made_with = commit()  # first: the files may change while it runs
     truth = truth_of(case.volume, case.slices)
     stack = stack_of(case, truth)
     job = Job(method=case.spec(), acquisition=stack.acquisition, seed=case.seed, device=case.device)
@@ -126,18 +127,29 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "device": record["device"],
         "precision": record["precision"],
         "versions": record["versions"] | {"python": platform.python_version()},
-        **_made_by(),
+        "commit": made_with,
+        **_processor(),
     }
 
 
-def _made_by() -> dict[str, Any]:
-    """The project's commit, marked where files differ from it, and what of the processor was used."""
+def commit() -> str:
+    """That of the code which is running, marked where files differ from it; results may, while they are measured."""
+    code = ["src", "benchmarks/*.py", "benchmarks/*.toml"]
+    try:
+        name, changed = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *code])
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return "not known"
+    return f"{name}-changed" if changed else name
+
+
+def _processor() -> dict[str, Any]:
+    """What of it torch uses; asked after memory was measured, since torch takes some itself."""
     import torch
 
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return {"commit": commit or "not known", "threads": torch.get_num_threads(), "instructions": instructions}
+    return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def _trained_elsewhere(base: Path, case: Case) -> Weights:

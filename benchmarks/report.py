@@ -84,7 +84,8 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
     notes = [f"{common}; {', '.join(devices)}; {'; '.join(versions)}."]
     makers = dict.fromkeys(row["commit"] for row in rows if "commit" in row)
     if makers:
-        notes[0] += f" Measured at {', '.join(makers)}{'' if all('commit' in row for row in rows) else ' and before'}."
+        rest = "" if all("commit" in row for row in rows) else "; some rows before commits were noted"
+        notes[0] += f" Measured with commit {', '.join(makers)}{rest}."
     if table.left_out():
         which = ", ".join(f"{volume} at n = {slices}" for volume, slices in table.left_out())
         notes += ["", f"Left out, since fewer than {FEWEST} projections would be left: {which}."]

@@ -227,6 +227,8 @@ def test_what_is_measured(tmp_path: Path) -> None:
     assert row["z_smoothness"] == pytest.approx(steps[0] / steps[1], rel=1e-5)
     assert 5 < row["held_out_psnr"] < row["psnr"]
     assert (row["device"], row["spec"]["kind"]) == ("cpu", "linear")
+    assert row["commit"]
+    assert row["threads"] >= 1
     assert row["seconds"] >= sum(row["stages"].values()) - 0.1 * len(row["stages"])
 
 
@@ -312,7 +314,7 @@ def test_tables_say_what_they_are_of(tmp_path: Path) -> None:
     first, second = ([row[key] for key in ("stages", "commit", "threads", "instructions")] for row in found[:2])
     assert first == ["Training 12.5 s", "abc1234", "2", "AVX2"]
     assert second == [""] * 4
-    assert "Measured at abc1234 and before." in text
+    assert "Measured with commit abc1234; some rows before commits were noted." in text
 
 
 @pytest.mark.usefixtures("depths")

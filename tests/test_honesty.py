@@ -8,6 +8,7 @@ changes nothing; and no method's module could read one.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -154,9 +155,13 @@ def test_projections_share_no_memory_with_the_truth(profile: str, slices: int) -
     assert not np.shares_memory(stack.normalised()[0].data, truth.data)
 
 
-METHOD_MODULES = Path(package.__file__).parent
-NETWORKS = "conv", "denoiser", "diffusion", "inr", "muon", "plane_net", "recurrent", "subvolume", "unet"
-MODULES = sorted(METHOD_MODULES.glob("*.py")) + [METHOD_MODULES.parent / f"{name}.py" for name in NETWORKS]
+FOLDER = Path(package.__file__).parent
+NETWORKS = [
+    path
+    for path in sorted(FOLDER.parent.glob("*.py"))
+    if re.search(r"^(from|import) torch", path.read_text("utf-8"), re.M)
+]
+MODULES = sorted(FOLDER.glob("*.py")) + NETWORKS
 OWN = {"io", "checkpoint", "phantoms", "trained", "pretraining", "run"}
 FOREIGN = {"pathlib", "os", "tifffile", "zarr", "safetensors", "imageio", "skimage"}
 """Modules of this package, and others, that a method has no business with: files, and volumes that are whole."""

@@ -81,7 +81,8 @@ def test_a_neural_representation_finds_a_volume_without_detail_beyond_its_reach(
     bandwidths = {"bandwidth_z": 1.5, "bandwidth_xy": 1.5}
     found = scores(spec(name, overrides={**settings, **bandwidths, "consistency": "none"}), truth)
     assert found["reprojection_max_error"] < 0.06  # nothing but training made it reproject
-    assert found["psnr"] > 29 > scores(spec("linear"), truth)["psnr"] + 5
+    assert found["psnr"] > 29
+    assert scores(spec("linear"), truth)["psnr"] < 24
 
 
 @pytest.mark.parametrize("parameterisation", ["preconditioned"])
@@ -189,6 +190,7 @@ def test_a_trained_diffusion_model_draws_from_the_gaussian_that_is_left_between_
     both = np.stack([stack.data[:-1].ravel(), stack.data[1:].ravel(), np.ones(one.size)], 1)
     (above, below, offset), *_ = np.linalg.lstsq(both, one, rcond=None)
     mean, variance = MEMORY / (1 + MEMORY**2), (1 - MEMORY**2) / (1 + MEMORY**2)
-    assert (above, below, offset) == pytest.approx((mean, mean, 0), abs=0.08)
+    assert (above, below) == pytest.approx((mean, mean), abs=0.08)
+    assert offset == pytest.approx(0, abs=0.15)
     assert np.var(one - both @ (above, below, offset)) == pytest.approx(variance, rel=0.2)
     assert np.square(one - other).mean() / 2 == pytest.approx(variance, rel=0.2)  # another seed, another draw

@@ -213,9 +213,15 @@ def test_noise_that_grows_with_the_light_is_told_of_bright_pixels_too() -> None:
     clean = np.full((6, 64, 64), 100.0)
     clean[:, 16:48, 16:48] = 4000.0
     stack = ProjectionStack((clean + np.sqrt(clean) * random.standard_normal(clean.shape)).astype(np.float32), AXIAL)
-    result, _ = made()
-    text = verdict(replace(result, volume=Volume(np.repeat(stack.data, 6, axis=0))), stack)
+    data, (result, _) = np.repeat(stack.data, 6, axis=0), made()
+    text = verdict(replace(result, volume=Volume(data)), stack)
     assert "as noise makes up nearly all of what differs between neighbouring projections" in text  # nothing else does
+    passed = np.square(stack.acquisition.smoothest()).sum(1).mean()
+    std = np.full_like(data, np.sqrt(2 * 100 * passed))  # twice the noise of the dim, that is of the median voxel
+    found = Reliability(std, data - 2 * std, data + 2 * std)
+    text = verdict(replace(result, volume=Volume(data, reliability=found)), stack)
+    share = float(text.partition("noise makes up about ")[2].partition(" %")[0])
+    assert share == pytest.approx(50, abs=10)
 
 
 def test_a_stopped_run_is_called_unfinished() -> None:

@@ -154,13 +154,14 @@ def _own_test(result: Result) -> tuple[float | None, float | None]:
 def _helpful(result: Result, stack: ProjectionStack) -> str:
     """The one or two things that matter most, by what was measured."""
     acquisition, advice = stack.acquisition, []
+    mean, usual = _noise(stack)
     if result.partial:
         advice.append("letting the run come to its end")
-    elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * _typical(*_noise(stack))):
+    elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * mean**0.5):
         advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
     if acquisition.unseen[0] and acquisition.profile != "point" and acquisition.slices > 1:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
-    share, of_what = _noise_share(result, stack)
+    share, of_what = _noise_share(result, stack, mean, usual)
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
     if share > MIXED[0] or fixed:
         advice.append(f"more signal (longer exposure, averaging), as noise makes up {_about(share)} of {of_what}")
@@ -177,22 +178,20 @@ def _finer(stack: ProjectionStack) -> str:
     return f"fewer slices per projection than {acquisition.slices} (a shorter beam and smaller steps)"
 
 
-def _noise_share(result: Result, stack: ProjectionStack) -> tuple[float, str]:
+def _noise_share(result: Result, stack: ProjectionStack, mean: float, usual: float) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
-    With a reliability: of each voxel's variance, noise of its brightness as it passes through the conservative
-    interpolation; the median. Without: of the difference between neighbouring projections that share no slice.
+    With a reliability: of the median voxel's variance, noise of usual brightness as it passes through the conservative
+    interpolation. Without: of the difference between neighbouring projections that share no slice, noise in the mean.
     """
-    acquisition, (noise, images), found = stack.acquisition, _noise(stack), result.volume.reliability
+    acquisition, found = stack.acquisition, result.volume.reliability
     if found is not None:
         passed = np.square(acquisition.smoothest(acquisition.ridge(stack.data))).sum(1).mean()
-        shares = noise.variance(_some(result.volume.data)) / np.maximum(np.square(_some(found.std)), 1e-30)
-        return float(passed) * float(np.median(shares)), "the uncertainty"
+        return usual * float(passed) / max(float(np.median(_some(found.std))) ** 2, 1e-30), "the uncertainty"
     lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
     pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
     spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
-    share = 2 * _typical(noise, images) ** 2 / max(float(spread), 1e-30)
-    return share, "what differs between neighbouring projections"
+    return 2 * mean / max(float(spread), 1e-30), "what differs between neighbouring projections"
 
 
 def _some(voxels: NDArray[Any]) -> NDArray[Any]:
@@ -200,15 +199,12 @@ def _some(voxels: NDArray[Any]) -> NDArray[Any]:
     return voxels.reshape(-1)[:: (voxels.size // VOXELS) | 1]
 
 
-def _noise(stack: ProjectionStack) -> tuple[Noise, NDArray[Any]]:
-    """The noise of projections, and those it was estimated from, (k, y, x)."""
+def _noise(stack: ProjectionStack) -> tuple[float, float]:
+    """Variances of the noise of projections: the mean over pixels, and that at the median brightness."""
     images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)
-    return Noise.of(images), images
-
-
-def _typical(noise: Noise, images: NDArray[Any]) -> float:
-    """Standard deviation of the noise in images (k, y, x), root mean square."""
-    return float(np.sqrt(noise.variance(images).mean()))
+    noise = Noise.of(images)
+    mean, usual = noise.variance(images).mean(), noise.variance(np.median(images, keepdims=True))
+    return float(mean), usual.item()
 
 
 def _span(data: NDArray[Any]) -> float:

@@ -106,7 +106,8 @@ class Sparse3Diff(Subvolumes):
                     "the base model is used as it is"
                 )
                 return weights
-            yield Notice(f"aligned to some of the images, the model predicts the others {gain:.2f} dB better")
+            told = f"{gain:.2f} dB better" if gain >= 0.005 else "hardly better"
+            yield Notice(f"aligned to some of the images, the model predicts the others {told}")
         return (yield from self._aligned(stack, weights, turns, "Aligning to the stack's own images", context))
 
     def _gain(
