@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a display",
 )
 
-SHAPE = (24, 48, 48)
+SHAPE = (20, 32, 32)
 
 
 def base_model(method: Method, acquisition: Acquisition) -> Trained:
