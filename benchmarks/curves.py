@@ -26,7 +26,7 @@ def write_curves(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     from matplotlib.figure import Figure
 
     assert table.curve is not None
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
     for axes, (score, title) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
         found = lines(rows, table.curve, score)
         methods, volumes = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
@@ -39,7 +39,7 @@ def write_curves(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
             xlabel=AXES[table.curve], ylabel=title, xticks=sorted({x for points in found.values() for x in points})
         )
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize="small")
     figure.suptitle(table.title, fontsize="medium", wrap=True)
     figure.savefig(path, dpi=110)
 
