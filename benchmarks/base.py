@@ -45,14 +45,10 @@ def train(case: Case, path: Path) -> None:
 
 
 def record_of(path: Path) -> dict[str, Any]:
-    """What a result says of its base model: which it was, the seconds it took, the volumes it was trained on."""
+    """What a result says of its base model: which it was, its commit and seconds, the volumes it was trained on."""
     found = json.loads(path.with_suffix(".json").read_text())
-    about = {
-        "base_seconds": found["seconds"],
-        "base_commit": found.get("commit", ""),
-        "trained_on": found["trained_on"],
-    }
-    return {"base": path.stem, **about}
+    known = {f"base_{key}": found[key] for key in ("seconds", "commit") if key in found}  # older ones name no commit
+    return {"base": path.stem, **known, "trained_on": found["trained_on"]}
 
 
 if __name__ == "__main__":

@@ -166,6 +166,7 @@ def test_the_view_can_be_turned_while_torch_loads() -> None:
         "from scipy.spatial.transform import Rotation\n"
         "Rotation.from_quat([0.0, 0.0, 0.0, 1.0]).as_matrix()\n"
         "camera.up_direction, camera.view_direction\n"
+        "assert abs(camera.view_direction[1] - 1) < 1e-6, camera.view_direction\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=_offscreen(), timeout=120)
 

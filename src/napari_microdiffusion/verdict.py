@@ -181,8 +181,9 @@ def _finer(stack: ProjectionStack) -> str:
 def _noise_share(result: Result, stack: ProjectionStack, mean: float, usual: float) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
-    With a reliability: of the median voxel's variance, noise of usual brightness as it passes through the conservative
-    interpolation. Without: of the difference between neighbouring projections that share no slice, noise in the mean.
+    With a reliability: of the median voxel's variance, the ``usual`` noise as it passes through the conservative
+    interpolation. Without: of the difference between neighbouring projections that share no slice, noise in the
+    ``mean``. Both are variances, as `_noise` gives them.
     """
     acquisition, found = stack.acquisition, result.volume.reliability
     if found is not None:
