@@ -17,6 +17,7 @@ import tifffile
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Returned
 from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.presets import spec
 from napari_microdiffusion.settings import settings_of
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -48,8 +49,9 @@ SMALL: dict[str, Any] = {
 
 def small(name: str) -> dict[str, Any]:
     """Settings that make a method quick."""
+    idle = spec(name).idle
     found = {setting.path: SMALL.get(setting.path.rpartition(".")[2]) for setting in settings_of(name)}
-    return {path: value for path, value in found.items() if value is not None}
+    return {path: value for path, value in found.items() if value is not None and path not in idle}
 
 
 def collected(events: Generator[Event, None, Returned]) -> tuple[list[Event], Returned]:

@@ -21,7 +21,7 @@ from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.phantoms import phantom
-from napari_microdiffusion.presets import name_of
+from napari_microdiffusion.presets import name_of, spec
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
@@ -221,6 +221,20 @@ def test_sigma_is_the_smallest_that_does_about_as_well_as_the_best(elongation, s
         assert max(curve) == method.largest_sigma
 
 
+def test_auto_stands_for_what_the_method_finds():
+    names = ("sigma", "elongation", "ratio")
+    assert spec("axial", overrides=dict.fromkeys(names, "auto")) == spec("axial", overrides=dict.fromkeys(names))
+    with pytest.raises(InvalidInput, match="sigma = 'much'"):
+        spec("axial", overrides={"sigma": "much"})
+
+
+def test_an_objective_that_blurs_more_than_is_trained_for_is_named(stack):
+    method = Axial(**TINY, objective_na=0.2, wavelength_nm=520.0, refractive_index=1.33)
+    first = next(method.fit(replace(stack, scale_um=(6.0, 1.0, 1.0)), Context()))
+    assert isinstance(first, Notice)
+    assert "blurs z by 6 slices or more" in first.message
+
+
 def test_a_given_sigma_is_used(stack):
     free, given = Axial(**TINY), Axial(**TINY, sigma=2.5)
     weights = fitted(given, stack)
@@ -304,8 +318,12 @@ def test_an_objective_that_gives_no_sigma_is_refused_before_training(settings, s
         next(events)
 
 
-@pytest.mark.parametrize(("settings", "sigma"), [({}, 1.5), ({"sigma": 2.0}, 2.0), (OBJECTIVES["water"][0], 1.6551)])
-def test_three_projections_are_too_few_to_choose_sigma(settings, sigma):
+@pytest.mark.parametrize(
+    ("settings", "sigma", "fell"),
+    [({}, 1.5, True), ({"sigma": 2.0}, 2.0, False), (OBJECTIVES["water"][0], 1.6551, False)],
+)
+def test_three_projections_are_too_few_to_choose_sigma(settings, sigma, fell):
+    """And too few to try the network: nobody would know if it did harm, so it is used only where sigma is known."""
     stack = replace(waves(Acquisition(slices=6, count=3)), scale_um=(1.5, 0.25, 0.25))
     method = Axial(**TINY, **settings)
     events, weights = collected(method.fit(stack, Context()))
@@ -314,7 +332,12 @@ def test_three_projections_are_too_few_to_choose_sigma(settings, sigma):
     assert found["sigma_curve"] == []
     assert found["interpolation_held_out_db"] is None
     assert found["strength"] is None
-    assert not found["fell_back"]
+    assert found["fell_back"] is fell
+    assert any(isinstance(event, Stage) and event.name.startswith("Training") for event in events) is not fell
+    tried = {name: weights[name] for name in Trial({}).weights()}
+    volume = predicted(method, stack, scrambled(method, stack) | tried)
+    assert np.allclose(volume.data, conservative(stack), atol=1e-6) is fell
+    assert volume.reliability is None
     assert any("too few projections" in event.message for event in events if isinstance(event, Notice))
 
 
@@ -509,6 +532,14 @@ def test_fine_tuning_fits_weights_to_a_further_stack(tmp_path: Path, learned, fu
         assert result.residual.maximum < 1e-5
     for name, tensor in before.items():  # not in place
         assert torch.equal(tuned.weights[name].nan_to_num(-1), tensor.nan_to_num(-1))
+
+
+@pytest.mark.parametrize(("settings", "dz", "told"), [({}, 4.0, True), ({}, 1.05, False), ({"ratio": 1.0}, 4.0, False)])
+def test_weights_for_voxels_of_another_shape_are_named(settings, dz, told, learned, further):
+    method = Axial(**{key: value for key, value in SHORT.items() if key != "ratio"} | settings)
+    first = next(method.refine(replace(further, scale_um=(6 * dz, 1.0, 1.0)), learned.result.weights, Context()))
+    said = "voxels are 4 times as deep as wide here, and the network was trained for 1 times: train anew"
+    assert (isinstance(first, Notice) and said in first.message) == told
 
 
 def test_weights_of_another_stride_do_not_fit(stack):

@@ -264,13 +264,20 @@ class TestTrust:
 
     def test_the_table_has_both_scores_and_their_correlation(self) -> None:
         rows = [
-            {"method": name, "settings": {}, "psnr": 20.0 + number, "held_out_psnr": 10.0 - number}
-            for number, name in enumerate(("linear", "cubic"))
+            {"method": name, "settings": {}, "psnr": 20.0 + number, "held_out_psnr": 10.0 - number} | missed
+            for number, (name, missed) in enumerate(
+                {"linear": {"reprojection_rms": 0.3}, "cubic": {"reprojection_rms": 0.0}}.items()
+            )
         ]
         table = trust.report({"membranes": rows, "vessels": [rows[0], rows[1] | {"held_out_psnr": 11.0}]})
         assert "| linear | 20.00 / 10.00 | 20.00 / 10.00 |" in table
         assert "| rank correlation | -1.00 | 1.00 |" in table
-        assert "Mean over the volumes 0.00" in table
+        assert "| with the reprojection error | 1.00 | 1.00 |" in table
+        assert "Mean over the volumes 0.00; with the reprojection error 1.00" in table
+
+    def test_missing_what_was_shown_is_added_to_missing_what_was_hidden(self) -> None:
+        assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.1}) == pytest.approx(10 * np.log10(50))
+        assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.0}) == pytest.approx(20.0)
 
 
 # -- reports ----------------------------------------------------------------------------------

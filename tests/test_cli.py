@@ -260,6 +260,10 @@ class TestReconstruct:
         order = ("reconstruct", "p.ome.tif", "--weights", network, "-o")
         assert "v_reliability.ome.tif: how certain each voxel is" in done(*order, "v.ome.tif")
         values = json.loads(done(*order, "w.ome.zarr", "--json").splitlines()[-1])
+        assert len(values["found"]["sigma_curve"]) >= 5
+        sigma, score = values["found"]["sigma_curve"][0]
+        shown = done(*order, "u.ome.tif")
+        assert f"hidden projections by axial blur, in slices and dB: {sigma:g}: {score:.1f}, " in shown
         assert Path(values["reliability"]).name == "w_reliability.ome.zarr"
         assert Path(values["reliability"]).exists()
         plain = done("reconstruct", "p.ome.tif", "-o", "x.ome.tif", "--method", "linear", "--json")
@@ -727,6 +731,19 @@ class TestHeldOut:
         recorded = self.score()
         assert self.score("--set", "consistency=none") == self.score("--preset", "paper") != recorded
         assert self.score("--method", "conservative") not in (recorded, self.score("--method", "cubic"))
+
+    def test_a_record_of_another_version_counts_only_where_nothing_else_is_said(self) -> None:
+        recorded = io.read_volume("t.ome.tif")
+        unknown = {"job": {"method": {"kind": "linear", "mirror": True}}}
+        io.write_volume(replace(recorded, provenance=unknown), "v.ome.tif")
+        assert "not one of this version (method.mirror = True" in refused(*self.ORDER)
+        assert "choose a --method" in refused(*self.ORDER)
+        result = invoke(*self.ORDER, "--method", "conservative", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert "is not used" in result.stderr
+        stack = io.read_projections("p.ome.tif")
+        expected = exhaust(held_out(Job(method=presets.spec("conservative")), stack)).psnr
+        assert json.loads(result.stdout)["held_out_psnr"] == expected
 
     def test_other_projections_are_noticed(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")

@@ -403,6 +403,28 @@ def test_beam_width_is_not_rounded_until_it_is_edited(opened: Open) -> None:
     assert widget.value().acquisition.fwhm is None
 
 
+def test_settings_that_do_nothing_are_greyed_out_and_left_out(opened: Open) -> None:
+    _, widget = opened()
+    widget.setValue(widget.value().replace(method="inr", overrides={"features": 64}))
+    editors = widget.method.advanced._editors
+    encoding, features = editors["encoding"]._inner, editors["features"]
+    for chosen, others, overrides in (
+        ("gaussian", {"octaves", "levels", "cell_z"}, {"features": 64}),
+        ("hash", {"octaves", "features", "bandwidth_z"}, {"encoding": "hash"}),
+        ("gaussian", {"octaves", "levels", "cell_z"}, {"features": 64}),
+    ):
+        encoding.setCurrentIndex(encoding.findData(chosen))
+        assert not any(editors[path].isEnabled() for path in others)
+        assert "Does nothing" in editors["octaves"].toolTip()
+        assert editors["steps"].isEnabled()
+        assert widget.value().overrides == overrides
+        assert widget.value().spec().encoding == chosen
+    assert features.isEnabled()
+    assert "random frequencies" in features.toolTip()
+    widget.method.advanced._reset()
+    assert widget.value().overrides == {}
+
+
 def test_simulate_is_ticked_for_volumes_only(opened: Open) -> None:
     truth, projections = sample("vessels", TINY)
     plain = (projections[0], {"name": "plain"}, "image")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,13 +19,14 @@ from napari_microdiffusion.events import Event, Stage, Step
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
 from napari_microdiffusion.metrics import evaluate, residual_map
-from napari_microdiffusion.plugin import maps
+from napari_microdiffusion.plugin import maps, scoring
 from napari_microdiffusion.plugin.contributions import read_layers, sample, write_image
 from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.layers import facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
-from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.presets import spec
+from napari_microdiffusion.run import Job, exhaust
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.verdict import verdict
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -449,6 +451,24 @@ def test_removing_the_result_stops_its_score(opened: Open, qtbot: Any, method: U
     viewer.layers.remove(layer)
     qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
     assert notices == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "given", "first"),
+    [
+        ("axial", {}, True, "after"),
+        ("axial", {"fine_tuning": 2}, True, "before"),  # else the score would tune them twice
+        ("axial", {"fine_tuning": 2}, False, "after"),
+        ("sparse3diff", {}, True, "before"),
+    ],
+)
+def test_a_score_starts_from_weights_that_were_not_fitted_yet(
+    name: str, settings: dict[str, Any], given: bool, first: str
+) -> None:
+    weights: dict[str, Any] = {"before": {"a": 0}, "after": {"a": 1}}
+    result = SimpleNamespace(weights=weights["after"], given=weights["before"] if given else None, partial=False)
+    ran: Any = SimpleNamespace(job=Job(method=spec(name, overrides=settings)), result=result)
+    assert scoring._weights(ran) is weights[first]
 
 
 def test_closing_the_widget_stops_scoring(opened: Open, qtbot: Any, method: Use) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_microdiffusion.presets import spec
+from napari_microdiffusion.presets import adjusted, spec
 from napari_microdiffusion.settings import sampling_paths, settings_of
 
 
@@ -22,9 +22,16 @@ def test_what_would_do_nothing_is_not_listed() -> None:
     assert own - without == {"gamma", "pairing", "injection", "prior_training"}
 
 
+def test_what_does_something_with_another_choice_is_listed() -> None:
+    assert {"octaves", "levels", "steps", "features"} <= {setting.path for setting in settings_of("inr")}
+    assert {"prior.octaves", "prior.levels"} <= {setting.path for setting in settings_of("microdiffusion")}
+    assert {"objective_na", "wavelength_nm"} <= {setting.path for setting in settings_of("axial")}
+
+
 def test_paths_are_those_of_overrides() -> None:
+    plain = spec("microdiffusion")
     for setting in settings_of("microdiffusion"):
-        assert spec("microdiffusion", overrides={setting.path: setting.values["preview"]}) == spec("microdiffusion")
+        assert adjusted(plain, {setting.path: setting.values["preview"]}) == plain
 
 
 def test_ranges_in_words() -> None:

@@ -144,6 +144,22 @@ def test_a_few_bright_pixels_on_black_are_normalised_by_their_range():
     np.testing.assert_array_equal(intensity.restore(working.data), data)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda data: np.where(data == data.max(), np.finfo(np.float32).max, data), "stand for missing pixels"),
+        (lambda data: np.where(data == data.min(), -1e20, data), "from -1e\\+20 to"),
+        (lambda data: data.astype(np.float64) * 1e39, "rescale it"),
+    ],
+)
+def test_values_without_room_in_float32_are_refused(spoil, told):
+    data = np.random.default_rng(0).random((6, 40, 40)).astype(np.float32)
+    with pytest.raises(InvalidInput, match=told):
+        ProjectionStack(spoil(data), Acquisition()).normalised()
+    working, _ = ProjectionStack(data * np.float32(1e29), Acquisition()).normalised()
+    assert np.isfinite(working.data).all()
+
+
 def test_restore_gives_float32():
     assert Intensity(10, 5).restore(np.array([0.0, 1.0, 2.0])).tolist() == [10, 15, 20]
     assert Intensity(10, 5).restore(np.zeros(2)).dtype == np.float32

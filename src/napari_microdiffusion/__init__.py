@@ -25,6 +25,7 @@ _HOMES = {
     "pretrain": "pretraining",
     "load_trained": "trained",
     "save_base": "trained",
+    "save_trained": "trained",
     "held_out": "trust",
     "read_volume": "io",
     "read_projections": "io",

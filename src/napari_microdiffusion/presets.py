@@ -98,6 +98,19 @@ def recipe_of(method: Method) -> str:
 
 def override(method: Method, overrides: dict[str, Any]) -> Method:
     """A validated copy of a spec with dotted fields changed; errors as for `spec`, and for those that do nothing."""
+    found = adjusted(method, overrides)
+    if idle := sorted(found.idle & overrides.keys()):
+        it, depends = ("it", "it depends") if len(idle) == 1 else ("them", "they depend")
+        name = name_of(found)
+        raise InvalidInput(
+            f"{' and '.join(idle)} would do nothing on this {name}: leave {it} out, or change what {depends} on, too "
+            f"(see methods {name})"
+        )
+    return found
+
+
+def adjusted(method: Method, overrides: dict[str, Any]) -> Method:
+    """As `override`, but what does nothing is taken, too."""
     values = method.model_dump()
     for path, value in overrides.items():
         *parents, key = path.split(".")
@@ -107,14 +120,10 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
         if not isinstance(node, dict) or key not in node or key == "kind":
             raise InvalidInput(
                 f"{name_of(method)} has no setting {path!r}; "
-                f"its settings are {', '.join(sorted({*_paths(method.model_dump())} - method.idle))}"
+                f"its settings are {', '.join(sorted(_paths(method.model_dump())))}"
             )
         node[key] = value
-    changed = validated(values)
-    if idle := sorted(changed.idle & overrides.keys()):
-        it = "it" if len(idle) == 1 else "them"
-        raise InvalidInput(f"{' and '.join(idle)} would do nothing on this {name_of(changed)}: leave {it} out")
-    return changed
+    return validated(values)
 
 
 def validated(values: dict[str, Any]) -> Method:

@@ -89,7 +89,7 @@ def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...
         values = {preset: getattr(method, key) for preset, method in methods.items()}
         if isinstance(getattr(first, key), Method):
             yield from _settings(values, f"{above}{key}.", changeable)
-        elif key not in ("kind", "prior", *first.idle):
+        elif key not in ("kind", "prior") and any(key not in other.idle for other in _variants(first)):
             kind, choices, optional = _type(info.annotation)
             yield Setting(
                 path=above + key,
@@ -102,6 +102,16 @@ def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...
                 values=values,
                 sources={preset: found[key] for preset, found in stated.items() if key in found},
             )
+
+
+def _variants(method: Method) -> Iterator[Method]:
+    """The method itself, and with each switch turned once: one choice, yes or no, given or not."""
+    yield method
+    for key, info in type(method).model_fields.items():
+        kind, choices, optional = _type(info.annotation)
+        if key != "prior":
+            turned = choices or ((False, True) if kind == "boolean" else (None, 1) if optional else ())
+            yield from (method.model_copy(update={key: value}) for value in turned)
 
 
 def _type(annotation: Any) -> tuple[str, tuple[Any, ...], bool]:

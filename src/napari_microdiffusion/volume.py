@@ -16,6 +16,9 @@ from .numerics import pixels_sha256
 
 MINIMUM_LATERAL = 32
 
+LARGEST, FURTHEST = 1e30, 1e12
+"""Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
+
 UNCERTAIN_SHARE = 0.1
 """Of the voxels, flagged as the least certain ones."""
 
@@ -186,10 +189,22 @@ class ProjectionStack:
         return replace(self, data=self.data[keep], acquisition=self.acquisition.without(hide))
 
     def normalised(self) -> tuple[Self, Intensity]:
-        """The stack as float32 with its 0.1 and 99.9 percentiles at 0 and 1, and the way back. Nothing is clipped."""
+        """The stack as float32 with its 0.1 and 99.9 percentiles at 0 and 1, and the way back. Nothing is clipped.
+
+        Raises
+        ------
+        InvalidInput
+            For values so large, or so far from all others, that float32 has no room for sums of their squares.
+        """
         low, high = (float(v) for v in np.percentile(self.data, (0.1, 99.9)))
+        least, most = float(self.data.min()), float(self.data.max())
         if high <= low:  # a few bright pixels on black
-            low, high = float(self.data.min()), float(self.data.max())
+            low, high = least, most
+        if max(most - high, low - least) > FURTHEST * (high - low) or max(abs(least), abs(most)) > LARGEST:
+            raise InvalidInput(
+                f"{self.name} holds values from {least:.3g} to {most:.3g}, nearly all of them between {low:.3g} and "
+                f"{high:.3g}: replace those that stand for missing pixels (by the background, say), or rescale it"
+            )
         scale = Intensity(low, (high - low) or 1.0)
         return replace(self, data=(self.data.astype(np.float32) - scale.offset) / scale.gain), scale
 

@@ -138,6 +138,7 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
         "device": provenance.get("device"),
         "residual_max": result.residual.maximum,
         "residual_rms": result.residual.rms,
+        "found": provenance.get("found", {}),
         "mapping": exported.mapping,
         "weights": None if saved is None else str(saved),
     }
@@ -154,6 +155,9 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     ]
     if exported.reliability is not None:
         lines.append(f"{exported.reliability}: how certain each voxel is (standard deviation, 90 % interval)")
+    if curve := (result.volume.provenance or {}).get("found", {}).get("sigma_curve"):
+        tried = ", ".join(f"{sigma:g}: {score:.1f}" for sigma, score in curve)
+        lines.append(f"hidden projections by axial blur, in slices and dB: {tried}")
     lines += [exported.mapping] if exported.mapping else []
     lines += [f"{saved}: the trained weights"] if saved else []
     return lines

@@ -134,8 +134,7 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
 def _recipe(options: Options, volume: Volume) -> _Recipe:
     """The job that made the volume, as it is on record, with what the options change; or from the options alone."""
     record = volume.provenance or {}
-    values = record["job"] if isinstance(record.get("job"), dict) else {}
-    before = job_of(**values) if values else None
+    before = _job_on_record(record, options)
     method = _method(options, before)
     changes: dict[str, Any] = {"method": method, "channel": options.channel, "time": options.time}
     changes |= {"device": options.device, "weights": options.base and options.base.resolve()}
@@ -144,6 +143,20 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     if before and name_of(method) != name_of(before.method):
         kept["weights"] = None  # they are another method's
     return _Recipe(job_of(**{**kept, **changes}), record.get("input_sha256"))
+
+
+def _job_on_record(record: dict[str, Any], options: Options) -> Job | None:
+    """None without one, or where it is another version's and the options have a method of their own."""
+    if not isinstance(record.get("job"), dict):
+        return None
+    try:
+        return job_of(**record["job"])
+    except InvalidInput as error:
+        told = f"the record of how {options.volume.name} was made is not one of this version ({error})"
+        if options.method is None and options.base is None:
+            raise InvalidInput(f"{told}: choose a --method, with --preset and --set if you like") from error
+        note(f"note: {told}, and is not used")
+        return None
 
 
 def _method(options: Options, before: Job | None) -> Method:

@@ -145,7 +145,12 @@ class Method(BaseModel):
 
     @property
     def idle(self) -> frozenset[str]:
-        """Settings that do nothing with the others as they are: neither shown nor taken."""
+        """Settings by dotted path, a prior's included, that do nothing with the others as they are: not taken."""
+        below = ((key, value.idle) for key, value in self if isinstance(value, Method))
+        return self._idle() | {f"{key}.{path}" for key, idle in below for path in idle}
+
+    def _idle(self) -> frozenset[str]:
+        """Those of its own."""
         return frozenset()
 
     def unsuited(self, acquisition: Acquisition) -> str | None:

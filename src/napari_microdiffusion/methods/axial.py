@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Step
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 RATIOS = 0.1, 20.0
 """Voxel ratios dz/dx that patches are cut for."""
 
+SIMILAR = 1.1
+"""How many times deeper voxels may be than a network was trained for before that is told."""
+
+UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
+
+Auto = Annotated[float | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+"""A number, or ``auto`` (kept as None): found out by the method."""
+
 
 class Axial(Method):
     """A network trained on lateral patches degraded along one axis, applied to XZ and YZ planes and averaged.
@@ -43,24 +52,24 @@ class Axial(Method):
     retrains: ClassVar[bool] = False
     kind: Literal["axial"] = "axial"
     consistency: FinalConsistency = "final"
-    sigma: float | None = setting(
+    sigma: Auto = setting(
         None,
-        "blur along z beyond the lateral one, standard deviation in slices; none: chosen by the held-out score",
+        "blur along z beyond the lateral one, standard deviation in slices; auto: chosen by the held-out score",
         ge=0,
         le=6,
         sampling=True,
     )
-    elongation: float | None = setting(
+    elongation: Auto = setting(
         None,
-        "how many times longer structures look along z than the voxel ratio says; none: by the held-out score, or 1 "
+        "how many times longer structures look along z than the voxel ratio says; auto: by the held-out score, or 1 "
         "where the beam sees less than half of the slices",
         ge=ELONGATIONS[0],
         le=ELONGATIONS[-1],
         sampling=True,
     )
-    ratio: float | None = setting(
+    ratio: Auto = setting(
         None,
-        "voxel depth over voxel width, dz/dx; none: from the voxel size, else estimated from the images",
+        "voxel depth over voxel width, dz/dx; auto: from the voxel size, else estimated from the images",
         ge=RATIOS[0],
         le=RATIOS[1],
     )
@@ -84,6 +93,13 @@ class Axial(Method):
         sampling=True,
     )
 
+    def _idle(self) -> frozenset[str]:
+        """What sigma follows from, where it does not follow from it."""
+        medium = {"wavelength_nm", "refractive_index"}
+        if self.sigma is not None:
+            return frozenset(medium | {"objective_na"})
+        return frozenset(medium if self.objective_na is None else ())
+
     @property
     def refines(self) -> bool:
         """On a further stack, where steps for it are set."""
@@ -97,25 +113,29 @@ class Axial(Method):
                 f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
                 "this method goes: check the scale of the stack"
             )
-        return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
+        net = self.network(stack, context)
+        if len(stack.data) <= MINIMUM_PROJECTIONS and self.given_sigma(stack) is None:
+            yield Notice(f"{UNTESTED}, and none is trained: acquire four or more, or set sigma to use one untested")
+            return dict(net.state_dict()) | Trial({}, ratio=ratio).weights()
+        return (yield from self._learn(net, stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose anew on it."""
-        net = self.loaded(stack, weights, context).requires_grad_(True)
-        return (yield from self._learn(net, stack, context, self.fine_tuning, Trial.of(weights).ratio))
+        net, ratio, stated = self.loaded(stack, weights, context), Trial.of(weights).ratio, stated_ratio(stack)
+        if self.ratio is None and stated is not None and not 1 / SIMILAR < stated / ratio < SIMILAR:
+            yield Notice(
+                f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
+                f"{ratio:.3g} times: train anew for this stack, or check its scale"
+            )
+        return (yield from self._learn(net.requires_grad_(True), stack, context, self.fine_tuning, ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
         trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
-        lead = trial.lead(anisotropy.sigma)
-        if lead < 0:
-            yield Notice(
-                f"hidden projections are predicted {max(-lead, 0.01):.2f} dB worse than by the conservative "
-                "interpolation, so that one is given instead: the sample may look different along z than across, or "
-                "training was too short"
-            )
+        if doubt := self._doubt(trial):
+            yield Notice(f"{doubt}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
@@ -141,14 +161,30 @@ class Axial(Method):
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": trial.lead(anisotropy.sigma) < 0,
+            "fell_back": bool(self._doubt(trial)),
         }
+
+    def _doubt(self, trial: Trial) -> str:
+        """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
+        lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
+        if lead < 0:
+            return (
+                f"hidden projections are predicted {max(-lead, 0.01):.2f} dB worse than by interpolation (the sample "
+                "may look different along z than across, or training was too short)"
+            )
+        if self.sigma is None and not trial.scores:
+            return UNTESTED
+        return ""
 
     def _learn(
         self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int, ratio: float
     ) -> Generator[Event, None, Weights]:
         """Train the network and see what hidden projections say of it; its weights alone when stopped before."""
         given = self.given_sigma(stack)  # refuses an objective that gives none, before training
+        if self.sigma is None and given == self.largest_sigma:
+            yield Notice(
+                f"the objective blurs z by {self.largest_sigma:g} slices or more beyond xy, and largest_sigma is taken"
+            )
         acquisition = stack.acquisition
         if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
             yield Notice(

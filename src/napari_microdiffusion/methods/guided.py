@@ -132,12 +132,15 @@ class Guided(Method):
             raise ValueError(UNGUIDED)
         return self
 
-    @property
-    def idle(self) -> frozenset[str]:
-        """How a prior enters, where there is none; its share, where it is not mixed in."""
-        if self.prior is None:
-            return frozenset({"injection", "prior_training", "gamma", "pairing"})
-        return frozenset({"gamma"} if self.injection == "condition" else ())
+    def _idle(self) -> frozenset[str]:
+        """How a prior enters, where there is none, and such."""
+        ways = {
+            "injection prior_training gamma pairing": self.prior is None,
+            "gamma": self.injection == "condition",
+            "attention": self.condition == "cross_attention",
+            "steps": self.epochs is not None,
+        }
+        return frozenset(key for keys, idle in ways.items() if idle for key in keys.split())
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""

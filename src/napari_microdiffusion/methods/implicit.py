@@ -77,6 +77,16 @@ class Inr(Method):
     )
     coherence: float = setting(0.0, "weight of a penalty on the difference of adjacent slices", ge=0, le=100)
 
+    def _idle(self) -> frozenset[str]:
+        """Those of other encodings, and such."""
+        encodings = {
+            "gaussian": {"features", "bandwidth_z", "bandwidth_xy"},
+            "sincos": {"octaves"},
+            "hash": {"levels", "cell_z", "cell_xy", "table_bits"},
+        }
+        others = {key for encoding, keys in encodings.items() if encoding != self.encoding for key in keys}
+        return frozenset(others | ({"steps"} if self.epochs is not None else set()))
+
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on random rays: a step draws pixels of every projection and compares means along z (Eq. 2)."""
         import torch

@@ -19,7 +19,8 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from ..presets import parse_value
+from ..events import InvalidInput
+from ..presets import adjusted, parse_value, spec
 from ..settings import Setting, settings_of
 
 GROUPS = {"prior": "First guess (prior)"}
@@ -65,6 +66,8 @@ LABELS = {
 EMPTY = {"objective_na": "not given"}
 """What an empty field stands for, where it is not that the method finds the value."""
 
+FIXED, IDLE = "Fixed by the training of the network in use", "Does nothing with the other settings as they are"
+
 
 class AdvancedSettings(QCollapsible):
     """Edits a method's settings; what differs from the preset are the overrides."""
@@ -77,7 +80,10 @@ class AdvancedSettings(QCollapsible):
         self.setToolTip("Everything the method can be told. The preset's values are a good start.")
         _layout(self).setContentsMargins(0, 0, 0, 0)
         self._editors: dict[str, Editor] = {}
+        self._tooltips: dict[str, str] = {}
+        self._start = spec("conservative")
         self._preset: dict[str, Any] = {}
+        self._fixed: set[str] = set()
         self._form = QWidget()
         self.addWidget(self._form)
 
@@ -87,6 +93,7 @@ class AdvancedSettings(QCollapsible):
         ``fixed``: the network is trained already, so that only settings that need no training can be changed.
         """
         found = settings_of(name)
+        self._start = spec(name, preset)
         self._preset = {setting.path: setting.values[preset] for setting in found}
         _layout(self.content()).removeWidget(self._form)
         self._form.setParent(None)
@@ -96,16 +103,37 @@ class AdvancedSettings(QCollapsible):
         for path, value in overrides.items():
             if path in self._editors:
                 self._editors[path].set_value(value)
-        for setting in found:
-            if fixed and not setting.sampling:
-                self._editors[setting.path].setEnabled(False)
-                self._editors[setting.path].setToolTip("Fixed by the training of the network in use")
+        self._fixed = {setting.path for setting in found if fixed and not setting.sampling}
+        self._grey_out()
         self.setVisible(bool(found))
 
     def overrides(self) -> dict[str, Any]:
-        """Dotted settings that differ from the preset."""
+        """Dotted settings that differ from the preset and do something."""
+        idle = self._idle()
+        return {path: value for path, value in self._differing().items() if path not in idle}
+
+    def _differing(self) -> dict[str, Any]:
         now = {path: editor.value() for path, editor in self._editors.items()}
         return {path: value for path, value in now.items() if not _same(value, self._preset[path])}
+
+    def _idle(self) -> frozenset[str]:
+        """What does nothing with the others as they are; not known while one of them is wrong, as is told elsewhere."""
+        try:
+            return adjusted(self._start, self._differing()).idle
+        except InvalidInput:
+            return frozenset()
+
+    def _grey_out(self) -> None:
+        """Settings that cannot be changed, or do nothing."""
+        idle = self._idle()
+        for path, editor in self._editors.items():
+            reason = FIXED if path in self._fixed else IDLE if path in idle else ""
+            editor.setEnabled(not reason)
+            editor.setToolTip(reason or self._tooltips[path])
+
+    def _edited(self) -> None:
+        self._grey_out()
+        self.changed.emit()
 
     def _filled(self, found: tuple[Setting, ...], preset: str) -> QWidget:
         form = QWidget()
@@ -118,10 +146,10 @@ class AdvancedSettings(QCollapsible):
                 group = part
                 layout.addRow(QLabel(f"<b>{GROUPS.get(group, group.capitalize())}</b>"))
             editor = self._editors[setting.path] = Editor(setting, setting.values[preset])
-            editor.changed.connect(self.changed)
+            editor.changed.connect(self._edited)
             label = QLabel(label_of(setting))
             label.setToolTip(tooltip_of(setting, preset))
-            editor.setToolTip(label.toolTip())
+            self._tooltips[setting.path] = label.toolTip()
             layout.addRow(label, editor)
         back = QPushButton("Back to the preset's values")
         back.clicked.connect(self._reset)
@@ -130,9 +158,9 @@ class AdvancedSettings(QCollapsible):
 
     def _reset(self) -> None:
         for path, editor in self._editors.items():
-            if editor.isEnabled():
+            if path not in self._fixed:
                 editor.set_value(self._preset[path])
-        self.changed.emit()
+        self._edited()
 
 
 class Editor(QWidget):
