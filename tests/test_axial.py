@@ -92,7 +92,7 @@ def largest_residual(data: np.ndarray, stack: ProjectionStack) -> float:
 # -- samples --------------------------------------------------------------------------------
 
 CUBIC = (1.0, 1.0, 1.0)
-Made = tuple[ProjectionStack, Volume | None]
+Made = tuple[ProjectionStack, Volume]
 
 
 def sample(shape: tuple[int, int, int] = (48, 48, 48), seed: int = 0) -> np.ndarray:
@@ -588,9 +588,9 @@ def test_it_beats_the_conservative_interpolation(learned):
 
 
 def fault(change: Callable[[np.ndarray], np.ndarray]) -> Made:
-    """Projections that were spoilt, so that no truth goes with them."""
-    stack, _ = simulated(sample())
-    return replace(stack, data=change(stack.data.copy())), None
+    """Projections that were spoilt, and the truth they were of before."""
+    stack, truth = simulated(sample())
+    return replace(stack, data=change(stack.data.copy())), truth
 
 
 def spoilt(data: np.ndarray, where: Any, value: float) -> np.ndarray:
@@ -609,22 +609,29 @@ STACKS: dict[str, Callable[[], Made]] = {
     "three projections": lambda: simulated(sample()[:18]),
     "four projections": lambda: simulated(sample()[:24]),
     "small images": lambda: simulated(sample((60, 32, 32)), Acquisition(slices=12)),
-    "voxels ten times as deep": lambda: simulated(sample()[::4].repeat(4, 0), scale=(10.0, 1.0, 1.0)),
+    "voxels ten times as deep": lambda: simulated(
+        sample((480, 48, 48)).reshape(48, 10, 48, 48).mean(1), scale=(10.0, 1.0, 1.0)
+    ),
     "pure noise": lambda: simulated(np.random.default_rng(0).standard_normal((48, 48, 48))),
     "no noise at all": lambda: simulated(sample() > 0.4),
     "one bright object": lambda: simulated(bright_object(1.0)),
-    "light that fades": lambda: simulated(sample() * np.exp(-DEPTHS / 16)),
+    "light that fades": lambda: simulated(sample() * np.exp(-DEPTHS / 40)),
     "overlap": lambda: simulated(sample(), Acquisition(slices=6, stride=4)),
+    "an empty projection": lambda: fault(lambda images: spoilt(images, 3, 0)),
     "empty projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 0)),
     "saturated projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 1)),
     "saturated pixels": lambda: fault(lambda images: images.clip(max=0.2)),
 }
 
 
-@pytest.mark.parametrize("make", STACKS.values(), ids=STACKS)
-def test_a_hard_stack_does_no_harm(make):
+GAINS = {"four projections": 0.5, "no noise at all": 0.2, "light that fades": 0.2, "an empty projection": 0.3}
+"""Least that is to be had on some of them, in dB; on the others no harm is done."""
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_hard_stack_does_no_harm(name):
     """Finite, consistent, and no worse than the conservative interpolation, which it gives where in doubt."""
-    stack, truth = make()
+    stack, truth = STACKS[name]()
     settings = {key: value for key, value in SHORT.items() if key != "ratio"}
     result: Result = exhaust(run(job(Axial(**settings), stack), stack))
     volume = result.volume
@@ -637,7 +644,7 @@ def test_a_hard_stack_does_no_harm(make):
         assert (volume.data <= volume.reliability.upper).all()
     found = (volume.provenance or {})["found"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert truth is None or gain(volume, stack, truth) > -0.1
+    assert gain(volume, stack, truth) > GAINS.get(name, -0.1)
 
 
 @pytest.mark.parametrize(("slices", "ratio", "small"), [(6, 1.0, False), (12, 1.0, True), (6, 10.0, True)])
