@@ -534,12 +534,24 @@ def test_fine_tuning_fits_weights_to_a_further_stack(tmp_path: Path, learned, fu
         assert torch.equal(tuned.weights[name].nan_to_num(-1), tensor.nan_to_num(-1))
 
 
-@pytest.mark.parametrize(("settings", "dz", "told"), [({}, 4.0, True), ({}, 1.05, False), ({"ratio": 1.0}, 4.0, False)])
+@pytest.mark.parametrize(
+    ("settings", "dz", "told"), [({}, 4.0, True), ({}, 0.5, True), ({}, 1.05, False), ({"ratio": 1.0}, 4.0, False)]
+)
 def test_weights_for_voxels_of_another_shape_are_named(settings, dz, told, learned, further):
     method = Axial(**{key: value for key, value in SHORT.items() if key != "ratio"} | settings)
     first = next(method.refine(replace(further, scale_um=(6 * dz, 1.0, 1.0)), learned.result.weights, Context()))
-    said = "voxels are 4 times as deep as wide here, and the network was trained for 1 times: train anew"
+    said = f"voxels are {dz:g} times as deep as wide here, and the network was trained for 1 times: train anew"
     assert (isinstance(first, Notice) and said in first.message) == told
+
+
+def test_what_three_projections_could_not_train_is_trained_by_more(stack):
+    method = Axial(**TINY)
+    few = waves(Acquisition(slices=6, count=3))
+    untrained = fitted(method, few)
+    for sigma, other, trains in ((None, stack, True), (2.0, few, True), (None, few, False)):
+        events, weights = collected(method.model_copy(update={"sigma": sigma}).refine(other, untrained, Context()))
+        assert any(isinstance(event, Stage) and event.name.startswith("Training") for event in events) is trains
+        assert bool(Trial.of(weights).scores) is trains
 
 
 def test_weights_of_another_stride_do_not_fit(stack):
@@ -616,6 +628,7 @@ STACKS: dict[str, Callable[[], Made]] = {
     "no noise at all": lambda: simulated(sample() > 0.4),
     "one bright object": lambda: simulated(bright_object(1.0)),
     "light that fades": lambda: simulated(sample() * np.exp(-DEPTHS / 40)),
+    "light that fades away": lambda: simulated(sample() * np.exp(-DEPTHS / 16)),
     "overlap": lambda: simulated(sample(), Acquisition(slices=6, stride=4)),
     "an empty projection": lambda: fault(lambda images: spoilt(images, 3, 0)),
     "empty projections": lambda: fault(lambda images: spoilt(images, slice(3, 5), 0)),

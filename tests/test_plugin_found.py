@@ -64,6 +64,11 @@ def method(**settings: Any) -> dict[str, Any]:
         ),
         (record(strength=1.49), None, "as deep as wide · learned detail ×\u00a01.5, as hidden projections ask"),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
+        (
+            record(fell_back=True, sigma_curve=[], interpolation_held_out_db=None),
+            None,
+            "This is plain interpolation: there",
+        ),
         (record(strength=None), None, "as deep as wide"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),

@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Stage, Step
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
-from napari_microdiffusion.metrics import evaluate, residual_map
+from napari_microdiffusion.metrics import Residual, evaluate, residual_map
 from napari_microdiffusion.plugin import maps, scoring
 from napari_microdiffusion.plugin.contributions import read_layers, sample, write_image
 from napari_microdiffusion.plugin.files import as_volume
-from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.layers import Ran, facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
 from napari_microdiffusion.presets import spec
-from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.run import Job, Result, exhaust
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.verdict import verdict
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -456,7 +456,7 @@ def test_removing_the_result_stops_its_score(opened: Open, qtbot: Any, method: U
 @pytest.mark.parametrize(
     ("name", "settings", "given", "first"),
     [
-        ("axial", {}, True, "after"),
+        ("axial", {}, True, "before"),
         ("axial", {"fine_tuning": 2}, True, "before"),  # else the score would tune them twice
         ("axial", {"fine_tuning": 2}, False, "after"),
         ("sparse3diff", {}, True, "before"),
@@ -465,9 +465,11 @@ def test_removing_the_result_stops_its_score(opened: Open, qtbot: Any, method: U
 def test_a_score_starts_from_weights_that_were_not_fitted_yet(
     name: str, settings: dict[str, Any], given: bool, first: str
 ) -> None:
-    weights: dict[str, Any] = {"before": {"a": 0}, "after": {"a": 1}}
-    result = SimpleNamespace(weights=weights["after"], given=weights["before"] if given else None, partial=False)
-    ran: Any = SimpleNamespace(job=Job(method=spec(name, overrides=settings)), result=result)
+    weights: dict[str, Weights] = {"before": {}, "after": {}}
+    stack = ProjectionStack(np.zeros((5, 32, 32), np.float32), Acquisition(slices=6))
+    before = weights["before"] if given else None
+    result = Result(Volume(np.zeros(stack.volume_shape)), weights["after"], Residual(0, 0), False, 1.0, before)
+    ran = Ran(Job(method=spec(name, overrides=settings)), stack, result)
     assert scoring._weights(ran) is weights[first]
 
 

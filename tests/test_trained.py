@@ -35,6 +35,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert trained.input_sha256 == STACK.sha256
 
 
+def test_what_sampling_makes_idle_may_be_left_out(tmp_path: Path) -> None:
+    """Sigma comes before the objective: a recipe that states it alone is of the same training."""
+    path = save_trained(tmp_path / "w.safetensors", spec("axial", overrides={"objective_na": 0.8}), WEIGHTS, STACK)
+    alone = spec("axial", overrides={"sigma": 2.0})
+    assert load_trained(path, method=alone).method == alone
+    with pytest.raises(InvalidInput, match="objective_na cannot be changed"):
+        load_trained(path, method=spec("axial"))
+
+
 def test_sampling_settings_may_change(tmp_path: Path) -> None:
     path = save_trained(tmp_path / "w.safetensors", spec("microdiffusion"), WEIGHTS, STACK)
     changes = {"sampling_steps": 3, "guidance": 1.5, "consistency": "none"}

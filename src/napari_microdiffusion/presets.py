@@ -104,7 +104,7 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
         name = name_of(found)
         raise InvalidInput(
             f"{' and '.join(idle)} would do nothing on this {name}: leave {it} out, or change what {depends} on, too "
-            f"(see methods {name})"
+            f"(napari-microdiffusion methods {name} lists all)"
         )
     return found
 

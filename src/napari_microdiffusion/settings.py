@@ -105,7 +105,7 @@ def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...
 
 
 def _variants(method: Method) -> Iterator[Method]:
-    """The method itself, and with each switch turned once: one choice, yes or no, given or not."""
+    """The method itself, and with each switch turned once: one choice, yes or no, given (as 1, unchecked) or not."""
     yield method
     for key, info in type(method).model_fields.items():
         kind, choices, optional = _type(info.annotation)

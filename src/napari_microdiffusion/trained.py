@@ -181,7 +181,7 @@ def check_sampling_only(trained: Method, wanted: Method) -> None:
     allowed = sampling_paths(trained)
     before, after = flat(trained.model_dump()), flat(wanted.model_dump())
     fixed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    fixed = [path for path in fixed if path not in allowed and path not in trained.idle]
+    fixed = [path for path in fixed if path not in {*allowed, *trained.idle, *wanted.idle}]
     if fixed:
         raise InvalidInput(
             f"{', '.join(fixed)} cannot be changed on the trained weights of {name_of(trained)}: "

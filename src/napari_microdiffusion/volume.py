@@ -16,7 +16,7 @@ from .numerics import pixels_sha256
 
 MINIMUM_LATERAL = 32
 
-LARGEST, FURTHEST = 1e30, 1e12
+LARGEST, FURTHEST = 1e15, 1e12
 """Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
 
 UNCERTAIN_SHARE = 0.1

@@ -34,7 +34,7 @@ RATIOS = 0.1, 20.0
 """Voxel ratios dz/dx that patches are cut for."""
 
 SIMILAR = 1.1
-"""How many times deeper voxels may be than a network was trained for before that is told."""
+"""How many times deeper, or shallower, voxels may be than a network was trained for before that is told."""
 
 UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
 
@@ -54,22 +54,22 @@ class Axial(Method):
     consistency: FinalConsistency = "final"
     sigma: Auto = setting(
         None,
-        "blur along z beyond the lateral one, standard deviation in slices; auto: chosen by the held-out score",
+        "blur along z beyond the lateral one, standard deviation in slices; auto (null): chosen by the held-out score",
         ge=0,
         le=6,
         sampling=True,
     )
     elongation: Auto = setting(
         None,
-        "how many times longer structures look along z than the voxel ratio says; auto: by the held-out score, or 1 "
-        "where the beam sees less than half of the slices",
+        "how many times longer structures look along z than the voxel ratio says; auto (null): by the held-out score, "
+        "or 1 where the beam sees less than half of the slices",
         ge=ELONGATIONS[0],
         le=ELONGATIONS[-1],
         sampling=True,
     )
     ratio: Auto = setting(
         None,
-        "voxel depth over voxel width, dz/dx; auto: from the voxel size, else estimated from the images",
+        "voxel depth over voxel width, dz/dx; auto (null): from the voxel size, else estimated from the images",
         ge=RATIOS[0],
         le=RATIOS[1],
     )
@@ -113,16 +113,14 @@ class Axial(Method):
                 f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
                 "this method goes: check the scale of the stack"
             )
-        net = self.network(stack, context)
-        if len(stack.data) <= MINIMUM_PROJECTIONS and self.given_sigma(stack) is None:
-            yield Notice(f"{UNTESTED}, and none is trained: acquire four or more, or set sigma to use one untested")
-            return dict(net.state_dict()) | Trial({}, ratio=ratio).weights()
-        return (yield from self._learn(net, stack, context, self.steps, ratio))
+        return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose anew on it."""
+        if not Trial.of(weights).scores:  # never trained
+            return (yield from self.fit(stack, context))
         net, ratio, stated = self.loaded(stack, weights, context), Trial.of(weights).ratio, stated_ratio(stack)
-        if self.ratio is None and stated is not None and not 1 / SIMILAR < stated / ratio < SIMILAR:
+        if self.ratio is None and stated is not None and not 1 / SIMILAR < self.voxel_ratio(stack) / ratio < SIMILAR:
             yield Notice(
                 f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
                 f"{ratio:.3g} times: train anew for this stack, or check its scale"
@@ -185,6 +183,9 @@ class Axial(Method):
             yield Notice(
                 f"the objective blurs z by {self.largest_sigma:g} slices or more beyond xy, and largest_sigma is taken"
             )
+        if given is None and len(stack.data) <= MINIMUM_PROJECTIONS:
+            yield Notice(f"{UNTESTED}: acquire four or more, or set sigma to use one all the same")
+            return _kept(net) | Trial({}, ratio=ratio).weights()
         acquisition = stack.acquisition
         if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
             yield Notice(
@@ -193,7 +194,7 @@ class Axial(Method):
             )
         if steps:
             yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)
-        weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        weights = _kept(net)
         if context.should_stop():
             return weights
         cut = self.cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
@@ -308,6 +309,11 @@ class Axial(Method):
         net = self.network(stack, context)
         net.load_state_dict({name: weights[name] for name in net.state_dict()})
         return net.requires_grad_(False).eval()
+
+
+def _kept(net: PlaneNet) -> Weights:
+    """A network's weights, on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:

@@ -134,13 +134,12 @@ class Guided(Method):
 
     def _idle(self) -> frozenset[str]:
         """How a prior enters, where there is none, and such."""
-        ways = {
-            "injection prior_training gamma pairing": self.prior is None,
-            "gamma": self.injection == "condition",
-            "attention": self.condition == "cross_attention",
-            "steps": self.epochs is not None,
-        }
-        return frozenset(key for keys, idle in ways.items() if idle for key in keys.split())
+        found = {"injection", "prior_training", "gamma", "pairing"} if self.prior is None else set()
+        found |= {"gamma"} if self.injection == "condition" else set()
+        found |= {"attention"} if self.condition == "cross_attention" else set()
+        found |= {"prior.steps", "prior.epochs"} if self.prior_training == "joint" else set()
+        found |= {"steps"} if self.epochs is not None else set()
+        return frozenset(found)
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Algorithm 1: train on crops of the projections, each with its condition and its share of the prior."""

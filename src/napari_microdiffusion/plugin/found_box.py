@@ -90,6 +90,8 @@ class FoundBox(QWidget):
 def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     """Blur, elongation, where they come from, voxels, strength; and plainly, if this is interpolation instead."""
     found = provenance["found"]
+    if found.get("fell_back") and not found.get("sigma_curve"):
+        return "This is plain interpolation: there are too few projections to test a network on hidden ones."
     sigma, floor = found["sigma_slices"], found.get("interpolation_held_out_db")
     scores = [score for _, score in found.get("sigma_curve", [])]
     depth = "" if dz_um is None else f" ({sigma * dz_um:.2g} µm)"

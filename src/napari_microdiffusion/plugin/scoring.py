@@ -74,7 +74,7 @@ def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None,
 
 def _weights(ran: Ran) -> Weights | None:
     """What a score may start from: weights as they were before they saw the projections, or a finished training."""
-    if ran.job.method.pretrained or (ran.job.method.refines and ran.result.given is not None):
+    if ran.result.given is not None:
         return ran.result.given
     return ran.result.weights if ran.job.method.learned and not ran.result.partial else None
 
