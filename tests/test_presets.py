@@ -123,7 +123,6 @@ def _at(method: Any, path: str) -> Any:
         ("axial", {"wavelength_nm": 600.0}, "wavelength_nm would"),
         ("axial", {"sigma": 1.0, "objective_na": 0.8}, "objective_na would"),
         ("sparse3diff", {"align": False, "align_rate": 1e-4}, "align_rate would"),
-        ("microdiffusion", {"prior_training": "joint", "prior.steps": 9}, r"prior\.steps would"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(name, overrides, told):
