@@ -259,6 +259,11 @@ PRIOR, DENOISER = "prior.", "denoiser."
 """Prefixes of the weights of methods with two networks."""
 
 
+def kept(net: torch.nn.Module) -> Weights:
+    """A network's weights by name, on the CPU, as they are kept."""
+    return with_prefix(net.state_dict(), "")
+
+
 def with_prefix(weights: Weights, prefix: str) -> Weights:
     """The weights under names with a prefix, on the CPU."""
     return {prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}

@@ -12,7 +12,7 @@ from pydantic import Field
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
 from ._filling import Filling
 from ._training import descend, muon
 from ._windows import Cutter, Variety, Windows
@@ -127,7 +127,7 @@ class Subvolumes(Method):
 
         optimisers = self.optimisers(net, self.learning_rate)
         yield from descend("Training the base model", loss, optimisers, self.steps, self.schedule, context)
-        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        return kept(net)
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context

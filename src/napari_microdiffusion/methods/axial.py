@@ -19,7 +19,7 @@ from ..events import Event, InvalidInput, Notice, Preview, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
-from ._base import Context, FinalConsistency, Method, Weights, make_consistent, setting
+from ._base import Context, FinalConsistency, Method, Weights, kept, make_consistent, setting
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import deviation, fold_of, restore, through_planes
@@ -185,7 +185,7 @@ class Axial(Method):
             )
         if given is None and len(stack.data) <= MINIMUM_PROJECTIONS:
             yield Notice(f"{UNTESTED}: acquire four or more, or set sigma to use one all the same")
-            return _kept(net) | Trial({}, ratio=ratio).weights()
+            return kept(net) | Trial({}, ratio=ratio).weights()
         acquisition = stack.acquisition
         if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
             yield Notice(
@@ -194,7 +194,7 @@ class Axial(Method):
             )
         if steps:
             yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)
-        weights = _kept(net)
+        weights = kept(net)
         if context.should_stop():
             return weights
         cut = self.cutter(stack, ratio, context)  # anew: what is found must not hang on the training before it
@@ -309,11 +309,6 @@ class Axial(Method):
         net = self.network(stack, context)
         net.load_state_dict({name: weights[name] for name in net.state_dict()})
         return net.requires_grad_(False).eval()
-
-
-def _kept(net: PlaneNet) -> Weights:
-    """A network's weights, on the CPU."""
-    return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, make_consistent, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, kept, make_consistent, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ class Inr(Method):
                 break
             if context.preview_due() and step + 1 < steps:
                 yield from self._preview(net, stack, context)
-        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        return kept(net)
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context

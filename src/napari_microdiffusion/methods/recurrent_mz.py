@@ -16,7 +16,7 @@ from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, setting
+from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
 from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences, to_be_found
 from ._training import descend, muon
 
@@ -74,7 +74,7 @@ class RecurrentMz(Method):
             return self._loss(net, draw(self.batch), context)
 
         yield from descend("Training on full volumes", loss, self._optimisers(net), self.steps, self.schedule, context)
-        return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        return kept(net)
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context

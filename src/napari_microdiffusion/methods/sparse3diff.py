@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from ..events import Event, Notice, Stage, Step
 from ..volume import ProjectionStack
-from ._base import UNGUIDED, Context, Weights, autocast, finite, setting
+from ._base import UNGUIDED, Context, Weights, autocast, finite, kept, setting
 from ._filling import Filling
 from ._subvolumes import Subvolumes
 from ._training import take_step
@@ -156,7 +156,7 @@ class Sparse3Diff(Subvolumes):
             if context.should_stop():
                 break
         # half way keeps what both know, and is better than either (Wortsman et al., CVPR 2022)
-        found = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+        found = kept(net)
         return {name: weights[name] + self.align_share * (found[name] - weights[name]) for name in found}
 
     def _examples(
