@@ -206,6 +206,30 @@ class TestReconstruct:
         assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")
         assert "cannot be read" in refused("reconstruct", "--job", "absent.json")
 
+    def test_a_voxel_size_that_no_file_states_is_kept_and_replayed(self) -> None:
+        np.save("p.npy", io.read_projections("p.ome.tif").data)
+        order = ("reconstruct", "p.npy", "--slices", "6", "--stride", "5", "--method", "conservative")
+        done(*order, "-o", "v.ome.tif", "--voxel-size", "0.5,0.25,0.125")
+        done("reconstruct", "--job", "v.ome.tif", "-o", "again.ome.tif")
+        done(*order, "-o", "w.ome.tif")
+        sizes = [io.inspect(name).scale_um for name in ("v.ome.tif", "again.ome.tif", "w.ome.tif")]
+        assert sizes == [(0.5, 0.25, 0.125), (0.5, 0.25, 0.125), None]
+        assert "leave --voxel-size out" in refused("reconstruct", "--job", "v.ome.tif", "--voxel-size", "1,1,1")
+
+    def test_a_voxel_size_corrects_what_the_file_states(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--voxel-size", "3,2,1")
+        found = io.inspect("v.ome.tif")
+        assert found.scale_um == (3, 2, 1)
+        assert (found.provenance or {})["job"]["scale_um"] == [3, 2, 1]
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [("1,1", "Z,Y,X"), ("1,1,a", "Z,Y,X"), ("", "Z,Y,X"), ("1,0,1", "greater than 0"), ("1,1,inf", "finite")],
+    )
+    def test_a_voxel_size_that_cannot_be_is_refused(self, size: str, words: str) -> None:
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        assert words in refused(*order, "--voxel-size", size)
+
     def test_other_projections_are_noticed_on_replay(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
         done("simulate", "truth.ome.tif", "-o", "p.ome.tif", "--slices", "6", "--profile", "point", "--overwrite")
@@ -688,6 +712,17 @@ class TestHeldOut:
         assert json.loads(done(*order, "--slices", "6"))["held_out_psnr"] != expected  # options come first
         error = json.loads(done(*order))["reprojection_max_error"]
         assert json.loads(done(*order[:4], "--json"))["reprojection_max_error"] == error
+
+    def test_the_voxel_size_comes_from_the_volume(self) -> None:
+        """The objective's blur in slices hangs on it, and the file of the projections does not state it."""
+        np.save("p.npy", io.read_projections("p.ome.tif").data)
+        small = ("channels=8", "blocks=2", "batch=1", "steps=1", "objective_na=0.8")
+        settings = [part for value in small for part in ("--set", value)]
+        order = ("reconstruct", "p.npy", "--slices", "6", "-o", "v.ome.tif", "--method", "axial", *settings)
+        assert "(--voxel-size)" in refused(*order)
+        done(*order, "--voxel-size", "0.235,0.15,0.15")
+        score = json.loads(done("evaluate", "v.ome.tif", "--projections", "p.npy", "--held-out", "--json"))
+        assert score["held_out_psnr"] > 0
 
     def test_other_projections_say_themselves_what_they_are(self) -> None:
         """What the volume's record says is of those it was made from."""

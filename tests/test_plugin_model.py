@@ -58,8 +58,9 @@ def test_every_method_is_offered_once() -> None:
 
 
 def test_job_holds_what_was_chosen(tmp_path: Path) -> None:
-    setup = Setup(method="inr", overrides={"steps": 7}, seed=3, acquisition=Acquisition(slices=4))
+    setup = Setup(method="inr", overrides={"steps": 7}, seed=3, acquisition=Acquisition(slices=4), scale_um=(3, 1, 1))
     job = setup.job(tmp_path / "a.tif", channel=1)
+    assert job.scale_um == (3, 1, 1)
     assert (job.method.kind, job.method.steps, job.seed, job.channel) == ("inr", 7, 3, 1)  # type: ignore[attr-defined]
     assert job.acquisition.slices == 4
     assert setup.title == "INR preview"

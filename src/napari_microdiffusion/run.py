@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from .presets import name_of
 from .trained import Trained
 from .volume import Intensity, ProjectionStack, Reliability, Volume
 
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Job(BaseModel):
     """All that a result depends on, beside the input's pixels. Saved in every export, and replayed from it.
@@ -39,6 +41,9 @@ class Job(BaseModel):
     projections: Path | None = Field(None, description="file of the projection stack")
     channel: int | None = Field(None, ge=0, description="channel to use, where the file has several")
     time: int | None = Field(None, ge=0, description="time point to use, where the file has several")
+    scale_um: tuple[Size, Size, Size] | None = Field(
+        None, description="voxel size of the volume (z, y, x) in µm; None: as the file says, if it does"
+    )
     weights: Path | None = Field(None, description="trained weights to use instead of training")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = "auto"
@@ -85,7 +90,7 @@ def run(
     Parameters
     ----------
     job
-        What to do; its ``projections`` path is for the record, ``stack`` is used.
+        What to do; its ``projections`` path and voxel size are for the record, ``stack`` is used.
     stack
         (k, y, x), any real dtype.
     weights

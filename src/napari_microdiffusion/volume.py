@@ -177,6 +177,11 @@ class ProjectionStack:
             return None
         return self.scale_um[0] / self.acquisition.step, *self.scale_um[1:]
 
+    def with_voxels(self, scale_um: tuple[float, float, float]) -> Self:
+        """The same stack, of a volume whose voxels have that size (dz, y, x) in µm."""
+        dz, y, x = scale_um
+        return replace(self, scale_um=(dz * self.acquisition.step, y, x))
+
     @property
     def sha256(self) -> str:
         """SHA-256 of the pixels, (k, y, x)."""

@@ -27,6 +27,9 @@ Profile = Annotated[
 Fwhm = Annotated[float | None, typer.Option(help="full width at half maximum of the gaussian profile, in slices")]
 Channel = Annotated[int | None, typer.Option(help="channel, counted from 0, where the file has several")]
 Time = Annotated[int | None, typer.Option(help="time point, counted from 0, where the file has several")]
+VoxelSize = Annotated[
+    str | None, typer.Option(metavar="Z,Y,X", help="voxel size of the volume in µm; default: as the file says")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]
 Settings = Annotated[
@@ -83,6 +86,7 @@ def reconstruct(
     stride: Stride = None,
     profile: Profile = None,
     fwhm: Fwhm = None,
+    voxel_size: VoxelSize = None,
     method: Annotated[str | None, typer.Option(help="see the command methods")] = None,
     preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
     set_: Settings = None,

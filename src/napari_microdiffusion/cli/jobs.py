@@ -17,7 +17,7 @@ from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
-from .values import acquisition_of, job_of, method_of
+from .values import acquisition_of, job_of, method_of, voxel_size_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Options:
     device: str | None = None
     channel: int | None = None
     time: int | None = None
+    voxel_size: str | None = None
     job: Path | None = None
     weights: Path | None = None
     base: Path | None = None
@@ -91,6 +92,7 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
+    stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, job.projections)
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
@@ -135,6 +137,7 @@ def _ordered(options: Options) -> _Draft:
         projections=options.projections.resolve(),
         channel=options.channel,
         time=options.time,
+        scale_um=voxel_size_of(options.voxel_size),
         weights=weights and weights.resolve(),
         seed=options.seed or 0,
         device=options.device or "auto",
@@ -144,8 +147,9 @@ def _ordered(options: Options) -> _Draft:
 
 def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
-    fixed = ("slices", "stride", "profile", "fwhm", "method", "preset", "set_", "seed", "channel", "time", "weights")
-    given = [f"--{name.rstrip('_')}" for name in fixed if getattr(options, name) is not None]
+    beam = ("slices", "stride", "profile", "fwhm")
+    fixed = (*beam, "voxel_size", "method", "preset", "set_", "seed", "channel", "time", "weights")
+    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
     values, record = _read_job(path)

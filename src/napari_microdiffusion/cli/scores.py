@@ -199,7 +199,9 @@ def _stack(
     recorded = _recorded(volume)
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or recorded, channel, time)
     same = stack.sha256 == (volume.provenance or {}).get("input_sha256")
-    return replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
+    stack = replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
+    size = recipe.job.scale_um if recipe and (same or stack.scale_um is None) else None
+    return stack if size is None else stack.with_voxels(size)
 
 
 def _recorded(volume: Volume) -> Acquisition | None:

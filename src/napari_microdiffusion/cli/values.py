@@ -95,6 +95,19 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
+    """Voxel size (z, y, x) in µm, from what was given as ``--voxel-size``; whether it can be, the job says."""
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(size) for size in text.split(","))
+    except ValueError:
+        raise InvalidInput(
+            f"--voxel-size {text}: write three numbers in µm as Z,Y,X, 1.5,0.2,0.2 for example"
+        ) from None
+    return z, y, x
+
+
 def _measured(profile: str) -> tuple[float, ...]:
     if not Path(profile).exists():
         raise InvalidInput(

@@ -267,8 +267,8 @@ class Axial(Method):
             return self.sigma
         if stack.volume_scale_um is None:
             raise InvalidInput(
-                "sigma cannot follow from the objective without the voxel size: state the scale of the stack, "
-                "set sigma itself, or leave objective_na empty"
+                "sigma cannot follow from the objective without the voxel size: state the scale of the stack "
+                "(--voxel-size), set sigma itself, or leave objective_na empty"
             )
         blur = axial_blur_um(self.objective_na, self.wavelength_nm / 1000, self.refractive_index)
         return min(blur / stack.volume_scale_um[0], self.largest_sigma)

@@ -140,6 +140,7 @@ class Setup(BaseModel):
             projections=projections,
             channel=channel,
             time=time,
+            scale_um=self.scale_um,
             weights=self.weights,
             seed=self.seed,
             device=self.device,

@@ -178,8 +178,8 @@ def loader(setup: Setup, source: Image, truth: Image | None) -> Load:
         array = in_memory(data)
         if setup.simulate:
             return Volume(array, setup.scale_um, name, dtype).simulate(setup.acquisition)
-        scale = setup.scale_um and (setup.scale_um[0] * setup.acquisition.step, *setup.scale_um[1:])
-        stack = ProjectionStack(array, setup.acquisition.bound(len(array)), scale, name, dtype)
+        stack = ProjectionStack(array, setup.acquisition.bound(len(array)), None, name, dtype)
+        stack = stack.with_voxels(setup.scale_um) if setup.scale_um else stack
         return stack, reference and Volume(in_memory(reference[1]), setup.scale_um, reference[0])
 
     return load
