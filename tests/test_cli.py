@@ -871,6 +871,12 @@ class TestProgress:
         assert lines[10] == "Training: 100 %, loss 0.05"
         assert lines[11] == "note: [odd] text"
 
+    def test_what_every_fold_says_is_said_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with console.Progress() as progress:
+            for message in ("one", "two", "one"):
+                progress.show(Notice(message))
+        assert capsys.readouterr().err.splitlines() == ["note: one", "note: two"]
+
     def test_a_bar_on_a_terminal(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "120")

@@ -68,6 +68,7 @@ class Progress:
         self._stage, self._steps, self._began, self._shown = "", 1, time.monotonic(), 0
         self._bar = _bar(self._console) if self._console.is_terminal else None
         self._task: Any = None
+        self._told: set[str] = set()
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -86,7 +87,8 @@ class Progress:
             self._begin(event.name, max(1, event.steps))
         elif isinstance(event, Step):
             self._advance(event.done, event.loss)
-        elif isinstance(event, Notice):
+        elif isinstance(event, Notice) and event.message not in self._told:  # not in every fold again
+            self._told.add(event.message)
             self._line(f"note: {event.message}")
 
     def _begin(self, name: str, steps: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..acquisition import Acquisition
+from ..events import Event, Notice
 from ..noise import noise_variance
 from ..volume import ProjectionStack
 from ._patches import along_rows, blur_matrices
@@ -20,6 +22,39 @@ GUESSED = 256
 
 LAGS, GUESSES = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
 """Distances in projections, and voxel ratios, at which an unknown ratio is looked for."""
+
+
+RATIOS = 0.1, 20.0
+"""Voxel ratios dz/dx that patches are cut for."""
+
+SIMILAR = 1.1
+"""How many times deeper, or shallower, voxels may be than a network was trained for before that is told."""
+
+
+def ratio_of(stack: ProjectionStack) -> float:
+    """dz/dx of the volume within `RATIOS`: from the voxel size, else estimated from the images."""
+    stated = stated_ratio(stack)
+    return estimated_ratio(stack) if stated is None else float(np.clip(stated, *RATIOS))
+
+
+def doubts(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
+    """Say so where the voxel size states another ratio than the one that a network is to be trained for."""
+    stated = stated_ratio(stack)
+    if stated not in (None, ratio):
+        yield Notice(
+            f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
+            "this method goes: check the scale of the stack"
+        )
+
+
+def doubts_of_weights(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
+    """Say so where the voxel size states a ratio unlike the one that a network was trained for."""
+    stated = stated_ratio(stack)
+    if stated is not None and not 1 / SIMILAR < ratio_of(stack) / ratio < SIMILAR:
+        yield Notice(
+            f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
+            f"{ratio:.3g} times: train anew for this stack, or check its scale"
+        )
 
 
 def stated_ratio(stack: ProjectionStack) -> float | None:

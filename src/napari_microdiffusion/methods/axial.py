@@ -23,18 +23,12 @@ from ._base import Context, FinalConsistency, Method, Weights, kept, make_consis
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import deviation, fold_of, restore, through_planes
-from ._ratio import estimated_ratio, stated_ratio
+from ._ratio import RATIOS, doubts, doubts_of_weights, ratio_of
 from ._training import descend, muon
 from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
 
 if TYPE_CHECKING:
     from ..plane_net import PlaneNet
-
-RATIOS = 0.1, 20.0
-"""Voxel ratios dz/dx that patches are cut for."""
-
-SIMILAR = 1.1
-"""How many times deeper, or shallower, voxels may be than a network was trained for before that is told."""
 
 UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
 
@@ -107,24 +101,16 @@ class Axial(Method):
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on lateral patches, then choose sigma and elongation by projections hidden from the network."""
-        ratio, stated = self.voxel_ratio(stack), stated_ratio(stack)
-        if self.ratio is None and stated not in (None, ratio):
-            yield Notice(
-                f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
-                "this method goes: check the scale of the stack"
-            )
+        ratio = self.voxel_ratio(stack)
+        yield from doubts(stack, ratio) if self.ratio is None else ()
         return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Train on for `fine_tuning` steps on a further stack of the same microscope, and choose anew on it."""
         if not Trial.of(weights).scores:  # never trained
             return (yield from self.fit(stack, context))
-        net, ratio, stated = self.loaded(stack, weights, context), Trial.of(weights).ratio, stated_ratio(stack)
-        if self.ratio is None and stated is not None and not 1 / SIMILAR < self.voxel_ratio(stack) / ratio < SIMILAR:
-            yield Notice(
-                f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
-                f"{ratio:.3g} times: train anew for this stack, or check its scale"
-            )
+        net, ratio = self.loaded(stack, weights, context), Trial.of(weights).ratio
+        yield from doubts_of_weights(stack, ratio) if self.ratio is None else ()
         return (yield from self._learn(net.requires_grad_(True), stack, context, self.fine_tuning, ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
@@ -280,10 +266,7 @@ class Axial(Method):
 
     def voxel_ratio(self, stack: ProjectionStack) -> float:
         """dz/dx of the volume: as set, else from the voxel size, else estimated from the images."""
-        if self.ratio is not None:
-            return self.ratio
-        stated = stated_ratio(stack)
-        return estimated_ratio(stack) if stated is None else float(np.clip(stated, *RATIOS))
+        return ratio_of(stack) if self.ratio is None else self.ratio
 
     def network(self, stack: ProjectionStack, context: Context) -> PlaneNet:
         """The untrained network; the seed fixes its first weights."""
