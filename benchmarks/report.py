@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ COLUMNS = {
     "peak_memory_gb": ("peak memory (GB)", ".2f"),
     "peak_gpu_memory_gb": ("on the GPU (GB)", ".2f"),
 }
+
+LETTERS, LINE = 42, 13
+"""Of a label in a picture: how many go in a line, and its height in pixels."""
 
 MADE_BY = "commit", "threads", "instructions"
 """What a result says of the code and the processor that made it; those of before say nothing."""
@@ -149,7 +153,9 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
             continue
         truth = truth_of(name, slices)
         arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
-        tiles = [_tile(label, volume, truth) for label, volume in {"truth": truth, **arrays}.items()]
+        arrays = {"truth": truth, **arrays}
+        head = LINE * max(len(wrap(label, LETTERS)) for label in arrays) + 6
+        tiles = [_tile(label, head, volume, truth) for label, volume in arrays.items()]
         Image.fromarray(np.concatenate(tiles, 1)).save(picture, optimize=True)
 
 
@@ -159,13 +165,16 @@ def _panel(path: Path, volume: str, slices: int) -> Path:
     return Path(f"{path}_{volume.replace(':', '_')}{depth}.png")
 
 
-def _tile(label: str, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The slice two voxels off the middle (not a projection's centre), and the XZ plane of the brightest row."""
+def _tile(label: str, head: int, volume: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The slice two voxels off the middle (not a projection's centre), and the XZ plane of the brightest row.
+
+    The label is above, in as many pixels as ``head`` says.
+    """
     row = int(truth.mean((0, 2)).argmax())
     gap = np.zeros((4, volume.shape[2]), np.float32)
     image = np.concatenate([volume[len(volume) // 2 + 2], gap, volume[:, row]])
     grey = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8)).resize((256, 2 * len(image)))
-    canvas = Image.new("L", (260, 2 * len(image) + 18))
-    canvas.paste(grey, (2, 18))
-    ImageDraw.Draw(canvas).text((4, 3), label, fill=255)
+    canvas = Image.new("L", (260, 2 * len(image) + head))
+    canvas.paste(grey, (2, head))
+    ImageDraw.Draw(canvas).text((4, 3), "\n".join(wrap(label, LETTERS)), fill=255)
     return np.asarray(canvas)
