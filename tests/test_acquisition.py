@@ -380,3 +380,19 @@ def test_description(acquisition, text):
 def test_slices_that_no_projection_has_seen(acquisition, unseen):
     assert acquisition.unseen == unseen
     assert sum(unseen) == (~acquisition.seen).sum()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ({}, {"stride": 6, "count": 9, "hidden": (2,)}, True),
+        ({"profile": "gaussian"}, {"profile": "gaussian", "fwhm": 6.0}, True),
+        ({"profile": "point"}, {"profile": "measured", "weights": (2.0, 0, 0, 0, 0, 0)}, True),
+        ({"profile": "point"}, {}, False),
+        ({}, {"stride": 5}, False),
+        ({}, {"slices": 5, "stride": 6}, False),
+    ],
+)
+def test_made_in_the_same_way(one: dict[str, Any], other: dict[str, Any], alike: bool) -> None:
+    first, second = Acquisition.model_validate(one), Acquisition.model_validate(other)
+    assert first.alike(second) == second.alike(first) == alike

@@ -23,6 +23,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, RunFailed, TooLarge
 from napari_microdiffusion.io import ome_zarr, tiff
 from napari_microdiffusion.io.units import scale_um
+from napari_microdiffusion.io.volumes import read_volumes
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 OUTPUTS = ("v.ome.tif", "v.tif", "v.ome.tiff", "v.ome.zarr", "v.zarr")
@@ -85,6 +86,19 @@ class TestSaveThenLoad:
         with pytest.raises(InvalidInput, match="--slices"):
             io.read_projections(tmp_path / "p.npy")
         assert io.written_acquisition(tmp_path / "p.npy") is None
+
+    @pytest.mark.parametrize("name", ["p.ome.tif", "p.ome.zarr"])
+    def test_one_that_cannot_be_used_can_be_done_without(
+        self, tmp_path: Path, stack: ProjectionStack, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setattr(Acquisition, "model_dump", lambda *_, **__: {"slices": -1})
+        io.write_projections(stack, tmp_path / name)
+        monkeypatch.undo()
+        assert io.inspect(tmp_path / name).acquisition is None
+        with pytest.raises(InvalidInput, match=r"carries an acquisition that cannot be used .* give --slices"):
+            io.read_projections(tmp_path / name)
+        found = io.read_projections(tmp_path / name, Acquisition(slices=6))
+        np.testing.assert_array_equal(found.data, stack.data)
 
     def test_hidden_projections_stay_hidden(self, tmp_path: Path, stack: ProjectionStack) -> None:
         io.write_projections(stack.without([2]), tmp_path / "p.zarr")
@@ -541,3 +555,20 @@ def test_real_volumes_keep_their_scale(shared: Path) -> None:
     assert io.inspect(shared / "data" / "dendrites.ome.tif").scale_um == (1.0, 0.48, 0.48)
     assert io.inspect(shared / "data" / "vessels.ome.tif").scale_um is None
     assert io.read_volume(shared / "data" / "membranes.ome.tif").shape == (32, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(np.zeros((9, 32, 32)), "is constant"), (np.full((9, 32, 32), np.nan), "NaN or infinite")]
+)
+def test_what_nothing_can_be_learned_of_is_left_out_of_a_folder(
+    tmp_path: Path, truth: Volume, data: np.ndarray, reason: str
+) -> None:
+    np.save(tmp_path / "bad.npy", data)
+    np.save(tmp_path / "good.npy", truth.data)
+    found = read_volumes([tmp_path], None, None)
+    assert [volume.name for volume in found.volumes.values()] == ["good"]
+    assert len(found.left_out) == 1
+    assert "bad.npy" in found.left_out[0]
+    assert reason in found.left_out[0]
+    with pytest.raises(InvalidInput, match=reason):
+        read_volumes([tmp_path / "bad.npy"], None, None)

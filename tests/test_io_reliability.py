@@ -224,6 +224,8 @@ class TestWhatIsThereAlready:
             io.write_volume(replace(sure(), reliability=None), second)
         kept = second.read_bytes()
         with pytest.raises(InvalidInput, match="no reliability file"):
+            io.check_beside(tmp_path / "v.ome.tif")
+        with pytest.raises(InvalidInput, match="no reliability file"):
             io.write_volume(sure(), tmp_path / "v.ome.tif", overwrite=True)
         assert files(tmp_path) == [second.name]
         io.write_volume(replace(sure(), reliability=None), tmp_path / "v.ome.tif", overwrite=True)

@@ -69,3 +69,9 @@ def test_many_images_are_measured_in_some(monkeypatch):
     monkeypatch.setattr("napari_microdiffusion.noise.PIXELS", images[::4].size)
     assert Noise.of(images) == Noise.of(images[2::4])  # not the outermost, which may be empty
     assert PIXELS >= 2048**2
+
+
+def test_one_of_few_large_images_is_measured(monkeypatch):
+    images = np.random.default_rng(5).poisson(waves((3, 64, 64)) / 10)
+    monkeypatch.setattr("napari_microdiffusion.noise.PIXELS", 1000)
+    assert Noise.of(images) == Noise.of(images[1:2])

@@ -63,6 +63,11 @@ def test_standard_and_paper_are_larger():
         assert preview < standard <= paper
 
 
+@pytest.mark.parametrize("name", ["axial", "axial_posterior"])
+def test_methods_of_ours_have_no_paper_and_are_as_large_as_can_be(name):
+    assert spec(name, "paper") == spec(name, "standard") != spec(name, "preview")
+
+
 @pytest.mark.parametrize(("name", "preset"), [("guided", "preview"), ("Linear", "preview"), ("inr", "fast")])
 def test_unknown_names_are_answered_with_the_known(name, preset):
     known = ", ".join(METHODS if name != "inr" else PRESETS)

@@ -57,3 +57,10 @@ def test_the_ratio_by_the_voxel_size(scale, ratio):
     """Of slices, four to a projection here; lateral sides that differ count by their geometric mean."""
     stack = ProjectionStack(np.ones((4, 8, 8), np.float32), Acquisition(slices=4), scale)
     assert stated_ratio(stack) == (None if ratio is None else pytest.approx(ratio))
+
+
+def test_of_large_images_the_middle_is_looked_at(monkeypatch):
+    stack = stretched("nuclei", 2.0)
+    monkeypatch.setattr("napari_microdiffusion.methods._ratio.GUESSED", stack.shape[1])
+    found = estimated_ratio(replace(stack, data=np.pad(stack.data, ((0, 0), (40, 41), (7, 7)))))
+    assert found == estimated_ratio(stack) != 1

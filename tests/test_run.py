@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tracemalloc
 from collections.abc import Generator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -31,7 +32,13 @@ from napari_microdiffusion.events import (
     Step,
     TooLarge,
 )
-from napari_microdiffusion.hardware import repeatable, resolve_device, resolve_precision
+from napari_microdiffusion.hardware import (
+    RELIABILITY_VOLUMES,
+    WORKING_VOLUMES,
+    repeatable,
+    resolve_device,
+    resolve_precision,
+)
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method, Weights
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.trained import Trained
@@ -139,6 +146,8 @@ def test_consistency_is_exact_on_the_inputs_scale(method, camera):
 
 class Sure(Conservative):
     """Says of each voxel how sure it is, in the working range: more so in the first slice than in the last."""
+
+    gives_reliability: ClassVar[bool] = True
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         volume = yield from super().predict(stack, weights, context)
@@ -366,6 +375,28 @@ def test_a_device_that_is_not_there(camera):
 def test_too_large_for_the_memory(method, remedy, camera, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100_000))
     assert re.search(remedy, refusal(method, camera, TooLarge))
+
+
+@pytest.mark.parametrize(("method", "volumes"), [(Linear(), WORKING_VOLUMES), (Sure(), 12)])
+def test_no_run_holds_more_than_was_checked_for(method, volumes):
+    """A window may hold a picture beside it."""
+    assert volumes == WORKING_VOLUMES + RELIABILITY_VOLUMES * method.gives_reliability
+    data = np.random.default_rng(0).integers(0, 4000, (5, 96, 96)).astype(np.uint16)
+    stack = ProjectionStack(data, Acquisition(slices=12))
+    exhaust(run(job(method, stack), stack))  # what is loaded and kept for the next time
+    tracemalloc.start()
+    try:
+        result = exhaust(run(job(method, stack), stack))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (volumes - 1) * result.volume.data.nbytes
+
+
+def test_error_bars_take_memory_too(camera, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9 * 16 * 32 * 36 * 4))
+    exhaust(run(job(Conservative(), camera), camera))
+    assert "are free" in refusal(Sure(), camera, TooLarge)
 
 
 def test_needs_are_told_in_gigabytes(camera, monkeypatch):

@@ -176,6 +176,7 @@ def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
     assert "2 volumes (a, b), for 6 slices" in fitted.origin
     assert "fitted to a stack" in fitted.origin
     assert fitted.check_input(pointed()) is None
+    assert (fitted.knows(pointed()), fitted.knows(pointed(side=40)), stopped.knows(pointed())) == (True, False, False)
     assert "fitted to another stack" in (fitted.check_input(pointed(side=40)) or "")
     monkeypatch.setattr(type(fitted.method), "refines", True)
     assert "fitted to this stack before, and is once more" in (fitted.check_input(pointed()) or "")
@@ -193,3 +194,11 @@ def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:
     assert "trained on for 50 steps" in (tuned.check_input(OTHER) or "")
     with pytest.raises(InvalidInput, match="ratio cannot be changed"):
         load_trained(path, {"ratio": 2.0})
+
+
+@pytest.mark.parametrize("acquisition", [Acquisition(slices=6, stride=6), Acquisition(slices=6)])
+def test_how_projections_were_made_may_be_stated_in_other_words(tmp_path: Path, acquisition: Acquisition) -> None:
+    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK)
+    assert load_trained(path).check_input(ProjectionStack(STACK.data, acquisition)) is None
+    other = load_trained(path).check_input(ProjectionStack(STACK.data, Acquisition(slices=6, stride=7)))
+    assert "trained on projections with 6 slices, stride 6" in (other or "")

@@ -163,6 +163,11 @@ class Acquisition(BaseModel):
         width = f", FWHM {self.fwhm or self.slices:g} slices" if self.profile == "gaussian" else ""
         return f"{self.slices} slices, stride {self.step}, {self.profile} profile{width}"
 
+    def alike(self, other: Acquisition) -> bool:
+        """Whether both make projections in the same way, however it is stated and of however many projections."""
+        same = (self.slices, self.step) == (other.slices, other.step)
+        return same and np.allclose(self.profile_weights, other.profile_weights, atol=1e-6)
+
     def bound(self, count: int) -> Acquisition:
         """The same acquisition with ``count`` projections, none hidden."""
         return self.replace(count=count, hidden=())

@@ -23,6 +23,9 @@ CPU_BATCH_BYTES = 2**27
 WORKING_VOLUMES = 6
 """Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
 
+RELIABILITY_VOLUMES = 6
+"""Further ones where there is a reliability: its three arrays, on the engine's scale and on the input's."""
+
 
 class Work(Protocol):
     """What is common to a run and a training on volumes."""
@@ -150,7 +153,8 @@ def check_memory(method: Method, stack: ProjectionStack, device: str) -> None:
     TooLarge
         Saying how much is missing, and what lowers it.
     """
-    held = WORKING_VOLUMES * int(np.prod(stack.volume_shape)) * 4
+    volumes = WORKING_VOLUMES + RELIABILITY_VOLUMES * method.gives_reliability
+    held = volumes * int(np.prod(stack.volume_shape)) * 4
     what, crop = "this stack", "crop the images or take fewer projections"
     _check_memory(method, method.memory_bytes(stack), device, held, what, crop)
 

@@ -41,7 +41,7 @@ class Noise:
     @classmethod
     def of(cls, images: NDArray[Any]) -> Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
-        every = -(-images.size // PIXELS)
+        every = min(-(-images.size // PIXELS), len(images))
         some = images[every // 2 :: every]
         second, brightness = _second_differences(some), _brightness(some)
         order = np.argsort(brightness, axis=None, kind="stable")

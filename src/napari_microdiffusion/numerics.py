@@ -34,6 +34,11 @@ def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
     return applied
 
 
+def linear_weights(knots: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear interpolation between rising ``knots`` (K,), constant beyond them: weights (Z, K) at positions (Z,)."""
+    return np.stack([np.interp(at, knots, unit) for unit in np.eye(len(knots))], 1)
+
+
 def least_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
     """Aᵀ(AAᵀ + ridge)⁻¹, shape (Z, K), of A (K, Z)."""
     gram = matrix @ matrix.T + ridge * np.eye(len(matrix))

@@ -187,12 +187,14 @@ def _work(
             canvas = intensity.restore(volume.data)
             if volume.reliability is not None:
                 reliability = intensity.restore_reliability(volume.reliability)
+            del volume
     if job.method.consistency != "none":
         rounded = canvas.copy() if reliability is not None else canvas
         make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
         if reliability is not None:
-            moved = canvas - rounded
-            reliability = replace(reliability, lower=reliability.lower + moved, upper=reliability.upper + moved)
+            np.subtract(canvas, rounded, out=rounded)
+            for bound in (reliability.lower, reliability.upper):
+                bound += rounded
     return canvas, reliability, weights
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, load_weights, save_weights
 from .events import InvalidInput
@@ -20,6 +18,9 @@ from .presets import name_of, override, validated
 from .pretraining import Base
 from .settings import sampling_paths
 from .volume import ProjectionStack
+
+TOO_GOOD = "the base model was fitted to these very projections, hidden ones included: the score is too good"
+"""Said of a held-out score of a base model that `Trained.knows` the stack."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Trained:
         stopped = "" if self.complete else ", stopped before the end"
         return f"{found}, for {self.acquisition.description}{fitted}{stopped}"
 
+    def knows(self, stack: ProjectionStack) -> bool:
+        """Whether this base model was fitted to these very projections before: see `TOO_GOOD`."""
+        return self.is_base and self.input_sha256 == stack.sha256
+
     def check_input(self, stack: ProjectionStack) -> str | None:
         """What the user should know before these weights are used on a stack; None where all agrees.
 
@@ -73,7 +78,7 @@ class Trained:
         if self.is_base:
             return self._check_base(stack)
         notes = []
-        if stack.acquisition.replace(count=None, hidden=()) != self.acquisition.replace(count=None, hidden=()):
+        if not stack.acquisition.alike(self.acquisition):
             notes.append(f"the weights were trained on projections with {self.acquisition.description}")
         if self.input_sha256 is None:
             notes.append("the weights do not say which projections they were trained on")
@@ -89,8 +94,7 @@ class Trained:
 
     def _check_base(self, stack: ProjectionStack) -> str | None:
         before, now = self.acquisition, stack.acquisition
-        same = (before.slices, before.step) == (now.slices, now.step)
-        if not same or not np.allclose(before.profile_weights, now.profile_weights, atol=1e-6):
+        if not before.alike(now):
             raise InvalidInput(
                 f"the base model of {name_of(self.method)} was trained for {before.description}, and {stack.name} "
                 f"has {now.description}: train one for it"

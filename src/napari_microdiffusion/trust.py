@@ -9,11 +9,11 @@ from .checks import check_weights
 from .events import Event
 from .hardware import at_work, resolve_precision
 from .methods import Weights, heldout
-from .methods.heldout import HeldOut
+from .methods.heldout import FOLDS, HeldOut
 from .run import Job, check, remedy
 from .volume import ProjectionStack
 
-__all__ = ["HeldOut", "held_out"]
+__all__ = ["FOLDS", "HeldOut", "held_out"]
 
 
 def held_out(
@@ -21,7 +21,7 @@ def held_out(
     stack: ProjectionStack,
     *,
     weights: Weights | None = None,
-    folds: int = 4,
+    folds: int = FOLDS,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, HeldOut]:
     """Hide projections in turn, reconstruct from the rest with the job's method, and compare, step by step.

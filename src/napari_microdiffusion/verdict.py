@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise import Noise
+from .presets import METHODS
 from .run import Result
 from .volume import ProjectionStack, Reliability
 
@@ -91,7 +92,7 @@ def _sure(result: Result) -> str:
     found = result.volume.reliability
     if found is None:
         provenance = result.volume.provenance or {}
-        told = provenance.get("found", {}) if provenance.get("method") in ("axial", "axial_posterior") else {}
+        told = provenance.get("found", {}) if _gives_reliability(provenance) else {}
         if result.partial or told.get("fell_back"):
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
         if told.get("interval_widening", 1.0) is None:
@@ -129,6 +130,12 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
         f"{text}, no better than plain interpolation ({baseline:.1f} dB) as far as this test can tell, which is to "
         f"about {CLOSE_DB:.0f} dB: if in doubt, prefer the conservative interpolation"
     )
+
+
+def _gives_reliability(provenance: dict[str, Any]) -> bool:
+    """Whether the method gives error bars, where it can."""
+    name = provenance.get("method")
+    return name in METHODS and METHODS[name][0].gives_reliability
 
 
 def _prior(result: Result) -> bool:

@@ -231,16 +231,7 @@ class ProjectionStack:
                 f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: "
                 "use a larger field of view"
             )
-        if not np.isfinite(self.data).all():
-            bad = int((~np.isfinite(self.data)).sum())
-            raise InvalidInput(
-                f"{self.name} holds {bad} NaN or infinite value(s): replace them (by the background, say) and try again"
-            )
-        if self.data.min() == self.data.max():
-            raise InvalidInput(
-                f"{self.name} is constant ({self.data.flat[0]:g} everywhere): there is nothing to reconstruct; "
-                "check the channel and the file"
-            )
+        check_values(self.data, self.name)
 
 
 @dataclass(frozen=True)
@@ -252,12 +243,15 @@ class Intensity:
 
     def restore(self, working: NDArray[Any]) -> NDArray[np.float32]:
         """Working intensities, any shape, on the input's scale."""
-        restored: NDArray[np.float32] = working.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
+        restored: NDArray[np.float32] = working.astype(np.float32)
+        restored *= np.float32(self.gain)
+        restored += np.float32(self.offset)
         return restored
 
     def restore_reliability(self, working: Reliability) -> Reliability:
         """A reliability on the input's scale: bounds as intensities, the standard deviation by the gain alone."""
-        std = (working.std * np.float32(self.gain)).astype(np.float32, copy=False)
+        std = working.std.astype(np.float32)
+        std *= np.float32(self.gain)
         return Reliability(std, self.restore(working.lower), self.restore(working.upper))
 
 
@@ -288,3 +282,22 @@ def check_image(data: NDArray[Any], name: str) -> None:
         raise InvalidInput(f"{name} holds {kind} data; intensities as integers or real numbers are needed")
     if data.size == 0:
         raise InvalidInput(f"{name} is empty {data.shape}")
+
+
+def check_values(data: NDArray[Any], name: str) -> None:
+    """Refuse intensities of which nothing can be learned.
+
+    Raises
+    ------
+    InvalidInput
+        For NaN or infinite values, and where all are the same.
+    """
+    if not np.isfinite(data).all():
+        bad = int((~np.isfinite(data)).sum())
+        raise InvalidInput(
+            f"{name} holds {bad} NaN or infinite value(s): replace them (by the background, say) and try again"
+        )
+    if data.min() == data.max():
+        raise InvalidInput(
+            f"{name} is constant ({data.flat[0]:g} everywhere): there is nothing in it; check the channel and the file"
+        )

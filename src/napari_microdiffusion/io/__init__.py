@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,6 +41,7 @@ __all__ = [
     "Description",
     "ExportType",
     "Exported",
+    "check_beside",
     "check_distinct",
     "check_output",
     "inspect",
@@ -64,7 +65,9 @@ def inspect(path: str | Path) -> Description:
     """
     with open_source(Path(path), READERS) as source:
         sizes = source.sizes
-        acquisition = _acquisition(source)
+        acquisition = None
+        with suppress(InvalidInput):  # one that cannot be used is refused where it would be
+            acquisition = _acquisition(source)
         return Description(
             name=stem(Path(path)),
             shape=tuple(sizes.values()),
@@ -108,6 +111,17 @@ def read_volume(
         data = source.stack(channel, time)
         found = reliability.reliability_of(source, path, READERS) if with_reliability else None
         return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source), found)
+
+
+def check_beside(path: str | Path) -> None:
+    """Refuse a volume whose reliability would take the place of something else; call it before work starts.
+
+    Raises
+    ------
+    InvalidInput
+        If what lies there is no reliability file.
+    """
+    reliability.check_replaceable(beside(Path(path).resolve()), READERS)
 
 
 def read_projections(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..events import InvalidInput
-from ..volume import Volume
+from ..volume import Volume, check_values
 from . import READERS, inspect, read_volume
 
 
@@ -52,4 +52,6 @@ def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     if "job" in (described.provenance or {}):
         raise InvalidInput(f"{path.name} was reconstructed: a base model is trained on measured volumes")
     chosen = channel if described.channels > 1 else None, time if described.times > 1 else None
-    return read_volume(path, *chosen, with_reliability=False)
+    volume = read_volume(path, *chosen, with_reliability=False)
+    check_values(volume.data, path.name)
+    return volume

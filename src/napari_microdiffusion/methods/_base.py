@@ -135,6 +135,9 @@ class Method(BaseModel):
     """Whether the weights come from full volumes (`pretrain`) and not from the stack, so that a run needs a base
     model; `refine` may fit it to the stack. Such weights know no projection until then: `retrains` is false."""
 
+    gives_reliability: ClassVar[bool] = False
+    """Whether it says how far each voxel can be trusted: its volumes may come with a `Reliability`."""
+
     kind: str
     consistency: FinalConsistency = "none"
 

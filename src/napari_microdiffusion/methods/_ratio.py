@@ -75,8 +75,10 @@ def estimated_ratio(stack: ProjectionStack) -> float:
 
     if len(stack.data) < LAGS + 2 or stack.acquisition.hidden:
         return 1.0
-    images = torch.from_numpy(stack.data.astype(np.float32))  # torch has no arithmetic for a camera's integers
-    wanted = _structure(images, noise_variance(stack.data))
+    top, left = (max(0, size - GUESSED) // 2 for size in stack.shape[1:])
+    data = stack.data[:, top : top + GUESSED, left : left + GUESSED]
+    images = torch.from_numpy(data.astype(np.float32))  # torch has no arithmetic for a camera's integers
+    wanted = _structure(images, noise_variance(data))
     costs = {}
     for ratio in GUESSES:
         for blur in np.arange(0, 5, 0.5):

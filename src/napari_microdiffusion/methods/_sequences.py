@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from ..acquisition import Acquisition
-from ..numerics import along_z
+from ..numerics import along_z, linear_weights
 
 BEYOND = 0.1
 """Share of training slices that may lie beyond the outermost projections."""
@@ -61,8 +61,7 @@ def sequences(acquisition: Acquisition, inputs: int) -> Sequences:
 
 def linear_matrix(acquisition: Acquisition) -> NDArray[np.float64]:
     """Shape (Z, K): linear interpolation between projection centres, constant beyond the outer ones."""
-    centres, slices = acquisition.projection_centres, acquisition.slice_centres
-    return np.stack([np.interp(slices, centres, unit) for unit in np.eye(len(centres))], 1)
+    return linear_weights(acquisition.projection_centres, acquisition.slice_centres)
 
 
 def to_be_found(acquisition: Acquisition) -> NDArray[np.bool_]:

@@ -44,6 +44,7 @@ class Axial(Method):
 
     learned: ClassVar[bool] = True
     retrains: ClassVar[bool] = False
+    gives_reliability: ClassVar[bool] = True
     kind: Literal["axial"] = "axial"
     consistency: FinalConsistency = "final"
     sigma: Auto = setting(

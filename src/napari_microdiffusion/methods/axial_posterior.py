@@ -53,6 +53,7 @@ class AxialPosterior(Method):
 
     learned: ClassVar[bool] = True
     retrains: ClassVar[bool] = False
+    gives_reliability: ClassVar[bool] = True
     kind: Literal["axial_posterior"] = "axial_posterior"
     consistency: FinalConsistency = "final"
     prior: Axial = setting(

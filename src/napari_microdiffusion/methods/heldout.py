@@ -18,6 +18,9 @@ from ..metrics import FLOOR
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights
 
+FOLDS = 4
+"""In how many turns projections are hidden, where nothing else is wanted."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -41,7 +44,7 @@ class HeldOut:
     partial: bool = False
 
 
-def folds(count: int, wanted: int = 4) -> list[tuple[int, ...]]:
+def folds(count: int, wanted: int = FOLDS) -> list[tuple[int, ...]]:
     """Which projections are hidden together: indices among ``count`` in use, for each fold.
 
     Each inner projection is hidden once, never together with a neighbour: the gap would be deeper than any in the
@@ -73,7 +76,7 @@ def folds(count: int, wanted: int = 4) -> list[tuple[int, ...]]:
 
 
 def score(
-    method: Method, stack: ProjectionStack, context: Context, weights: Weights | None = None, wanted: int = 4
+    method: Method, stack: ProjectionStack, context: Context, weights: Weights | None = None, wanted: int = FOLDS
 ) -> Generator[Event, None, HeldOut]:
     """Reconstruct without each fold's projections in turn, and compare what the volume says of them.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from ..events import Event, Preview
-from ..numerics import along_z
+from ..numerics import along_z, linear_weights
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights
 
@@ -41,8 +41,7 @@ class Linear(Interpolation):
     kind: Literal["linear"] = "linear"
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
-        centres, z = stack.acquisition.projection_centres, stack.acquisition.slice_centres
-        return np.stack([np.interp(z, centres, unit) for unit in np.eye(len(centres))], 1)
+        return linear_weights(stack.acquisition.projection_centres, stack.acquisition.slice_centres)
 
 
 class Cubic(Interpolation):
