@@ -206,6 +206,28 @@ class TestReconstruct:
         assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")
         assert "cannot be read" in refused("reconstruct", "--job", "absent.json")
 
+    def test_a_job_of_other_projections_takes_as_many_as_there_are(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "conservative")
+        stack = io.read_projections("p.ome.tif")
+        np.save("q.npy", stack.data[:4])
+        tifffile.imwrite("r.tif", np.concatenate([stack.data, stack.data]))
+        for name, depth in (("q.npy", 24), ("r.tif", 60), ("p.ome.tif", 30)):
+            done("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+            assert io.read_volume("w.ome.tif").shape[0] == depth
+
+    def test_a_job_with_hidden_projections_leaves_their_gap(self) -> None:
+        io.write_projections(io.read_projections("p.ome.tif").without((2,)), "h.ome.tif")
+        done("reconstruct", "h.ome.tif", "-o", "v.ome.tif", "--method", "conservative")
+        done("reconstruct", "h.ome.tif", "--job", "v.ome.tif", "-o", "w.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, io.read_volume("w.ome.tif").data)
+        assert io.read_volume("w.ome.tif").shape[0] == 30
+
+    def test_what_a_reliability_would_replace_is_seen_before_any_work(self, folder: Path) -> None:
+        (folder / "v_reliability.ome.tif").write_text("mine")
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--overwrite", "--method")
+        assert "no reliability file" in refused(*order, "axial")
+        done(*order, "linear")
+
     def test_a_voxel_size_that_no_file_states_is_kept_and_replayed(self) -> None:
         np.save("p.npy", io.read_projections("p.ome.tif").data)
         order = ("reconstruct", "p.npy", "--slices", "6", "--stride", "5", "--method", "conservative")
@@ -721,8 +743,13 @@ class TestHeldOut:
         order = ("reconstruct", "p.npy", "--slices", "6", "-o", "v.ome.tif", "--method", "axial", *settings)
         assert "(--voxel-size)" in refused(*order)
         done(*order, "--voxel-size", "0.235,0.15,0.15")
-        score = json.loads(done("evaluate", "v.ome.tif", "--projections", "p.npy", "--held-out", "--json"))
-        assert score["held_out_psnr"] > 0
+        again = ("--projections", "p.npy", "--held-out", "--json")
+        score = json.loads(done("evaluate", "v.ome.tif", *again))["held_out_psnr"]
+        assert score > 0
+        anew = ("evaluate", "t.ome.tif", *again, "--slices", "6", "--method", "axial", *settings)  # has no record
+        assert "(--voxel-size)" in refused(*anew)
+        assert json.loads(done(*anew, "--voxel-size", "0.235,0.15,0.15"))["held_out_psnr"] == score
+        assert "give --held-out too" in refused("evaluate", "v.ome.tif", *again[:2], "--voxel-size", "1,1,1")
 
     def test_other_projections_say_themselves_what_they_are(self) -> None:
         """What the volume's record says is of those it was made from."""

@@ -164,6 +164,7 @@ def evaluate(
     fwhm: Fwhm = None,
     channel: Channel = None,
     time: Time = None,
+    voxel_size: VoxelSize = None,
     held_out: Annotated[
         bool,
         typer.Option(

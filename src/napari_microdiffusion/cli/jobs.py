@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
 from ..checks import check_base, check_weights
 from ..events import InvalidInput
-from ..methods import Axial, AxialPosterior, Method, Weights
+from ..methods import Method, Weights
 from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
@@ -96,6 +97,8 @@ def prepare(options: Options) -> Prepared:
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, job.projections)
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
+    if job.method.gives_reliability:
+        io.check_beside(output)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
     notice = None
@@ -108,7 +111,7 @@ def prepare(options: Options) -> Prepared:
 def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
     """Size of the volume, and of the reliability beside it where the method gives one."""
     voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
-    reliability = 3 * 4 if isinstance(method, Axial | AxialPosterior) else 0
+    reliability = 3 * 4 if method.gives_reliability else 0
     return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)
 
 
@@ -168,7 +171,17 @@ def _replayed(options: Options, path: Path) -> _Draft:
     if "weights" in changes:
         trained = load_trained(changes["weights"], method=job.method)
     acquisition = job.acquisition if "acquisition" in values else None
+    if acquisition is not None and options.projections is not None:
+        acquisition = _for(acquisition, options.projections)
     return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record)
+
+
+def _for(acquisition: Acquisition, projections: Path) -> Acquisition:
+    """The acquisition of a job for another file of projections, which may hold more or fewer of them."""
+    found = io.inspect(projections)
+    images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
+    same = acquisition.count is None or images == len(acquisition.shown)
+    return acquisition if same else acquisition.replace(count=None, hidden=())
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

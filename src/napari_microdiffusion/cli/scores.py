@@ -19,13 +19,11 @@ from ..metrics import evaluate
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
 from ..run import Job, check
-from ..trained import load_trained
-from ..trust import held_out
+from ..trained import TOO_GOOD, load_trained
+from ..trust import FOLDS, held_out
 from ..volume import ProjectionStack, Volume
 from .console import INTERRUPTED, Interrupt, follow, note
-from .values import acquisition_of, job_of, method_of, overrides_of
-
-FOLDS = 4
+from .values import acquisition_of, job_of, method_of, overrides_of, voxel_size_of
 
 LABELS = {
     "psnr": ("PSNR, mean of slices", "dB"),
@@ -52,6 +50,7 @@ class Options:
     fwhm: float | None = None
     channel: int | None = None
     time: int | None = None
+    voxel_size: str | None = None
     held_out: bool = False
     folds: int | None = None
     method: str | None = None
@@ -121,8 +120,8 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
     """Refuse options that lack what they are about."""
     if options.held_out and options.projections is None:
         raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
-    names = ("folds", "method", "preset", "set_", "base", "device")
-    given = [f"--{name.rstrip('_')}" for name in names if getattr(options, name) is not None]
+    names = ("voxel_size", "folds", "method", "preset", "set_", "base", "device")
+    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None]
     if given and not options.held_out:
         raise InvalidInput(f"{', '.join(given)} say how to hold projections out: give --held-out too")
     if options.truth is None and options.projections is None:
@@ -137,7 +136,8 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     before = _job_on_record(record, options)
     method = _method(options, before)
     changes: dict[str, Any] = {"method": method, "channel": options.channel, "time": options.time}
-    changes |= {"device": options.device, "weights": options.base and options.base.resolve()}
+    changes |= {"scale_um": voxel_size_of(options.voxel_size), "device": options.device}
+    changes["weights"] = options.base and options.base.resolve()
     changes = {key: value for key, value in changes.items() if value is not None}
     kept = before.model_dump() if before else {}
     if before and name_of(method) != name_of(before.method):
@@ -200,7 +200,8 @@ def _stack(
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or recorded, channel, time)
     same = stack.sha256 == (volume.provenance or {}).get("input_sha256")
     stack = replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
-    size = recipe.job.scale_um if recipe and (same or stack.scale_um is None) else None
+    known = same or stack.scale_um is None or options.voxel_size is not None
+    size = recipe.job.scale_um if recipe and known else None
     return stack if size is None else stack.with_voxels(size)
 
 
@@ -259,8 +260,6 @@ def _trained_before(job: Job, stack: ProjectionStack) -> Weights | None:
         return None
     if trained.is_base:
         trained.check_input(stack)
-        if trained.input_sha256 == stack.sha256:
-            note(
-                "note: the base model was fitted to these very projections, hidden ones included: the score is too good"
-            )
+        if trained.knows(stack):
+            note(f"note: {TOO_GOOD}")
     return trained.weights
