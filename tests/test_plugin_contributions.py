@@ -15,7 +15,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, TooLarge
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
 from napari_microdiffusion.plugin.contributions import get_reader, read_layers, sample, write_image
-from napari_microdiffusion.plugin.layers import KEY
+from napari_microdiffusion.plugin.layers import KEY, header
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 NAME = "napari-microdiffusion"
@@ -175,3 +175,23 @@ def _offscreen() -> dict[str, str]:
     import os
 
     return {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+
+
+def test_of_a_pyramid_the_finest_level_is_saved(truth: Volume, tmp_path: Path) -> None:
+    from napari.layers import Image
+
+    levels = [truth.data, truth.data[:, ::2, ::2], truth.data[::2, ::4, ::4]]
+    where = {"name": "pyramid", "scale": (2, 0.5, 0.5), "units": ("µm",) * 3}
+    data, attributes, _ = Image(levels, multiscale=True, **where).as_layer_data_tuple()
+    write_image(str(tmp_path / "a.ome.tif"), data, attributes)
+    found = read_volume(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(found.data, truth.data)
+    assert found.scale_um == (2, 0.5, 0.5)
+
+
+def test_projections_that_are_lacking_are_noticed(stack: ProjectionStack, tmp_path: Path) -> None:
+    from napari.layers import Image
+
+    write_projections(stack.without((2, 4)), tmp_path / "s.ome.tif")
+    ((data, attributes, _),) = read_layers(tmp_path / "s.ome.tif")
+    assert header(Image(data, **attributes)).lacking == 2

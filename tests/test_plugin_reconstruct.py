@@ -324,6 +324,32 @@ def test_channels_and_times_can_be_chosen(opened: Open, qtbot: Any, stack: Proje
     assert widget.results()[-1].data.shape == stack.volume_shape
 
 
+def test_a_truth_of_several_times_is_that_of_the_chosen_one(opened: Open, truth: Volume) -> None:
+    from napari_microdiffusion.plugin.session import loader
+
+    images = np.stack([truth.data + shift for shift in (0, 1, 2)])
+    where = {"axis_labels": ("t", "z", "y", "x")}
+    stack = (images[:, ::6], {"name": "p", **where}, "image")
+    _, widget = opened(layers=[stack, (images, {"name": "t", **where}, "image")], truth="t", time=2)
+    source, reference = widget.data.source(), widget.data.truth()
+    loaded, known = loader(widget.value(), source, reference)()
+    np.testing.assert_array_equal(loaded.data, images[2, ::6])
+    np.testing.assert_array_equal(known.data, images[2])
+
+
+def test_a_voxel_size_that_was_set_is_not_filled_in_again(opened: Open, stack: ProjectionStack) -> None:
+    _, widget = opened(layers=[(stack.data, {"name": "plain"}, "image")], scale_um=(3, 1, 1))
+    widget.data.beam.slices.setValue(7)
+    assert widget.value().scale_um == (3, 1, 1)
+
+
+@pytest.mark.parametrize("value", [0.0012345678, 1e-5, 0.1 + 0.2, 3.0])
+def test_a_setting_keeps_all_its_digits(opened: Open, value: float) -> None:
+    _, widget = opened(method="axial", overrides={"sigma": value})
+    widget.method.advanced._editors["sigma"].changed.emit()
+    assert widget.value().overrides == {"sigma": value}
+
+
 def test_save_and_replay(opened: Open, qtbot: Any, tmp_path: Path) -> None:
     from napari_microdiffusion.run import Job
 

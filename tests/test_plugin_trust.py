@@ -27,6 +27,8 @@ from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, Result, exhaust
+from napari_microdiffusion.run import run as engine_run
+from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.verdict import verdict
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -471,6 +473,14 @@ def test_a_score_starts_from_weights_that_were_not_fitted_yet(
     result = Result(Volume(np.zeros(stack.volume_shape)), weights["after"], Residual(0, 0), False, 1.0, before)
     ran = Ran(Job(method=spec(name, overrides=settings)), stack, result)
     assert scoring._weights(ran) is weights[first]
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_score_that_is_too_good_says_so(stack: ProjectionStack, fitted: bool) -> None:
+    result = exhaust(engine_run(Job(method=Conservative()), stack))
+    base = Trained(spec("recurrent_mz"), {}, stack.acquisition, stack.sha256 if fitted else None)
+    scored = exhaust(scoring.score(Ran(Job(method=Conservative()), stack, result, base), lambda: False))
+    assert ("fitted to these very projections" in scored.text) == fitted
 
 
 def test_closing_the_widget_stops_scoring(opened: Open, qtbot: Any, method: Use) -> None:

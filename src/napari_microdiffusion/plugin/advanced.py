@@ -276,7 +276,9 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, list | tuple):
         return str(list(value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)  # with all its digits: what is shown is what is used
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .choices import side_by_side
+from .choices import RED, paragraph, side_by_side
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -36,7 +36,6 @@ FOLDER = "Use every volume in a folder: TIFF, OME-TIFF, npy and OME-Zarr; what i
 NOTHING = "Tick a layer, or choose a folder"
 BUSY = "Something is running: wait for it, or stop it"
 ROWS, ROW_HEIGHT = 4, 22
-RED = "color: #f0605a"
 
 
 class BaseBox(QWidget):
@@ -200,14 +199,6 @@ class TrainingForm(QFrame):
         for button in (self.start_button, self.cancel_button):
             buttons.addWidget(button)
         layout.addLayout(buttons)
-
-
-def paragraph() -> QLabel:
-    """Text that wraps, and widens nothing."""
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    return label
 
 
 def _button(text: str, tip: str) -> QPushButton:

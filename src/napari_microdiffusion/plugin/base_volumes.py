@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
-from ..volume import MINIMUM_LATERAL, Volume
-from .layers import extra_axes, facts, header, in_memory, pixels, spacing_um
+from ..volume import MINIMUM_LATERAL, Volume, check_values
+from .layers import facts, header, in_memory, pixels, spacing_um, there
 from .model import Setup
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def picked(offered: Iterable[Offer], chosen: Iterable[Image], setup: Setup, fold
     return Picked(
         tuple(_load(layer, axes) for layer in usable),
         folder,
-        tuple(pixels(layer, _there(layer, axes)) for layer in withheld),
+        tuple(pixels(layer, there(layer, axes)) for layer in withheld),
         axes["channel"],
         axes["time"],
     )
@@ -152,13 +152,8 @@ def _too_small(depth: int, size: tuple[int, int], least: int) -> str:
 
 
 def _load(layer: Image, axes: dict[str, int]) -> Callable[[], Volume]:
-    name, data, scale = layer.name, pixels(layer, _there(layer, axes)), spacing_um(layer)
+    name, data, scale = layer.name, pixels(layer, there(layer, axes)), spacing_um(layer)
     return lambda: Volume(in_memory(data), scale, name)
-
-
-def _there(layer: Image, axes: dict[str, int]) -> dict[str, int]:
-    """The channel and time point, or the last that this layer has."""
-    return {name: min(axes[name], count - 1) for name, count in extra_axes(layer).items()}
 
 
 def _files(wanted: Picked) -> list[Callable[[], Volume]]:
@@ -189,6 +184,7 @@ def _checked(volume: Volume, least: int, withheld: list[Any], others: list[Volum
         reason = SAME
     if reason:
         raise InvalidInput(f"{volume.name} ({reason})")
+    check_values(volume.data, volume.name)
     return volume
 
 

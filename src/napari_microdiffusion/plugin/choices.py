@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
+
+RED = "color: #f0605a"
+"""Of lines that say what is wrong."""
+
+
+def paragraph() -> QLabel:
+    """Text that wraps, and widens nothing."""
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    return label
 
 
 def combo_box() -> QComboBox:

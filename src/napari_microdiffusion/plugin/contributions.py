@@ -145,7 +145,8 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     from ..io import write_projections, write_volume
 
     known = attributes.get("metadata", {}).get(KEY, {})
-    pixels, name = np.asarray(data), str(attributes.get("name", "volume"))
+    finest = data[0] if attributes.get("multiscale") else data  # of a pyramid, whose scale the attributes hold
+    pixels, name = np.asarray(finest), str(attributes.get("name", "volume"))
     spacing = known_units_um(attributes.get("scale", ()), attributes.get("units", ()))
     dtype = known.get("source_dtype", "")
     if known.get("role") == "projections":

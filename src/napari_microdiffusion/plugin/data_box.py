@@ -80,6 +80,7 @@ class DataBox(QGroupBox):
                 combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
             self.beam.set_value(setup.acquisition)
             self.voxel.set_value(setup.scale_um)
+            self.voxel.edited = setup.scale_um is not None and setup.scale_um != self._stated()
             self._form.setRowVisible(self._truth, not setup.simulate)
             self._hold()
 
@@ -150,13 +151,15 @@ class DataBox(QGroupBox):
 
     def _fill_voxel(self) -> None:
         """The voxel size that the layer states; a projection layer's z step is stride slices."""
+        if self.source() is not None and not self.voxel.edited:
+            self.voxel.set_value(self._stated())
+
+    def _stated(self) -> Triple | None:
         layer = self.source()
-        if layer is None or self.voxel.edited:
-            return
-        spacing: Triple | None = spacing_um(layer)
+        spacing: Triple | None = None if layer is None else spacing_um(layer)
         if spacing is not None and not self._simulate.isChecked():
             spacing = (spacing[0] / self.beam.value().step, *spacing[1:])
-        self.voxel.set_value(spacing)
+        return spacing
 
     # -- building ----------------------------------------------------------------------------
 

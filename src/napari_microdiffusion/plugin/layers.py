@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..checkpoint import VolumeRecord
     from ..run import Job, Result
+    from ..trained import Trained
 
 KEY = "napari_microdiffusion"
 """Where a layer's metadata holds what this plugin knows of it: role, acquisition, truth, provenance, scores, run."""
@@ -34,13 +35,18 @@ Units = tuple[str, ...]
 class Ran:
     """What is kept of a run with its result's layer, whose pixels are the result's.
 
-    ``volumes`` are those that its base model was trained on.
+    ``trained`` is the network that it was given, if it was given one.
     """
 
     job: Job
     stack: ProjectionStack
     result: Result
-    volumes: tuple[VolumeRecord, ...] = ()
+    trained: Trained | None = None
+
+    @property
+    def volumes(self) -> tuple[VolumeRecord, ...]:
+        """Those that its base model was trained on."""
+        return () if self.trained is None else self.trained.volumes
 
 
 # -- engine to layers ------------------------------------------------------------------------
@@ -105,7 +111,8 @@ def header(layer: Image) -> Source:
     """Shape (of one channel and time point) and dtype of a layer; looks at no pixel."""
     data = base(layer)
     shape = tuple(int(n) for n in data.shape)
-    return Source(layer.name, shape if layer.rgb else shape[-3:], str(data.dtype), bool(layer.rgb))
+    lacking = len((facts(layer).get("acquisition") or {}).get("hidden", ()))
+    return Source(layer.name, shape if layer.rgb else shape[-3:], str(data.dtype), bool(layer.rgb), lacking)
 
 
 def base(layer: Image) -> Any:
@@ -135,6 +142,11 @@ def pixels(layer: Image, chosen: dict[str, int]) -> Any:
     for name in extra_axes(layer):
         data = data[chosen.get(name, 0)]
     return data
+
+
+def there(layer: Image, axes: dict[str, int]) -> dict[str, int]:
+    """The channel and time point, or the last that this layer has."""
+    return {name: min(axes[name], count - 1) for name, count in extra_axes(layer).items()}
 
 
 def in_memory(data: Any) -> NDArray[Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import InvalidInput
-from ..presets import METHODS, PRESETS, PresetName, explain, name_of, spec
+from ..presets import METHODS, PRESETS, PresetName, name_of, spec
 from ..trained import flat
 from ..volume import MINIMUM_LATERAL
 
@@ -187,12 +187,15 @@ class Source:
         numpy's name of it.
     rgb
         Whether it is a colour image.
+    lacking
+        Projections that were acquired and are not among its images.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     rgb: bool = False
+    lacking: int = 0
 
     def check(self) -> None:
         """Refuse what is not a stack of grey images.
@@ -235,6 +238,11 @@ def covered(setup: Setup, source: Source) -> Acquisition:
         raise InvalidInput(
             f"{source.name} has {source.shape[0]} images; at least {MINIMUM_PROJECTIONS} projections are needed"
         )
+    if source.lacking:
+        raise InvalidInput(
+            f"{source.name} lacks {source.lacking} of the projections that were acquired, which this window cannot "
+            "place: use all of them, or the command line, which leaves gaps where they belong"
+        )
     return setup.acquisition.bound(source.shape[0])
 
 
@@ -257,10 +265,7 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
                 f"the ground truth {truth.name} is {_by(truth.shape)}, but the volume will be {_by((depth, y, x))}: "
                 "choose another one, or check slices and stride"
             )
-    try:
-        unsuited = setup.spec().unsuited(acquisition)
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
+    unsuited = setup.spec().unsuited(acquisition)
     if unsuited is not None:
         raise InvalidInput(f"{friendly(setup.method)[0].partition(' (')[0]} {unsuited}")
     size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"

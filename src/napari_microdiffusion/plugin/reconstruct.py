@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 from ..events import InvalidInput
 from .base import Bases
 from .basing import Basing
+from .choices import RED
 from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..trained import Trained
 
-RED, PLAIN = "color: #f0605a", ""
+PLAIN = ""
 
 
 class ReconstructWidget(QWidget):

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 from ..events import RunFailed, Stage
 from ..methods import Conservative, Weights
-from ..trust import HeldOut, held_out
+from ..trained import TOO_GOOD
+from ..trust import FOLDS, HeldOut, held_out
 from ..verdict import verdict
 from .follow import Follower, Progress
 from .layers import Ran
 from .preload import load_torch
 from .worker import StoppableWorker, explained, followed
-
-FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,13 @@ class Scored:
     """The score of a method on hidden projections, that of plain interpolation, and the verdict with both.
 
     ``baseline`` is None where the method is plain interpolation itself, and where not all projections had their turn.
+    ``doubt`` is what the score must not be read without.
     """
 
     own: HeldOut
     baseline: HeldOut | None
     verdict: str
+    doubt: str = ""
 
     @property
     def text(self) -> str:
@@ -34,7 +35,7 @@ class Scored:
         turns = f" ({self.own.folds} of {FOLDS} turns)" if self.own.partial else ""
         lines = [f"hidden projections: {self.own.psnr:.1f} dB{turns}"]
         lines += [] if self.baseline is None else [f"plain interpolation: {self.baseline.psnr:.1f} dB"]
-        return "\n".join(lines)
+        return "\n".join([*lines, self.doubt] if self.doubt else lines)
 
 
 class ScoreWorker(StoppableWorker[Progress, Scored]):
@@ -65,11 +66,12 @@ def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None,
     if job.method.learned:
         load_torch()
     follower = _Turns("Hiding projections")
-    own = yield from followed(held_out(job, stack, weights=_weights(ran), folds=FOLDS, cancelled=cancelled), follower)
+    own = yield from followed(held_out(job, stack, weights=_weights(ran), cancelled=cancelled), follower)
     baseline = None
     if not own.partial and not isinstance(job.method, Conservative):
         baseline = yield from _plain(ran, cancelled, follower)
-    return Scored(own, baseline, verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr))
+    told = verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr)
+    return Scored(own, baseline, told, TOO_GOOD if ran.trained is not None and ran.trained.knows(stack) else "")
 
 
 def _weights(ran: Ran) -> Weights | None:
@@ -83,7 +85,7 @@ def _plain(ran: Ran, cancelled: Callable[[], bool], follower: Follower) -> Gener
     """Plain interpolation's score on the same projections; None if stopped."""
     plain = ran.job.model_copy(update={"method": Conservative(), "device": "cpu"})
     try:
-        found = yield from followed(held_out(plain, ran.stack, folds=FOLDS, cancelled=cancelled), follower)
+        found = yield from followed(held_out(plain, ran.stack, cancelled=cancelled), follower)
     except RunFailed:
         if cancelled():
             return None

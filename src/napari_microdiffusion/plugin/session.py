@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
-from .layers import Ran, facts, grid, in_memory, pixels, place_source, projections_layer
+from .layers import Ran, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
 
@@ -140,7 +140,7 @@ class Session(QObject):
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
             "verdict": outcome.verdict,
-            "ran": Ran(self._job, self._stack, result, outcome.volumes),
+            "ran": Ran(self._job, self._stack, result, outcome.trained),
         }
         self.deleteLater()
         self._live.finish(known, " (partial)" if result.partial else "")
@@ -172,7 +172,7 @@ def loader(setup: Setup, source: Image, truth: Image | None) -> Load:
     chosen = {"channel": setup.channel or 0, "time": setup.time or 0}
     name, data = source.name, pixels(source, chosen)
     dtype = str(facts(source).get("source_dtype") or data.dtype)
-    reference = None if truth is None else (truth.name, pixels(truth, {}))
+    reference = None if truth is None else (truth.name, pixels(truth, there(truth, chosen)))
 
     def load() -> tuple[ProjectionStack, Volume | None]:
         array = in_memory(data)

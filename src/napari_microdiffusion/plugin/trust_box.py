@@ -6,8 +6,9 @@ import html
 import re
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from .choices import paragraph
 from .found_box import FoundBox
 from .maps import INTERVAL, MAPS, UNCERTAINTY
 
@@ -28,7 +29,9 @@ class TrustBox(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._verdict, self._score_text = _paragraph(), _paragraph()
+        self._verdict, self._score_text = paragraph(), paragraph()
+        for text in (self._verdict, self._score_text):
+            text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.found = FoundBox()
         self._button = QPushButton("Score without truth")
         self._button.clicked.connect(self.score)
@@ -82,12 +85,3 @@ def in_bold(verdict: str) -> str:
     parts = r"(Unfinished|Measured|Inferred|How sure|What would help):"
     text = re.sub(parts, r"<b>\1:</b>", html.escape(verdict, quote=False))
     return re.sub(r"(\d) (%|µm|dB)", r"\1&nbsp;\2", text)
-
-
-def _paragraph() -> QLabel:
-    """Text that wraps and can be selected."""
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    return label

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from superqt.utils import GeneratorWorker
 
-from ..checkpoint import VolumeRecord
 from ..events import EngineError, Event, Notice, Preview, RunFailed, Stage, Step
 from ..methods import Conservative
 from ..pretraining import trained_on
@@ -52,13 +51,13 @@ class Opened:
 class Outcome:
     """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words.
 
-    ``volumes`` are those that its base model was trained on.
+    ``trained`` is the network that it was given, if it was given one.
     """
 
     result: Result
     scores: dict[str, float]
     verdict: str
-    volumes: tuple[VolumeRecord, ...] = ()
+    trained: Trained | None = None
 
 
 Message = Loaded | Opened | Progress
@@ -166,7 +165,7 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), volumes)
+    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained)
 
 
 def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Recorder) -> Trained | None:
