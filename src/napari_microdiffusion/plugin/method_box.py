@@ -174,11 +174,7 @@ class MethodBox(QGroupBox):
 
     def _show_settings(self, overrides: dict[str, Any]) -> None:
         self._hint.setText(friendly(self._method.currentData())[1])
-        try:
-            preset = spec(self._method.currentData(), self._preset.currentData())
-        except EngineError as error:  # a preset that this method does not have
-            self._hint.setText(str(error))
-            return
+        preset = spec(self._method.currentData(), self._preset.currentData())
         for widget in (self._preset, self._device, self._seed):
             self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them
         self._form.setRowVisible(self._network_row, preset.learned and not preset.pretrained)
