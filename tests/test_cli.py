@@ -221,6 +221,13 @@ class TestReconstruct:
         done("reconstruct", "h.ome.tif", "--job", "v.ome.tif", "-o", "w.ome.tif")
         np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, io.read_volume("w.ome.tif").data)
         assert io.read_volume("w.ome.tif").shape[0] == 30
+        stack = io.read_projections("p.ome.tif")
+        io.write_projections(ProjectionStack(stack.data[:4], Acquisition(slices=6)), "q.ome.tif")
+        done("reconstruct", "q.ome.tif", "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+        assert io.read_volume("w.ome.tif").shape[0] == 24  # which says that none is hidden
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "conservative", "--overwrite")
+        done("reconstruct", "h.ome.tif", "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+        assert io.read_volume("w.ome.tif").shape[0] == 30
 
     def test_what_a_reliability_would_replace_is_seen_before_any_work(self, folder: Path) -> None:
         (folder / "v_reliability.ome.tif").write_text("mine")
@@ -246,11 +253,21 @@ class TestReconstruct:
 
     @pytest.mark.parametrize(
         ("size", "words"),
-        [("1,1", "Z,Y,X"), ("1,1,a", "Z,Y,X"), ("", "Z,Y,X"), ("1,0,1", "greater than 0"), ("1,1,inf", "finite")],
+        [("1,1", "Z,Y,X"), ("1,1,a", "Z,Y,X"), ("", "Z,Y,X"), ("1,0,1", "Z,Y,X"), ("1,1,inf", "Z,Y,X")],
     )
     def test_a_voxel_size_that_cannot_be_is_refused(self, size: str, words: str) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
         assert words in refused(*order, "--voxel-size", size)
+
+    def test_of_another_stack_its_own_file_knows_the_voxel_size(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--voxel-size", "3,2,1")
+        stack = io.read_projections("p.ome.tif")
+        io.write_projections(replace(stack, data=stack.data[:, ::-1]), "q.ome.tif")
+        np.save("r.npy", stack.data[:, ::-1])
+        Path("p.ome.tif").rename("moved.ome.tif")
+        for name, size in (("q.ome.tif", (0.235, 0.15, 0.15)), ("r.npy", (3, 2, 1)), ("moved.ome.tif", (3, 2, 1))):
+            done("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+            assert io.inspect("w.ome.tif").scale_um == pytest.approx(size)
 
     def test_other_projections_are_noticed_on_replay(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")

@@ -24,6 +24,7 @@ from napari_microdiffusion.events import InvalidInput, RunFailed, TooLarge
 from napari_microdiffusion.io import ome_zarr, tiff
 from napari_microdiffusion.io.units import scale_um
 from napari_microdiffusion.io.volumes import read_volumes
+from napari_microdiffusion.plugin.contributions import read_layers
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 OUTPUTS = ("v.ome.tif", "v.tif", "v.ome.tiff", "v.ome.zarr", "v.zarr")
@@ -95,6 +96,9 @@ class TestSaveThenLoad:
         io.write_projections(stack, tmp_path / name)
         monkeypatch.undo()
         assert io.inspect(tmp_path / name).acquisition is None
+        for use in (io.written_acquisition, lambda path: read_volumes([path], None, None), read_layers):
+            with pytest.raises(InvalidInput, match="an acquisition that cannot be used"):
+                use(tmp_path / name)
         with pytest.raises(InvalidInput, match=r"carries an acquisition that cannot be used .* give --slices"):
             io.read_projections(tmp_path / name)
         found = io.read_projections(tmp_path / name, Acquisition(slices=6))

@@ -42,6 +42,7 @@ def test_plan_says_what_a_simulation_leaves_out() -> None:
         (Setup(), Source("s", (2, 64, 64)), None, "at least 3"),
         (Setup(), Source("s", (6, 64, 31)), None, "32 × 32"),
         (Setup(), Source("s", (6, 64, 64), lacking=2), None, "s lacks 2 of the projections"),
+        (Setup(scale_um=(-6, 1, 1)), STACK, None, "give sizes above 0"),
         (Setup(), STACK, Source("t", (90, 128, 128)), "ground truth t is 90 × 128 × 128"),
         (Setup(simulate=True), Source("s", (17, 64, 64)), None, "fewer slices"),
         (Setup(method="inr", overrides={"steps": 0}), STACK, None, "steps"),

@@ -343,6 +343,14 @@ def test_a_voxel_size_that_was_set_is_not_filled_in_again(opened: Open, stack: P
     assert widget.value().scale_um == (3, 1, 1)
 
 
+def test_a_voxel_size_that_was_cleared_stays_away(opened: Open) -> None:
+    _, widget = opened()
+    assert widget.value().scale_um is not None
+    widget.setValue(widget.value().replace(scale_um=None))
+    widget.data.beam.slices.setValue(7)
+    assert widget.value().scale_um is None
+
+
 @pytest.mark.parametrize("value", [0.0012345678, 1e-5, 0.1 + 0.2, 3.0])
 def test_a_setting_keeps_all_its_digits(opened: Open, value: float) -> None:
     _, widget = opened(method="axial", overrides={"sigma": value})

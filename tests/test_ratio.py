@@ -59,6 +59,14 @@ def test_the_ratio_by_the_voxel_size(scale, ratio):
     assert stated_ratio(stack) == (None if ratio is None else pytest.approx(ratio))
 
 
+def test_more_of_long_beams_is_looked_at(monkeypatch):
+    """In images of 128 pixels the largest ratios could not be told for so many slices."""
+    wide = zoom(phantom("nuclei", (120, 120, 120), 1).data, (1, 4, 4), order=1)
+    stack = Volume(wide).simulate(Acquisition(slices=12))[0]
+    monkeypatch.setattr("napari_microdiffusion.methods._ratio.GUESSED", 128)
+    assert estimated_ratio(stack) == estimated_ratio(replace(stack, data=stack.data[:, 90:390, 90:390])) > 2
+
+
 def test_of_large_images_the_middle_is_looked_at(monkeypatch):
     stack = stretched("nuclei", 2.0)
     monkeypatch.setattr("napari_microdiffusion.methods._ratio.GUESSED", stack.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tracemalloc
 from collections.abc import Generator
@@ -17,7 +18,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from conftest import collected
+from conftest import collected, small
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import VolumeRecord, fingerprint
 from napari_microdiffusion.events import (
@@ -33,13 +34,12 @@ from napari_microdiffusion.events import (
     TooLarge,
 )
 from napari_microdiffusion.hardware import (
-    RELIABILITY_VOLUMES,
-    WORKING_VOLUMES,
     repeatable,
     resolve_device,
     resolve_precision,
 )
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method, Weights
+from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -377,20 +377,33 @@ def test_too_large_for_the_memory(method, remedy, camera, monkeypatch):
     assert re.search(remedy, refusal(method, camera, TooLarge))
 
 
-@pytest.mark.parametrize(("method", "volumes"), [(Linear(), WORKING_VOLUMES), (Sure(), 12)])
-def test_no_run_holds_more_than_was_checked_for(method, volumes):
+@pytest.mark.parametrize(
+    ("method", "volumes"),
+    [
+        (Linear(), 6),
+        (Sure(), 12),
+        *((spec(name, overrides=small(name)), count) for name, count in (("axial", 12), ("axial_diffusion", 12))),
+        (spec("axial_posterior", overrides={**small("axial_posterior"), "samples": 2}), 18),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_no_run_holds_more_than_was_checked_for(method, volumes, monkeypatch):
     """A window may hold a picture beside it."""
-    assert volumes == WORKING_VOLUMES + RELIABILITY_VOLUMES * method.gives_reliability
-    data = np.random.default_rng(0).integers(0, 4000, (5, 96, 96)).astype(np.uint16)
+    data = np.random.default_rng(0).integers(0, 4000, (5, 64, 64)).astype(np.uint16)
     stack = ProjectionStack(data, Acquisition(slices=12))
-    exhaust(run(job(method, stack), stack))  # what is loaded and kept for the next time
+    size = 4 * math.prod(stack.volume_shape)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=volumes * size - 1))
+    monkeypatch.setattr(type(method), "memory_bytes", lambda *_: (0, "nothing"))
+    refusal(method, stack, TooLarge)
+    monkeypatch.undo()
+    trained = exhaust(run(job(method, stack), stack)).weights  # and what is loaded and kept for the next time
     tracemalloc.start()
     try:
-        result = exhaust(run(job(method, stack), stack))
+        exhaust(run(job(method, stack), stack, weights=trained))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < (volumes - 1) * result.volume.data.nbytes
+    assert peak < (volumes - 1) * size
 
 
 def test_error_bars_take_memory_too(camera, monkeypatch):
@@ -471,9 +484,9 @@ def test_weights_that_do_not_fit_are_refused_before_any_work(method, camera):
     prior = {} if method is INR else {"prior": INR.model_copy(update={"width": 16})}
     wider = method.model_copy(update=prior or {"width": 16})
     early = {name: weights[name] for name in sorted(weights)[:-1]}
-    for spec, given in ((wider, weights), (method, early), (method, {}), (Linear(), weights)):
+    for wanted, given in ((wider, weights), (method, early), (method, {}), (Linear(), weights)):
         with pytest.raises(InvalidInput, match="the weights do not fit"):
-            next(run(job(spec, camera), camera, weights=given))
+            next(run(job(wanted, camera), camera, weights=given))
 
 
 # -- provenance and replay ------------------------------------------------------------------

@@ -24,7 +24,7 @@ WORKING_VOLUMES = 6
 """Copies of the volume alive at the peak of a run: canvas, prior, estimate, preview, truth, display."""
 
 RELIABILITY_VOLUMES = 6
-"""Further ones where there is a reliability: its three arrays, on the engine's scale and on the input's."""
+"""Further ones for each reliability, a prior's too: its three arrays, on the engine's scale and on the input's."""
 
 
 class Work(Protocol):
@@ -153,8 +153,9 @@ def check_memory(method: Method, stack: ProjectionStack, device: str) -> None:
     TooLarge
         Saying how much is missing, and what lowers it.
     """
-    volumes = WORKING_VOLUMES + RELIABILITY_VOLUMES * method.gives_reliability
-    held = volumes * int(np.prod(stack.volume_shape)) * 4
+    prior = getattr(method, "prior", None)
+    reliable = method.gives_reliability + (prior is not None and prior.gives_reliability)
+    held = (WORKING_VOLUMES + RELIABILITY_VOLUMES * reliable) * int(np.prod(stack.volume_shape)) * 4
     what, crop = "this stack", "crop the images or take fewer projections"
     _check_memory(method, method.memory_bytes(stack), device, held, what, crop)
 

@@ -164,7 +164,12 @@ def evaluate(
     fwhm: Fwhm = None,
     channel: Channel = None,
     time: Time = None,
-    voxel_size: VoxelSize = None,
+    voxel_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Z,Y,X", help="voxel size in µm for --held-out; default: as the volume or its projections say"
+        ),
+    ] = None,
     held_out: Annotated[
         bool,
         typer.Option(

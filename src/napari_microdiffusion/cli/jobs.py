@@ -93,7 +93,7 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
-    stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
+    stack = _sized(stack, draft, elsewhere=options.job is not None and options.projections is not None)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, job.projections)
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
@@ -179,9 +179,18 @@ def _replayed(options: Options, path: Path) -> _Draft:
 def _for(acquisition: Acquisition, projections: Path) -> Acquisition:
     """The acquisition of a job for another file of projections, which may hold more or fewer of them."""
     found = io.inspect(projections)
+    if found.acquisition is not None:
+        return acquisition.replace(count=found.acquisition.count, hidden=found.acquisition.hidden)
     images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
     same = acquisition.count is None or images == len(acquisition.shown)
     return acquisition if same else acquisition.replace(count=None, hidden=())
+
+
+def _sized(stack: ProjectionStack, draft: _Draft, elsewhere: bool) -> ProjectionStack:
+    """The stack with the voxel size that the job states, but where it comes from ``elsewhere`` and knows better."""
+    size, same = draft.job.scale_um, stack.sha256 == draft.record.get("input_sha256")
+    known = elsewhere and stack.scale_um is not None and not same
+    return stack if size is None or known else stack.with_voxels(size)
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,15 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
-    """Voxel size (z, y, x) in µm, from what was given as ``--voxel-size``; whether it can be, the job says."""
+    """Voxel size (z, y, x) in µm, from what was given as ``--voxel-size``."""
     if text is None:
         return None
     try:
         z, y, x = (float(size) for size in text.split(","))
     except ValueError:
-        raise InvalidInput(
-            f"--voxel-size {text}: write three numbers in µm as Z,Y,X, 1.5,0.2,0.2 for example"
-        ) from None
+        z = y = x = math.nan
+    if not all(0 < size < math.inf for size in (z, y, x)):
+        raise InvalidInput(f"--voxel-size {text}: write three sizes in µm as Z,Y,X, 1.5,0.2,0.2 for example")
     return z, y, x
 
 

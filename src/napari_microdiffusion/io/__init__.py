@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,9 +65,11 @@ def inspect(path: str | Path) -> Description:
     """
     with open_source(Path(path), READERS) as source:
         sizes = source.sizes
-        acquisition = None
-        with suppress(InvalidInput):  # one that cannot be used is refused where it would be
+        acquisition, unusable = None, ""
+        try:
             acquisition = _acquisition(source)
+        except InvalidInput as error:  # for those who state another
+            unusable = str(error)
         return Description(
             name=stem(Path(path)),
             shape=tuple(sizes.values()),
@@ -79,6 +81,7 @@ def inspect(path: str | Path) -> Description:
             acquisition=acquisition,
             provenance=_provenance(source),
             channel_names=source.channel_names if len(source.channel_names) == sizes.get("C", 1) else (),
+            unusable=unusable,
         )
 
 
@@ -152,8 +155,16 @@ def read_projections(
 
 
 def written_acquisition(path: str | Path) -> Acquisition | None:
-    """The acquisition that a projection file carries, None for files that carry none; errors as for `inspect`."""
-    return inspect(path).acquisition
+    """The acquisition that a projection file carries, None for files that carry none.
+
+    Raises
+    ------
+    InvalidInput
+        As for `inspect`, and for an acquisition that cannot be used.
+    """
+    found = inspect(path)
+    found.check_acquisition()
+    return found.acquisition
 
 
 def write_volume(

@@ -45,6 +45,8 @@ class Description:
         How the volume was made, for volumes saved by this software.
     channel_names
         As far as the file says them: one for each channel, or none.
+    unusable
+        What is wrong with the acquisition that it carries, where that cannot be used; else empty.
     """
 
     name: str
@@ -57,6 +59,18 @@ class Description:
     acquisition: Acquisition | None = None
     provenance: dict[str, Any] | None = field(default=None, repr=False)
     channel_names: tuple[str, ...] = ()
+    unusable: str = ""
+
+    def check_acquisition(self) -> None:
+        """Refuse a file that carries an acquisition which cannot be used.
+
+        Raises
+        ------
+        InvalidInput
+            Saying what is wrong with it.
+        """
+        if self.unusable:
+            raise InvalidInput(self.unusable)
 
 
 @dataclass(frozen=True)

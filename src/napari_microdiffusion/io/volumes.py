@@ -47,6 +47,7 @@ def read_volumes(given: Sequence[Path], channel: int | None, time: int | None) -
 
 def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     described = inspect(path)
+    described.check_acquisition()  # so it holds projections
     if described.acquisition is not None:
         raise InvalidInput(f"{path.name} holds projections: a base model is trained on fully sampled volumes")
     if "job" in (described.provenance or {}):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GUESSED = 256
-"""Pixels along y and x that an unknown ratio is guessed from."""
+"""Pixels along y and x that an unknown ratio is guessed from, if the largest can be looked for in as many."""
 
 LAGS, GUESSES = 3, (1.0, 1.41, 2.0, 2.83, 4.0)
 """Distances in projections, and voxel ratios, at which an unknown ratio is looked for."""
@@ -75,8 +75,10 @@ def estimated_ratio(stack: ProjectionStack) -> float:
 
     if len(stack.data) < LAGS + 2 or stack.acquisition.hidden:
         return 1.0
-    top, left = (max(0, size - GUESSED) // 2 for size in stack.shape[1:])
-    data = stack.data[:, top : top + GUESSED, left : left + GUESSED]
+    acquisition = stack.acquisition
+    side = max(GUESSED, math.ceil(GUESSES[-1] * (acquisition.slices + (LAGS + 1) * acquisition.step)))
+    top, left = (max(0, size - side) // 2 for size in stack.shape[1:])
+    data = stack.data[:, top : top + side, left : left + side]
     images = torch.from_numpy(data.astype(np.float32))  # torch has no arithmetic for a camera's integers
     wanted = _structure(images, noise_variance(data))
     costs = {}

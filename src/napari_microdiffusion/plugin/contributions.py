@@ -84,6 +84,7 @@ def read_layers(path: str | Path) -> list[LayerTuple]:
     from ..io import inspect
 
     found = inspect(path)
+    found.check_acquisition()
     _check_memory(found)
     return [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
 

@@ -80,7 +80,7 @@ class DataBox(QGroupBox):
                 combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
             self.beam.set_value(setup.acquisition)
             self.voxel.set_value(setup.scale_um)
-            self.voxel.edited = setup.scale_um is not None and setup.scale_um != self._stated()
+            self.voxel.edited = setup.scale_um != self._stated()
             self._form.setRowVisible(self._truth, not setup.simulate)
             self._hold()
 

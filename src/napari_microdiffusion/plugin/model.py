@@ -84,8 +84,8 @@ FRIENDLY: dict[str, tuple[str, str]] = {
 
 PRESET_HINTS = {
     "preview": "minutes on a CPU",
-    "standard": "minutes on a GPU",
-    "paper": "hours on a GPU",
+    "standard": "larger, for a GPU",
+    "paper": "the papers' numbers, for a GPU",
 }
 
 
@@ -256,6 +256,11 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
     """
     if source is None:
         raise InvalidInput("Choose an image: open a file, or File › Open Sample › microdiffusion")
+    if setup.scale_um is not None and min(setup.scale_um) <= 0:
+        raise InvalidInput(
+            f"a voxel cannot measure {_by(setup.scale_um)} µm: give sizes above 0 (a layer that is shown mirrored has "
+            "a negative scale: make it positive)"
+        )
     acquisition = covered(setup, source)
     depth, (y, x) = acquisition.depth, source.shape[1:]
     if truth is not None and not setup.simulate:
