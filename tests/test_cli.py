@@ -268,6 +268,8 @@ class TestReconstruct:
         for name, size in (("q.ome.tif", (0.235, 0.15, 0.15)), ("r.npy", (3, 2, 1)), ("moved.ome.tif", (3, 2, 1))):
             done("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
             assert io.inspect("w.ome.tif").scale_um == pytest.approx(size)
+            again = (io.inspect("w.ome.tif").provenance or {})["job"]["scale_um"]
+            assert again == (None if name == "q.ome.tif" else [3, 2, 1])
 
     def test_other_projections_are_noticed_on_replay(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")

@@ -93,7 +93,9 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     assert job.projections is not None
     stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
-    stack = _sized(stack, draft, elsewhere=options.job is not None and options.projections is not None)
+    if job.scale_um is not None and _knows_better(stack, draft, options):
+        job = job.model_copy(update={"scale_um": None})
+    stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, job.projections)
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
@@ -172,12 +174,12 @@ def _replayed(options: Options, path: Path) -> _Draft:
         trained = load_trained(changes["weights"], method=job.method)
     acquisition = job.acquisition if "acquisition" in values else None
     if acquisition is not None and options.projections is not None:
-        acquisition = _for(acquisition, options.projections)
+        acquisition = _fitted(acquisition, options.projections)
     return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record)
 
 
-def _for(acquisition: Acquisition, projections: Path) -> Acquisition:
-    """The acquisition of a job for another file of projections, which may hold more or fewer of them."""
+def _fitted(acquisition: Acquisition, projections: Path) -> Acquisition:
+    """The acquisition of a job for a file that may hold more or fewer projections than the job's own."""
     found = io.inspect(projections)
     if found.acquisition is not None:
         return acquisition.replace(count=found.acquisition.count, hidden=found.acquisition.hidden)
@@ -186,11 +188,10 @@ def _for(acquisition: Acquisition, projections: Path) -> Acquisition:
     return acquisition if same else acquisition.replace(count=None, hidden=())
 
 
-def _sized(stack: ProjectionStack, draft: _Draft, elsewhere: bool) -> ProjectionStack:
-    """The stack with the voxel size that the job states, but where it comes from ``elsewhere`` and knows better."""
-    size, same = draft.job.scale_um, stack.sha256 == draft.record.get("input_sha256")
-    known = elsewhere and stack.scale_um is not None and not same
-    return stack if size is None or known else stack.with_voxels(size)
+def _knows_better(stack: ProjectionStack, draft: _Draft, options: Options) -> bool:
+    """Whether the file of projections other than a job's own states its voxel size."""
+    elsewhere = options.job is not None and options.projections is not None
+    return elsewhere and stack.scale_um is not None and stack.sha256 != draft.record.get("input_sha256")
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
