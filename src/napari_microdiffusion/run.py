@@ -26,6 +26,7 @@ from .trained import Trained
 from .volume import Intensity, ProjectionStack, Reliability, Volume
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A length in µm."""
 
 
 class Job(BaseModel):

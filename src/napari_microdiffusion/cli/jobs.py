@@ -91,13 +91,14 @@ def prepare(options: Options) -> Prepared:
         if draft.trained is not None and not job.method.refines:
             raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
-    assert job.projections is not None
-    stack = io.read_projections(job.projections, draft.acquisition, job.channel, job.time)
+    source = job.projections
+    assert source is not None
+    stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
     if job.scale_um is not None and _knows_better(stack, draft, options):
         job = job.model_copy(update={"scale_um": None})
     stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
-    io.check_distinct(output, job.projections)
+    io.check_distinct(output, source)
     io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
     if job.method.gives_reliability:
         io.check_beside(output)

@@ -155,6 +155,7 @@ class DataBox(QGroupBox):
             self.voxel.set_value(self._stated())
 
     def _stated(self) -> Triple | None:
+        """The voxel size (z, y, x) of the volume in µm, as the chosen layer states it."""
         layer = self.source()
         spacing: Triple | None = None if layer is None else spacing_um(layer)
         if spacing is not None and not self._simulate.isChecked():
