@@ -14,7 +14,9 @@ from ..metrics import Residual, RunningScores, reliability_scores, residual_stat
 from ..run import Result
 from ..volume import ProjectionStack, Volume
 
-MESSAGE_SECONDS = 0.1
+MESSAGE_SECONDS = 0.5
+"""For each, Qt composes the whole window: without a graphics card ten a second cost a third of the training steps."""
+
 SCORING_SECONDS = 0.4
 """A preview's scores may take this long; of larger ones, slices spread over the depth are scored."""
 

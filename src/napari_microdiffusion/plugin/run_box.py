@@ -53,7 +53,8 @@ class RunBox(QGroupBox):
         """A run begins."""
         self.set_running(True)
         self._say(stage)
-        self._bar.setRange(0, 0)
+        self._bar.setRange(0, 1)  # not (0, 0): a moving bar has the whole window composed 60 times a second
+        self._bar.setValue(0)
         self._curve.clear()
 
     def show_progress(self, progress: Progress) -> None:
@@ -61,7 +62,7 @@ class RunBox(QGroupBox):
         if progress.fresh:
             self._curve.start_anew()
         self._say(progress.stage, _in_words(progress.seconds_left))
-        self._bar.setRange(0, max(0, progress.steps))
+        self._bar.setRange(0, max(1, progress.steps))
         self._bar.setValue(progress.done)
         self._curve.add(progress.losses)
 

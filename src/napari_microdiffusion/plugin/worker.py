@@ -1,7 +1,7 @@
 """A run in a worker thread: the engine's generator in, few and small messages out.
 
 A generator worker has no backpressure: whatever is yielded queues up in Qt. So pixels never travel in a message.
-They are written into one array, which the layer shows as it is, and messages come ten times a second at most.
+They are written into one array, which the layer shows as it is, and messages come twice a second at most.
 """
 
 from __future__ import annotations
@@ -149,12 +149,14 @@ def _driven(
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
+    recorder = Recorder(canvas, stack, truth)
     if job.method.learned or not at_once:
         wait()
+        recorder.begin(Stage("Loading what networks are computed with", 1))
+        yield recorder.progress()
         load_torch()
     if not at_once:
         check(job, stack)
-    recorder = Recorder(canvas, stack, truth)
     trained = _trained_before(job, base, Loaded(stack, truth), recorder)
     weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
