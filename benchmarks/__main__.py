@@ -1,6 +1,6 @@
 """Run the cases that have no result yet, then write the tables, pictures and curves.
 
-python -m benchmarks [--every | --table NAME] [--volumes a,b] [--methods a,b] [--fresh]
+python -m benchmarks [--every | --table NAME] [--volumes a,b] [--methods a,b] [--fresh] [--held-out]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from napari_microdiffusion.events import EngineError
 
-from . import base
-from .case import RESULTS, Case
+from . import base, trust
+from .case import RESULTS, Case, costs_training
 from .curves import write_curves
 from .report import keep, write_panels, write_readme, write_table
 from .tables import Table, tables
@@ -44,18 +44,32 @@ def in_own_process(module: str, **given: Any) -> str:
 
 def run_case(case: Case, save: Path) -> dict[str, Any]:
     """Measure a case; its base model is trained first, unless there is one from before."""
-    model, about = None, dict[str, Any]()
-    if case.spec().pretrained:
-        model = KEPT / f"base-{base.key(case)}.safetensors"
-        if not model.exists():
-            print("base model ...", end=" ", flush=True)
-            in_own_process("benchmarks.base", case=case.model_dump(), path=str(model))
-        about = base.record_of(model)
-    printed = in_own_process(
-        "benchmarks.case", case=case.model_dump(), save=str(save), base=None if model is None else str(model)
-    )
-    measured: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    return measured | about
+    model = _base_of(case)
+    return _measured(case, model, save=str(save)) | ({} if model is None else base.record_of(model))
+
+
+def run_held_out(case: Case) -> dict[str, Any]:
+    """The held-out score of a case that takes training anew: what `benchmarks.trust` has of it, or else measured."""
+    return trust.known(case) or _measured(case, _base_of(case), held_out=True)
+
+
+def _base_of(case: Case) -> Path | None:
+    """The base model of a pretrained method, trained unless there is one from before."""
+    if not case.spec().pretrained:
+        return None
+    model = KEPT / f"base-{base.key(case)}.safetensors"
+    if not model.exists():
+        print("base model ...", end=" ", flush=True)
+        in_own_process("benchmarks.base", case=case.model_dump(), path=str(model))
+    return model
+
+
+def _measured(case: Case, model: Path | None, save: str = "", held_out: bool = False) -> dict[str, Any]:
+    """What `benchmarks.case` prints last."""
+    given = {"case": case.model_dump(), "base": None if model is None else str(model)}
+    printed = in_own_process("benchmarks.case", **given, save=save, held_out=held_out)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
@@ -73,7 +87,9 @@ def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
     return found
 
 
-def run_table(name: str, table: Table, volumes: list[str], methods: list[str], fresh: bool) -> list[str]:
+def run_table(
+    name: str, table: Table, volumes: list[str], methods: list[str], fresh: bool = False, held_out: bool = False
+) -> list[str]:
     """Measure what is missing of a table; results are kept case by case, so a broken-off run resumes.
 
     ``volumes`` and ``methods`` restrict what is measured, if not empty. Results of earlier settings are dropped. A
@@ -85,17 +101,22 @@ def run_table(name: str, table: Table, volumes: list[str], methods: list[str], f
     KEPT.mkdir(exist_ok=True)
     for case in cases:
         key = case.key()
-        if (volumes and case.volume not in volumes) or (methods and case.method not in methods) or key in before:
+        if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
+            continue
+        wanted = held_out and costs_training(case) and "held_out_psnr" not in before.get(key, {})
+        if key in before and not wanted:
             continue
         said = " ".join([name + ":", case.volume, f"n={case.slices}", case.method, str(case.settings or "")]).strip()
         print(said, "...", end=" ", flush=True)
         try:
-            row = {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
+            row = before.get(key) or {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
+            row |= run_held_out(case) if wanted else {}
         except CaseFailed as error:
             print("failed", flush=True)
             failed.append(f"{said} failed:\n{error}")
             continue
-        scores = f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
+        blind = f", held out {row['held_out_psnr']:.2f} dB" if "held_out_psnr" in row else ""
+        scores = f"{row['psnr']:.2f} dB{blind}, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
         print(scores, flush=True)
         keep(store, {**results_of(cases, store), key: row})
     rows = results_of(cases, store)
@@ -132,6 +153,9 @@ def main() -> None:
     parser.add_argument("--volumes", help="only these, comma-separated")
     parser.add_argument("--methods", help="only these, comma-separated")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
+    parser.add_argument(
+        "--held-out", action="store_true", help="the held-out score, too, of what is trained anew for it: hours"
+    )
     given = parser.parse_args()
     if not SHARED.exists():
         raise SystemExit("the benchmark volumes are not here: they belong in a folder 'shared' beside the project's")
@@ -145,7 +169,7 @@ def main() -> None:
             print(f"{name}: left out, it is for a GPU")
             continue
         try:
-            failed += run_table(name, table, volumes, methods, given.fresh)
+            failed += run_table(name, table, volumes, methods, given.fresh, given.held_out)
         except EngineError as error:
             raise SystemExit(f"table {name}: {error}") from error
     if failed:

@@ -1,13 +1,15 @@
 """One benchmark case: a volume, an acquisition, a method, a preset, a seed; run in its own process.
 
 `python -m benchmarks.case CASE.json` prints one JSON object of measurements, last on its output. A process of its
-own makes peak memory and import time belong to the case.
+own makes peak memory and import time belong to the case. With ``"held_out": true`` in the file it is the held-out score
+alone, of methods that are trained or fitted anew for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -99,13 +101,12 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         The base model of a pretrained method.
     """
     from napari_microdiffusion.metrics import evaluate
-    from napari_microdiffusion.run import Job
     from napari_microdiffusion.volume import Volume
 
     made_with = commit()  # first: the files may change while it runs
     truth = truth_of(case.volume, case.slices)
     stack = stack_of(case, truth)
-    job = Job(method=case.spec(), acquisition=stack.acquisition, seed=case.seed, device=case.device)
+    job = _job(case, stack)
     weights = None if base is None else _trained_elsewhere(base, case)
     began = time.monotonic()
     result, stages = _timed(job, stack, weights)
@@ -117,7 +118,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     return {
         **protocol().score(truth, data, stack.data, case.slices, case.profile),
         **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
-        **_held_out(job, stack, result),
+        **({} if costs_training(case) else _held_out(job, stack, result.weights or None)),
         "spec": job.method.model_dump(mode="json"),
         "found": record.get("found", {}),
         "z_smoothness": _roughness(data) / _roughness(truth),
@@ -130,6 +131,37 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "commit": made_with,
         **_processor(),
     }
+
+
+def costs_training(case: Case) -> bool:
+    """Whether a held-out score takes training or fitting anew in each fold: not of interpolations and `axial`."""
+    method = case.spec()
+    return method.retrains or method.pretrained
+
+
+def measure_held_out(case: Case, base: Path | None = None) -> dict[str, Any]:
+    """The held-out score of a case, in as many folds as users get, and what it was measured with; no truth is needed.
+
+    Parameters
+    ----------
+    base
+        The base model of a pretrained method.
+    """
+    from napari_microdiffusion.hardware import resolve_device, resolve_precision
+
+    made_with = commit()
+    stack = stack_of(case, truth_of(case.volume, case.slices))
+    job = _job(case, stack)
+    began = time.monotonic()
+    found = _held_out(job, stack, None if base is None else _trained_elsewhere(base, case))
+    with_what = {"held_out_precision": resolve_precision(job.precision, resolve_device(case.device))}
+    return found | with_what | {"held_out_seconds": time.monotonic() - began, "held_out_commit": made_with}
+
+
+def _job(case: Case, stack: ProjectionStack) -> Job:
+    from napari_microdiffusion.run import Job
+
+    return Job(method=case.spec(), acquisition=stack.acquisition, seed=case.seed, device=case.device)
 
 
 def commit() -> str:
@@ -174,19 +206,17 @@ def _timed(job: Job, stack: ProjectionStack, weights: Weights | None) -> tuple[R
             began.append((event.name, time.monotonic()))
         return event
 
-    result = exhaust(relay(run(job, stack, weights=weights), noted))
+    events = run(job, stack, weights=weights, preview_seconds=math.inf)  # nobody looks at them
+    result = exhaust(relay(events, noted))
     ends = [*(start for _, start in began[1:]), time.monotonic()][: len(began)]
     return result, {name: round(end - start, 1) for (name, start), end in zip(began, ends, strict=True)}
 
 
-def _held_out(job: Job, stack: ProjectionStack, result: Result) -> dict[str, float]:
-    """The held-out score where nothing is trained for it: of interpolations and `axial` with its weights."""
+def _held_out(job: Job, stack: ProjectionStack, weights: Weights | None) -> dict[str, Any]:
     from napari_microdiffusion.run import exhaust
     from napari_microdiffusion.trust import held_out
 
-    if job.method.retrains or job.method.pretrained:
-        return {}
-    return {"held_out_psnr": exhaust(held_out(job, stack, weights=result.weights or None)).psnr}
+    return {"held_out_psnr": exhaust(held_out(job, stack, weights=weights)).psnr}
 
 
 def _peak_memory(device: str) -> dict[str, float]:
@@ -212,4 +242,5 @@ def _roughness(volume: NDArray[np.float32]) -> float:
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text())
     model = None if given["base"] is None else Path(given["base"])
-    print(json.dumps(measure(Case.model_validate(given["case"]), Path(given["save"]), model)))
+    of = Case.model_validate(given["case"])
+    print(json.dumps(measure_held_out(of, model) if given["held_out"] else measure(of, Path(given["save"]), model)))

@@ -96,8 +96,8 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
     if 0 < sum("held_out_psnr" in row for row in rows) < len(rows):
         notes += [
             "",
-            "Without a held-out score: methods that are trained or fitted anew for it (some are in "
-            "[trust.md](trust.md)), and rows from before this column.",
+            "Without a held-out score: methods that are trained or fitted anew for it and were not yet "
+            "(`--held-out`), and rows from before this column.",
         ]
     if any("base_seconds" in row for row in rows):
         notes += [

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to
 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import base, trust, volumes  # noqa: E402
-from benchmarks.case import Case, measure  # noqa: E402
+from benchmarks.case import Case, measure, measure_held_out  # noqa: E402
 from benchmarks.curves import lines, write_curves  # noqa: E402
 from benchmarks.report import keep, write_panels, write_table  # noqa: E402
 from benchmarks.tables import Table, labels, tables  # noqa: E402
@@ -155,6 +155,29 @@ class TestResume:
         self.run(table)
         assert len(measured) == 2
 
+    def test_a_held_out_score_is_added_to_the_result_that_there_is(
+        self, measured: list[Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        table, asked = Table(volumes=["vessels"], methods=["linear", "hash_inr"]), []
+
+        def run_held_out(case: Case) -> dict[str, float]:
+            asked.append(case.method)
+            return {"held_out_psnr": 20.0}
+
+        monkeypatch.setattr(command, "run_held_out", run_held_out)
+        self.run(table)
+        assert not asked
+        for _ in range(2):
+            command.run_table("trial", table, [], [], held_out=True)
+        assert asked == ["hash_inr"]  # once, and never of what has it without training
+        assert len(measured) == 2
+        rows = json.loads((tmp_path / "trial.json").read_text()).values()
+        assert [(row["case"]["method"], row.get("held_out_psnr"), row["psnr"]) for row in rows] == [
+            ("linear", None, 30.0),
+            ("hash_inr", 20.0, 30.0),
+        ]
+        assert "(`--held-out`)" in (tmp_path / "trial.md").read_text()
+
 
 # -- base models ------------------------------------------------------------------------------
 
@@ -232,6 +255,17 @@ def test_what_is_measured(tmp_path: Path) -> None:
     assert row["seconds"] >= sum(row["stages"].values()) - 0.1 * len(row["stages"])
 
 
+@pytest.mark.usefixtures("shared", "small")
+def test_a_held_out_score_that_takes_training_is_measured_by_itself() -> None:
+    case = Case(volume="phantom:vessels", method="hash_inr", settings={"steps": 2}, device="cpu")
+    assert "held_out_psnr" not in measure(case)
+    found = measure_held_out(case)
+    interpolated = measure(Case(volume="phantom:vessels", method="conservative"))["held_out_psnr"]
+    assert found["held_out_psnr"] == pytest.approx(interpolated, abs=1)  # after two steps it is that
+    assert found["held_out_commit"]
+    assert found["held_out_seconds"] > 0
+
+
 def test_peak_memory_is_that_of_the_case_alone() -> None:
     """And not of the process that starts it, which may hold more."""
     held = np.ones(50_000_000)  # 400 MB
@@ -278,6 +312,27 @@ class TestTrust:
     def test_missing_what_was_shown_is_added_to_missing_what_was_hidden(self) -> None:
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.1}) == pytest.approx(10 * np.log10(50))
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.0}) == pytest.approx(20.0)
+
+    def test_its_scores_are_those_of_the_same_case_in_a_table(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(trust, "STORE", tmp_path / "trust.json")
+        case = Case(volume="vessels", method="hash_inr", settings={"steps": 20})
+        assert trust.known(case) == {}
+        scores = {"method": "hash_inr", "held_out_psnr": 24.1, "precision": "float32"}
+        keep(
+            trust.STORE,
+            {"vessels": [scores | {"settings": {}, "held_out_psnr": 26.8}, scores | {"settings": {"steps": 20}}]},
+        )
+        assert trust.known(case) == {"held_out_psnr": 24.1, "held_out_precision": "float32"}
+        for other in (
+            {"seed": 1},
+            {"slices": 4},
+            {"profile": "point"},
+            {"settings": {"steps": 21}},
+            {"volume": "axons"},
+        ):
+            assert trust.known(case.model_copy(update=other)) == {}
 
 
 # -- reports ----------------------------------------------------------------------------------
