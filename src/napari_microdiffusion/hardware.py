@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from traceback import clear_frames
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import psutil
+from pydantic import Field
 
 from .events import DeviceUnavailable, RunFailed, TooLarge
 from .methods import Context, Method
@@ -16,6 +17,11 @@ from .presets import name_of
 from .volume import ProjectionStack, Volume
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Field(description="arithmetic of the networks; auto takes bfloat16 where the hardware has it"),
+]
 
 CPU_BATCH_BYTES = 2**27
 """Memory for one batch of slices in the networks on a CPU: more gains no speed there, and Stop would wait for it."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -19,7 +18,7 @@ from .acquisition import Acquisition
 from .checkpoint import VolumeRecord
 from .checks import check_suited
 from .events import Event, InvalidInput, Notice, Preview, relay
-from .hardware import Device, at_work, check_training_memory, device_of, resolve_precision
+from .hardware import Device, Precision, at_work, check_training_memory, device_of, resolve_precision
 from .methods import AnyMethod, Method, Weights
 from .presets import METHODS, name_of
 from .volume import MINIMUM_LATERAL, ProjectionStack, Volume
@@ -42,9 +41,7 @@ class Pretraining(BaseModel):
     time: int | None = Field(None, ge=0, description="time point to use, where a file has several")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the networks; auto takes bfloat16 where the hardware has it"
-    )
+    precision: Precision = "auto"
 
     @field_validator("acquisition")
     @classmethod

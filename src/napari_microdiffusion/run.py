@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
 from .checks import check_suited, check_weights
 from .events import Event, Notice, Preview, Returned, relay
-from .hardware import Device, at_work, check_memory, device_of, resolve_precision
+from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
@@ -48,9 +48,7 @@ class Job(BaseModel):
     weights: Path | None = Field(None, description="trained weights to use instead of training")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the networks; auto takes bfloat16 where the hardware has it"
-    )
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from .. import io
-from ..acquisition import Acquisition
+from ..acquisition import Acquisition, Profile
 from ..events import InvalidInput
 from ..methods import Method
 from ..presets import METHODS, explain, name_of, parse_value, spec
 from ..run import Job
 from ..trained import Trained, load_trained
 
-NAMED_PROFILES = ("uniform", "gaussian", "point")
+NAMED_PROFILES = tuple(name for name in get_args(Profile) if name != "measured")
 
 
 def acquisition_of(

@@ -182,11 +182,11 @@ class MethodBox(QGroupBox):
         self._show_network()
         fixed = self._weights is not None
         if preset.pretrained:
-            fixed = self._has_base(overrides) and not self.base.open
+            fixed = self._take_base(overrides) and not self.base.open
         self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides, fixed)
 
-    def _has_base(self, overrides: dict[str, Any]) -> bool:
-        """Whether there is a base model for these settings; if so, its file is the setup's."""
+    def _take_base(self, overrides: dict[str, Any]) -> bool:
+        """Make the file of the base model for these settings the setup's, if there is one; whether there is a file."""
         try:
             kept = self._bases.fitting(spec(self._method.currentData(), self._preset.currentData(), overrides))
         except EngineError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import InvalidInput
+from ..hardware import Device
 from ..presets import METHODS, PRESETS, PresetName, name_of, spec
 from ..trained import flat
 from ..volume import MINIMUM_LATERAL
@@ -118,7 +119,7 @@ class Setup(BaseModel):
     overrides: dict[str, Any] = Field({}, description="dotted settings over the preset")
     weights: Path | None = Field(None, description="file of a trained network to use instead of training")
     seed: int = Field(0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
 
     def spec(self) -> Method:
         """The method with all its settings.
