@@ -132,4 +132,5 @@ def _ellipsoids(
 
 def _soft(inside: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 inside, 0 outside, one voxel of transition; ``inside`` is the depth below the surface in voxels."""
-    return np.asarray(1 / (1 + np.exp(-2 * inside)))
+    with np.errstate(over="ignore"):  # far outside: 1 / inf is the 0 that is wanted
+        return np.asarray(1 / (1 + np.exp(-2 * inside)))

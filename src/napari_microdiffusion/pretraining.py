@@ -19,9 +19,10 @@ from .checkpoint import VolumeRecord
 from .checks import check_suited
 from .events import Event, InvalidInput, Notice, Preview, relay
 from .hardware import Device, Precision, at_work, check_training_memory, device_of, resolve_precision
+from .images import MINIMUM_LATERAL
 from .methods import AnyMethod, Method, Weights
 from .presets import METHODS, name_of
-from .volume import MINIMUM_LATERAL, ProjectionStack, Volume
+from .volume import ProjectionStack, Volume
 
 __all__ = ["Base", "Pretraining", "VolumeRecord", "check", "pretrain", "pretrained_methods"]
 

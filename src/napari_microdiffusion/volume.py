@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
+from .images import MINIMUM_LATERAL, check_image, check_values
 from .numerics import pixels_sha256
-
-MINIMUM_LATERAL = 32
 
 LARGEST, FURTHEST = 1e15, 1e12
 """Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
@@ -253,51 +252,3 @@ class Intensity:
         std = working.std.astype(np.float32)
         std *= np.float32(self.gain)
         return Reliability(std, self.restore(working.lower), self.restore(working.upper))
-
-
-def check_image(data: NDArray[Any], name: str) -> None:
-    """Refuse arrays that are not a stack of grey images.
-
-    Raises
-    ------
-    InvalidInput
-        For another number of axes than three, a colour image, an empty array, complex, boolean or non-numeric data.
-    """
-    if data.ndim == 2:
-        raise InvalidInput(
-            f"{name} is a single image; a stack of at least {MINIMUM_PROJECTIONS} images (z, y, x) is needed"
-        )
-    if data.ndim != 3:
-        raise InvalidInput(
-            f"{name} has {data.ndim} axes {data.shape}; a stack (z, y, x) is needed: "
-            "choose one channel and one time point"
-        )
-    if data.shape[2] in (3, 4) and min(data.shape[:2]) >= MINIMUM_LATERAL:
-        raise InvalidInput(
-            f"{name} looks like one colour image {data.shape}; a stack of grey images (z, y, x) is needed: "
-            "choose one channel of a stack"
-        )
-    if data.dtype.kind not in "uif":
-        kind = {"c": "complex", "b": "boolean (a mask)"}.get(data.dtype.kind, str(data.dtype))
-        raise InvalidInput(f"{name} holds {kind} data; intensities as integers or real numbers are needed")
-    if data.size == 0:
-        raise InvalidInput(f"{name} is empty {data.shape}")
-
-
-def check_values(data: NDArray[Any], name: str) -> None:
-    """Refuse intensities of which nothing can be learned.
-
-    Raises
-    ------
-    InvalidInput
-        For NaN or infinite values, and where all are the same.
-    """
-    if not np.isfinite(data).all():
-        bad = int((~np.isfinite(data)).sum())
-        raise InvalidInput(
-            f"{name} holds {bad} NaN or infinite value(s): replace them (by the background, say) and try again"
-        )
-    if data.min() == data.max():
-        raise InvalidInput(
-            f"{name} is constant ({data.flat[0]:g} everywhere): there is nothing in it; check the channel and the file"
-        )

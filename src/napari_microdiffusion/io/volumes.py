@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..events import InvalidInput
-from ..volume import Volume, check_values
+from ..images import check_values
+from ..volume import Volume
 from . import READERS, inspect, read_volume
 
 

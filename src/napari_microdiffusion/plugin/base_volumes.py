@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
-from ..volume import MINIMUM_LATERAL, Volume, check_values
+from ..images import MINIMUM_LATERAL, check_values
+from ..volume import Volume
 from .layers import facts, header, in_memory, pixels, spacing_um, there
 from .model import Setup
 

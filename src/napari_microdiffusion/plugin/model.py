@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import InvalidInput
 from ..hardware import Device
+from ..images import MINIMUM_LATERAL
 from ..presets import METHODS, PRESETS, PresetName, name_of, spec
 from ..trained import flat
-from ..volume import MINIMUM_LATERAL
 
 if TYPE_CHECKING:
     from ..methods import Method
