@@ -16,7 +16,7 @@ from typing import Any
 from napari_microdiffusion.events import EngineError
 
 from . import base, trust
-from .case import RESULTS, Case, costs_training
+from .case import RESULTS, Case
 from .curves import write_curves
 from .report import keep, write_panels, write_readme, write_table
 from .tables import Table, tables
@@ -49,7 +49,7 @@ def run_case(case: Case, save: Path) -> dict[str, Any]:
 
 
 def run_held_out(case: Case) -> dict[str, Any]:
-    """The held-out score of a case that takes training anew: what `benchmarks.trust` has of it, or else measured."""
+    """The held-out score of a case by itself: what `benchmarks.trust` has of it, or else measured."""
     return trust.known(case) or _measured(case, _base_of(case), held_out=True)
 
 
@@ -103,14 +103,14 @@ def run_table(
         key = case.key()
         if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
             continue
-        wanted = held_out and costs_training(case) and "held_out_psnr" not in before.get(key, {})
-        if key in before and not wanted:
+        if key in before and ("held_out_psnr" in before[key] or not held_out):
             continue
         said = " ".join([name + ":", case.volume, f"n={case.slices}", case.method, str(case.settings or "")]).strip()
         print(said, "...", end=" ", flush=True)
         try:
             row = before.get(key) or {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
-            row |= run_held_out(case) if wanted else {}
+            if held_out and "held_out_psnr" not in row:
+                row |= run_held_out(case)
         except CaseFailed as error:
             print("failed", flush=True)
             failed.append(f"{said} failed:\n{error}")

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.case CASE.json` prints one JSON object of measurements, last on its output. A process of its
 own makes peak memory and import time belong to the case. With ``"held_out": true`` in the file it is the held-out score
-alone, of methods that are trained or fitted anew for it.
+alone.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     return {
         **protocol().score(truth, data, stack.data, case.slices, case.profile),
         **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
-        **({} if costs_training(case) else _held_out(job, stack, result.weights or None)),
+        **({} if job.method.retrains or job.method.pretrained else _held_out(job, stack, result.weights or None)),
         "spec": job.method.model_dump(mode="json"),
         "found": record.get("found", {}),
         "z_smoothness": _roughness(data) / _roughness(truth),
@@ -131,12 +131,6 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
         "commit": made_with,
         **_processor(),
     }
-
-
-def costs_training(case: Case) -> bool:
-    """Whether a held-out score takes training or fitting anew in each fold: not of interpolations and `axial`."""
-    method = case.spec()
-    return method.retrains or method.pretrained
 
 
 def measure_held_out(case: Case, base: Path | None = None) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _driven(
     recorder = Recorder(canvas, stack, truth)
     if job.method.learned or not at_once:
         wait()
-        recorder.begin(Stage("Loading what networks are computed with", 1))
+        recorder.begin(Stage("Loading the neural network software", 1))
         yield recorder.progress()
         load_torch()
     if not at_once:
