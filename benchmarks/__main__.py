@@ -10,12 +10,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from napari_microdiffusion.events import EngineError
 
-from . import base, trust
+from . import base
 from .case import RESULTS, Case
 from .curves import write_curves
 from .report import keep, write_panels, write_readme, write_table
@@ -49,8 +51,8 @@ def run_case(case: Case, save: Path) -> dict[str, Any]:
 
 
 def run_held_out(case: Case) -> dict[str, Any]:
-    """The held-out score of a case by itself: what `benchmarks.trust` has of it, or else measured."""
-    return trust.known(case) or _measured(case, _base_of(case), held_out=True)
+    """The held-out score of a case by itself."""
+    return _measured(case, _base_of(case), held_out=True)
 
 
 def _base_of(case: Case) -> Path | None:
@@ -73,18 +75,31 @@ def _measured(case: Case, model: Path | None, save: str = "", held_out: bool = F
 
 
 def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
-    """The results that there are of the cases as they are today, by today's keys: in a table's file, or another's."""
+    """The results that there are of the cases as they are today, by today's keys: in a table's file, or another's.
+
+    A held-out score that a row lacks is that of another row of the same case, if there is one; `benchmarks.trust` has
+    some, too.
+    """
     known: dict[str, Any] = {}
+    blind: list[dict[str, Any]] = []
     for file in [*(other for other in sorted(store.parent.glob("*.json")) if other != store), store]:
         rows = json.loads(file.read_text()) if file.exists() else {}
         known |= {key: row for key, row in rows.items() if isinstance(row, dict) and "case" in row}
+        lists = [row for row in rows.values() if isinstance(row, list)]
+        blind += [row for row in chain(rows.values(), *lists) if "case" in row and "held_out_psnr" in row]
     found = {}
     for case in cases:
         key = case.key()
         old = key if key in known else next((old for old, row in known.items() if case.same(row)), None)
         if old is not None:
-            found[key] = {"array": old, **known[old], "case": case.model_dump()}
+            found[key] = _held_out_of(case, known[old], blind) | {"array": old, **known[old], "case": case.model_dump()}
     return found
+
+
+def _held_out_of(case: Case, row: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """The held-out score that a row of a case lacks, and what it was measured with; empty where no other has it."""
+    same = {} if "held_out_psnr" in row else next((other for other in others if case.same(other)), {})
+    return {key: value for key, value in same.items() if key.startswith("held_out")}
 
 
 def run_table(
@@ -100,30 +115,42 @@ def run_table(
     before = {} if fresh else results_of(cases, store)
     KEPT.mkdir(exist_ok=True)
     for case in cases:
-        key = case.key()
+        row = before.get(case.key(), {})
         if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
             continue
-        if key in before and ("held_out_psnr" in before[key] or not held_out):
+        if row and ("held_out_psnr" in row or not held_out):
             continue
         said = " ".join([name + ":", case.volume, f"n={case.slices}", case.method, str(case.settings or "")]).strip()
         print(said, "...", end=" ", flush=True)
         try:
-            row = before.get(key) or {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
-            if held_out and "held_out_psnr" not in row:
-                row |= run_held_out(case)
+            for found in _rows_of(case, row, held_out):
+                row = found
+                keep(store, {**results_of(cases, store), case.key(): row})
         except CaseFailed as error:
             print("failed", flush=True)
             failed.append(f"{said} failed:\n{error}")
             continue
-        blind = f", held out {row['held_out_psnr']:.2f} dB" if "held_out_psnr" in row else ""
-        scores = f"{row['psnr']:.2f} dB{blind}, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
-        print(scores, flush=True)
-        keep(store, {**results_of(cases, store), key: row})
+        print(_scores(row), flush=True)
     rows = results_of(cases, store)
     if rows:
         keep(store, rows)
         report(name, table, list(rows.values()))
     return failed
+
+
+def _rows_of(case: Case, row: dict[str, Any], held_out: bool) -> Iterator[dict[str, Any]]:
+    """What is found of a case, more each time: its scores unless ``row`` has them, then its held-out score."""
+    key = case.key()
+    if not row:
+        row = {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
+        yield row
+    if held_out and "held_out_psnr" not in row:
+        yield row | run_held_out(case)
+
+
+def _scores(row: dict[str, Any]) -> str:
+    blind = f", held out {row['held_out_psnr']:.2f} dB" if "held_out_psnr" in row else ""
+    return f"{row['psnr']:.2f} dB{blind}, SSIM {row['ssim']:.3f}, DICE {row['dice']:.3f}, {row['seconds']:.0f} s"
 
 
 def report(name: str, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -154,7 +181,7 @@ def main() -> None:
     parser.add_argument("--methods", help="only these, comma-separated")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
     parser.add_argument(
-        "--held-out", action="store_true", help="the held-out score, too, of what is trained anew for it: hours"
+        "--held-out", action="store_true", help="the held-out score, too, of every row that lacks it: hours"
     )
     given = parser.parse_args()
     if not SHARED.exists():

@@ -148,8 +148,13 @@ def measure_held_out(case: Case, base: Path | None = None) -> dict[str, Any]:
     job = _job(case, stack)
     began = time.monotonic()
     found = _held_out(job, stack, None if base is None else _trained_elsewhere(base, case))
-    with_what = {"held_out_precision": resolve_precision(job.precision, resolve_device(case.device))}
-    return found | with_what | {"held_out_seconds": time.monotonic() - began, "held_out_commit": made_with}
+    device = resolve_device(case.device)
+    return found | {
+        "held_out_seconds": time.monotonic() - began,
+        "held_out_device": device,
+        "held_out_precision": resolve_precision(job.precision, device),
+        "held_out_commit": made_with,
+    }
 
 
 def _job(case: Case, stack: ProjectionStack) -> Job:
@@ -237,4 +242,4 @@ if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text())
     model = None if given["base"] is None else Path(given["base"])
     of = Case.model_validate(given["case"])
-    print(json.dumps(measure_held_out(of, model) if given["held_out"] else measure(of, Path(given["save"]), model)))
+    print(json.dumps(measure_held_out(of, model) if given.get("held_out") else measure(of, Path(given["save"]), model)))

@@ -40,6 +40,9 @@ LETTERS, LINE = 42, 13
 MADE_BY = "commit", "threads", "instructions"
 """What a result says of the code and the processor that made it; those of before say nothing."""
 
+HELD_OUT_BY = "held_out_commit", "held_out_device", "held_out_precision", "held_out_seconds"
+"""The same of a held-out score that was measured by itself."""
+
 
 def keep(store: Path, rows: dict[str, Any]) -> None:
     """Write a table's results, whole or not at all: another run may be reading them."""
@@ -57,13 +60,15 @@ def write_table(path: Path, rows: list[dict[str, Any]], table: Table) -> None:
     columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Case.model_fields, *columns, "stages", "device", "precision", "versions", *MADE_BY])
+        writer.writerow(
+            [*Case.model_fields, *columns, "stages", "device", "precision", "versions", *MADE_BY, *HELD_OUT_BY]
+        )
         for row, case in zip(rows, cases, strict=True):
             about = case.model_dump() | {"settings": json.dumps(case.settings)}
             versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
             measured = [row.get(key, "") for key in columns]
             stages = ", ".join(f"{name} {seconds} s" for name, seconds in row.get("stages", {}).items())
-            made_by = [row.get(key, "") for key in MADE_BY]
+            made_by = [row.get(key, "") for key in MADE_BY + HELD_OUT_BY]
             writer.writerow([*about.values(), *measured, stages, row["device"], row["precision"], versions, *made_by])
     lines = ["| volume | n | method | seed | " + " | ".join(title for title, _ in columns.values()) + " | arithmetic |"]
     lines.append("| --- " * (len(columns) + 5) + "|")
@@ -96,9 +101,17 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
     if 0 < sum("held_out_psnr" in row for row in rows) < len(rows):
         notes += [
             "",
-            "Without a held-out score: methods that are trained or fitted anew for it and were not yet "
-            "(`--held-out`), and rows from before this column.",
+            "Without a held-out score: rows that were measured before this column, and methods that are trained or "
+            "fitted anew for it and were not yet; `--held-out` measures them.",
         ]
+    by_themselves = [row for row in rows if any(key in row for key in HELD_OUT_BY)]
+    if by_themselves:
+        precisions, commits = (
+            ", ".join(dict.fromkeys(row[key] for row in by_themselves if key in row))
+            for key in ("held_out_precision", "held_out_commit")
+        )
+        made = f" with commit {commits}" if commits else ""
+        notes += ["", f"Held-out scores of methods trained anew were measured by themselves, in {precisions}{made}."]
     if any("base_seconds" in row for row in rows):
         notes += [
             "",

@@ -22,11 +22,10 @@ from scipy.stats import spearmanr
 
 from napari_microdiffusion.methods import Axial
 from napari_microdiffusion.metrics import residual_stats
-from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, exhaust, run
 from napari_microdiffusion.trust import held_out
 
-from .case import RESULTS, SHARED, Case, protocol, stack_of
+from .case import RESULTS, SHARED, Case, commit, protocol, stack_of
 from .report import keep
 
 VOLUMES = ["vessels", "axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo"]
@@ -57,13 +56,14 @@ def recipes(volume: str, before: list[Row], again: Sequence[str]) -> Generator[l
     rules = protocol()
     truth = rules.prepare(tifffile.imread(SHARED / "data" / f"{volume}.ome.tif"), 6)
     stack = stack_of(Case(volume=volume, method="linear"), truth)
-    known = {_said(row["method"], row["settings"]): row for row in before if row["method"] not in again}
+    known = [row for row in before if row["method"] not in again]
     rows: list[Row] = []
     weights = None
     for name, settings in RECIPES:
-        row = known.get(_said(name, settings))
+        case = Case(volume=volume, method=name, settings=settings)
+        row = next((row for row in known if case.same(row)), None)
         if row is None:
-            method = spec(name, "preview", settings)
+            made_with, method = commit(), case.spec()
             job = Job(method=method, acquisition=stack.acquisition)
             result = exhaust(run(job, stack, weights=weights if isinstance(method, Axial) else None))
             if isinstance(method, Axial):
@@ -73,25 +73,17 @@ def recipes(volume: str, before: list[Row], again: Sequence[str]) -> Generator[l
             row = {
                 "method": name,
                 "settings": settings,
+                "case": case.model_dump(),
+                "spec": method.model_dump(mode="json"),
                 "psnr": truly,
                 "held_out_psnr": blind,
                 "reprojection_rms": residual_stats(result.volume.data, stack).rms / float(np.ptp(stack.data)),
-                "precision": (result.volume.provenance or {})["precision"],
+                "held_out_precision": (result.volume.provenance or {})["precision"],
+                "held_out_commit": made_with,
             }
             print(f"{volume} {_said(name, settings)}: {truly:.2f} dB, held out {blind:.2f} dB", flush=True)
         rows.append(row)
         yield rows
-
-
-def known(case: Case) -> dict[str, Any]:
-    """The held-out score of a case that is among the results here; empty where it is not."""
-    plain = Case(volume=case.volume, method=case.method)
-    if case.model_copy(update={"settings": {}}) != plain or not STORE.exists():
-        return {}
-    for row in json.loads(STORE.read_text()).get(case.volume, []):
-        if row["method"] == case.method and spec(row["method"], "preview", row["settings"]) == case.spec():
-            return {"held_out_psnr": row["held_out_psnr"], "held_out_precision": row["precision"]}
-    return {}
 
 
 def _said(name: str, settings: dict[str, Any]) -> str:

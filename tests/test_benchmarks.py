@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_microdiffusion.hardware import resolve_precision
 from napari_microdiffusion.presets import METHODS
+from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.trust import held_out
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to the package
 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import base, trust, volumes  # noqa: E402
-from benchmarks.case import Case, measure, measure_held_out  # noqa: E402
+from benchmarks.case import Case, measure, measure_held_out, stack_of  # noqa: E402
 from benchmarks.curves import lines, write_curves  # noqa: E402
 from benchmarks.report import keep, write_panels, write_table  # noqa: E402
 from benchmarks.tables import Table, labels, tables  # noqa: E402
@@ -162,17 +165,42 @@ class TestResume:
 
         def run_held_out(case: Case) -> dict[str, float]:
             asked.append(case.method)
+            if len(asked) == 1:
+                raise command.CaseFailed("no luck")
             return {"held_out_psnr": 20.0}
 
         monkeypatch.setattr(command, "run_held_out", run_held_out)
-        self.run(table)
-        assert not asked
-        for _ in range(2):
-            command.run_table("trial", table, [], [], held_out=True)
-        assert asked == ["hash_inr"]  # once
-        assert len(measured) == 1
+        failures = [command.run_table("trial", table, [], [], held_out=True) for _ in range(3)]
+        assert [len(failed) for failed in failures] == [1, 0, 0]
+        assert asked == ["hash_inr"] * 2
+        assert len(measured) == 1  # kept although its held-out score failed
         (row,) = json.loads((tmp_path / "trial.json").read_text()).values()
         assert (row["held_out_psnr"], row["psnr"]) == (20.0, 30.0)
+        command.run_table("trial", table, [], [], fresh=True, held_out=True)
+        assert len(asked) == 3
+        assert len(measured) == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "same"),
+        [
+            ({}, True),
+            ({"settings": {"encoding": "gaussian"}}, True),  # as it is anyhow
+            *(({key: value}, False) for key, value in [("seed", 1), ("slices", 4), ("profile", "point")]),
+            ({"settings": {"steps": 21}}, False),
+            ({"volume": "axons"}, False),
+        ],
+    )
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_a_held_out_score_is_not_measured_twice(
+        self, tmp_path: Path, changes: dict[str, Any], same: bool, listed: bool
+    ) -> None:
+        case = Case(volume="vessels", method="inr")
+        row = row_of(case, held_out_psnr=24.1) | {"held_out_commit": "abc"}
+        keep(tmp_path / "other.json", {"vessels": [row]} if listed else {case.key(): row})  # listed: as trust has them
+        asked = case.model_copy(update=changes)
+        keep(tmp_path / "trial.json", {asked.key(): row_of(asked)})
+        (found,) = command.results_of([asked], tmp_path / "trial.json").values()
+        assert (found.get("held_out_psnr"), found.get("held_out_commit")) == ((24.1, "abc") if same else (None, None))
 
 
 # -- base models ------------------------------------------------------------------------------
@@ -256,9 +284,11 @@ def test_a_held_out_score_that_takes_training_is_measured_by_itself() -> None:
     case = Case(volume="phantom:vessels", method="hash_inr", settings={"steps": 2}, device="cpu")
     assert "held_out_psnr" not in measure(case)
     found = measure_held_out(case)
-    interpolated = measure(Case(volume="phantom:vessels", method="conservative"))["held_out_psnr"]
-    assert found["held_out_psnr"] == pytest.approx(interpolated, abs=1)  # after two steps it is that
+    stack = stack_of(case, volumes.truth_of(case.volume, case.slices))
+    job = Job(method=case.spec(), acquisition=stack.acquisition, device="cpu")
+    assert found["held_out_psnr"] == pytest.approx(exhaust(held_out(job, stack)).psnr, abs=1e-6)
     assert found["held_out_commit"]
+    assert (found["held_out_device"], found["held_out_precision"]) == ("cpu", resolve_precision("auto", "cpu"))
     assert found["held_out_seconds"] > 0
 
 
@@ -308,27 +338,6 @@ class TestTrust:
     def test_missing_what_was_shown_is_added_to_missing_what_was_hidden(self) -> None:
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.1}) == pytest.approx(10 * np.log10(50))
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.0}) == pytest.approx(20.0)
-
-    def test_its_scores_are_those_of_the_same_case_in_a_table(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setattr(trust, "STORE", tmp_path / "trust.json")
-        case = Case(volume="vessels", method="hash_inr", settings={"steps": 20})
-        assert trust.known(case) == {}
-        scores = {"method": "hash_inr", "held_out_psnr": 24.1, "precision": "float32"}
-        keep(
-            trust.STORE,
-            {"vessels": [scores | {"settings": {}, "held_out_psnr": 26.8}, scores | {"settings": {"steps": 20}}]},
-        )
-        assert trust.known(case) == {"held_out_psnr": 24.1, "held_out_precision": "float32"}
-        for other in (
-            {"seed": 1},
-            {"slices": 4},
-            {"profile": "point"},
-            {"settings": {"steps": 21}},
-            {"volume": "axons"},
-        ):
-            assert trust.known(case.model_copy(update=other)) == {}
 
 
 # -- reports ----------------------------------------------------------------------------------

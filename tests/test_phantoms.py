@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.phantoms import KINDS, NOISE, phantom
+from napari_microdiffusion.phantoms import KINDS, NOISE, _soft, phantom
 
 SHAPE = (36, 48, 40)
 
@@ -48,3 +48,7 @@ def test_phantoms_are_blurred_along_z():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InvalidInput, match="vessels, dendrites, neurons, nuclei"):
         phantom("bones")  # type: ignore[arg-type]
+
+
+def test_far_outside_it_is_dark_without_a_warning():
+    np.testing.assert_array_equal(_soft(np.array([-1e3, 0.0, 1e3])), [0, 0.5, 1])

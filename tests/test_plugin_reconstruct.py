@@ -20,7 +20,9 @@ from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
+from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.layers import KEY, facts
+from napari_microdiffusion.plugin.worker import followed, torch_loaded
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 pytestmark = pytest.mark.skipif(
@@ -294,6 +296,47 @@ def test_a_refused_device_leaves_nothing_behind(
     assert [layer.name for layer in viewer.layers] == ["vessels truth", "vessels projections"]
     assert len(notices) == 1
     assert "no cuda device" in notices[0]
+    assert widget.result._values["psnr"].text() == "–"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_that_torch_is_being_loaded_is_said_where_it_is(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    import torch
+
+    loaded: list[bool] = []
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    if not there:
+        monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr("napari_microdiffusion.plugin.worker.load_torch", lambda: loaded.append(True))
+    told = [message.stage for message in torch_loaded()]
+    assert told == ([] if there else ["Loading the neural network software"])
+    assert loaded == ([] if there else [True])
+
+
+def test_losses_of_a_short_stage_arrive() -> None:
+    def events() -> Generator[Event, None, int]:
+        yield Stage("Training", 2)
+        yield Step(1, loss=3.0)
+        yield Step(2, loss=2.0)
+        yield Stage("Restoring", 1)
+        yield Step(1)
+        return 0
+
+    told = list(followed(events(), Follower("First picture")))
+    assert [(message.stage, message.losses) for message in told] == [("Training", ((1, 3.0), (2, 2.0)))]
+
+
+def test_the_bar_never_moves_by_itself_and_stopping_is_not_unsaid(opened: Open) -> None:
+    box = opened()[1].run_box
+    box.begin()
+    assert box._bar.maximum() > 0
+    box.show_progress(Follower("Training").progress())
+    assert (box._stage.toolTip(), box._bar.maximum()) == ("Training", 1)
+    box.stop_button.click()
+    box.show_progress(Follower("Training").progress())
+    assert box._stage.toolTip() == "Stopping"
+    box.end("Stopped")
+    assert box._stage.toolTip() == "Stopped"
 
 
 def test_simulate_from_a_volume(opened: Open, qtbot: Any) -> None:

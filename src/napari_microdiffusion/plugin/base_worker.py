@@ -9,8 +9,7 @@ from ..pretraining import Pretraining, pretrain
 from ..trained import Trained
 from .base_volumes import Picked, read
 from .follow import Follower, Progress
-from .preload import load_torch
-from .worker import StoppableWorker, explained, followed
+from .worker import StoppableWorker, explained, followed, torch_loaded
 
 STOPPED = "stopped before the training began: there is no base model yet"
 
@@ -33,7 +32,7 @@ def train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> G
 def _train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
     follower = Follower("Reading the volumes")
     volumes = yield from followed(read(wanted, plan.method.depth_to_learn(plan.acquisition), cancelled), follower)
-    load_torch()
+    yield from torch_loaded()
     events = pretrain(plan, volumes, cancelled=cancelled)
     try:
         base = yield from followed(events, follower)

@@ -15,7 +15,8 @@ from ..run import Result
 from ..volume import ProjectionStack, Volume
 
 MESSAGE_SECONDS = 0.5
-"""For each, Qt composes the whole window: without a graphics card ten a second cost a third of the training steps."""
+"""For each, Qt composes the whole window: without a graphics card ten a second leave two thirds of the training steps
+that two leave (docs/architecture.md)."""
 
 SCORING_SECONDS = 0.4
 """A preview's scores may take this long; of larger ones, slices spread over the depth are scored."""
@@ -64,6 +65,11 @@ class Follower:
     def notice(self, notice: Notice) -> None:
         """Keep what the user should know for the next message."""
         self._notices.append(notice.message)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether there are losses that no message has told yet."""
+        return bool(self._losses)
 
     def due(self) -> bool:
         """Whether it is time for a message."""

@@ -186,7 +186,7 @@ class MethodBox(QGroupBox):
         self.advanced.set_method(self._method.currentData(), self._preset.currentData(), overrides, fixed)
 
     def _take_base(self, overrides: dict[str, Any]) -> bool:
-        """Make the file of the base model for these settings the setup's, if there is one; whether there is a file."""
+        """Whether there is a base model for these settings; its file becomes the setup's."""
         try:
             kept = self._bases.fitting(spec(self._method.currentData(), self._preset.currentData(), overrides))
         except EngineError:

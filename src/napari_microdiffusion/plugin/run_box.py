@@ -61,7 +61,8 @@ class RunBox(QGroupBox):
         """Stage, bar, time left, losses."""
         if progress.fresh:
             self._curve.start_anew()
-        self._say(progress.stage, _in_words(progress.seconds_left))
+        if self.stop_button.isEnabled():  # else it says that it is stopping
+            self._say(progress.stage, _in_words(progress.seconds_left))
         self._bar.setRange(0, max(1, progress.steps))
         self._bar.setValue(progress.done)
         self._curve.add(progress.losses)

@@ -149,14 +149,12 @@ def _driven(
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
-    recorder = Recorder(canvas, stack, truth)
     if job.method.learned or not at_once:
         wait()
-        recorder.begin(Stage("Loading the neural network software", 1))
-        yield recorder.progress()
-        load_torch()
+        yield from torch_loaded()
     if not at_once:
         check(job, stack)
+    recorder = Recorder(canvas, stack, truth)
     trained = _trained_before(job, base, Loaded(stack, truth), recorder)
     weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
@@ -188,6 +186,13 @@ def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Re
     return base
 
 
+def torch_loaded() -> Generator[Progress, None, None]:
+    """Load torch where that is still to be done, and say so first: it takes seconds."""
+    if "torch" not in sys.modules:
+        yield Follower("Loading the neural network software").progress()
+        load_torch()
+
+
 def device_is_known(job: Job) -> bool:
     """Whether the device can be checked without loading torch, which the first picture would wait for."""
     return "torch" in sys.modules or job.device == "cpu" or (job.device == "auto" and not job.method.learned)
@@ -215,6 +220,8 @@ def followed(events: Generator[Event, None, Returned], follower: Follower) -> Ge
             return result
         match event:
             case Stage():
+                if follower.unsent:  # the last of the stage before
+                    yield follower.progress()
                 follower.begin(event)
             case Step():
                 follower.step(event)
