@@ -242,6 +242,26 @@ def test_notices(acquisition, hide, expected):
     assert all(text in message for text, message in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda data: data, []),
+        (lambda data: data[1].fill(data.max()), ["projection 2 (counted from 1) is the same", "8.3 % of the pixels"]),
+        (lambda data: data[:2].fill(0.5), ["projections 1, 2 (counted from 1) are the same everywhere"]),
+        (lambda data: data.clip(None, np.quantile(data, 0.98), out=data), ["2 % of the pixels have the brightest"]),
+        (lambda data: data.clip(None, np.quantile(data, 0.999), out=data), []),
+    ],
+)
+def test_blank_and_saturated_projections_are_told(spoil, expected):
+    data = np.random.default_rng(0).random((12, 32, 32))
+    spoil(data)
+    stack = ProjectionStack(data, Acquisition(slices=4))
+    events, _ = collected(run(job(Linear(), stack), stack))
+    found = [event.message for event in events if isinstance(event, Notice)]
+    assert len(found) == len(expected)
+    assert all(text in message for text, message in zip(expected, found, strict=True))
+
+
 def test_without_consistency_none_is_softened():
     assert notices(Acquisition(slices=4, stride=2), Linear(consistency="none")) == []
 

@@ -28,6 +28,9 @@ from .volume import Intensity, ProjectionStack, Reliability, Volume
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A length in µm."""
 
+SATURATED = 0.005
+"""Of all pixels: as many at the brightest value are more than chance has there."""
+
 
 class Job(BaseModel):
     """All that a result depends on, beside the input's pixels. Saved in every export, and replayed from it.
@@ -176,6 +179,7 @@ def _work(
     canvas, reliability = np.empty(stack.volume_shape, np.float32), None
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     yield from _unmeasured(stack.acquisition)
+    yield from _spoilt(stack)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
     train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
@@ -219,6 +223,24 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
     if gaps and acquisition.profile != "point":
         yield Notice(
             f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
+        )
+
+
+def _spoilt(stack: ProjectionStack) -> Generator[Event, None, None]:
+    """Say which projections are the same everywhere, and whether many pixels share the brightest value."""
+    blank = [str(number) for number, image in enumerate(stack.data, 1) if image.min() == image.max()]
+    if blank:
+        several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
+        yield Notice(
+            f"projection{'s' if several else ''} {', '.join(blank[:5])}{others} (counted from 1) "
+            f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
+            "the scores, mean little"
+        )
+    brightest = float((stack.data == stack.data.max()).mean())
+    if brightest > SATURATED:
+        yield Notice(
+            f"{100 * brightest:.2g} % of the pixels have the brightest value of all: if the camera was saturated "
+            "there, what was brighter is lost; expose for less time"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .acquisition import MINIMUM_PROJECTIONS
 from .noise import Noise
 from .presets import METHODS
 from .run import Result
@@ -166,6 +167,8 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         advice.append("letting the run come to its end")
     elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * mean**0.5):
         advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
+    if len(stack.data) <= MINIMUM_PROJECTIONS:
+        advice.append("four or more projections, so that one can be hidden to test the method")
     if acquisition.unseen[0] and acquisition.profile != "point" and acquisition.slices > 1:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
     share, of_what = _noise_share(result, stack, mean, usual)
@@ -188,14 +191,14 @@ def _finer(stack: ProjectionStack) -> str:
 def _noise_share(result: Result, stack: ProjectionStack, mean: float, usual: float) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
-    With a reliability: of the median voxel's variance, the ``usual`` noise as it passes through the conservative
-    interpolation. Without: of the difference between neighbouring projections that share no slice, noise in the
-    ``mean``. Both are variances, as `_noise` gives them.
+    With a reliability: of the median voxel's variance, which is that of a slice as it would be measured, the ``usual``
+    noise of a single slice. Without: of the difference between neighbouring projections that share no slice, noise in
+    the ``mean``. Both are variances, as `_noise` gives them.
     """
     acquisition, found = stack.acquisition, result.volume.reliability
     if found is not None:
-        passed = np.square(acquisition.smoothest(acquisition.ridge(stack.data))).sum(1).mean()
-        return usual * float(passed) / max(float(np.median(_some(found.std))) ** 2, 1e-30), "the uncertainty"
+        of_a_slice = usual * acquisition.effective_slices
+        return min(of_a_slice / max(float(np.median(_some(found.std))) ** 2, 1e-30), 1.0), "the uncertainty"
     lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
     pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
     spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])

@@ -153,8 +153,9 @@ class Axial(Method):
         """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
         lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
         if lead < 0:
+            than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
             return (
-                f"hidden projections are predicted {max(-lead, 0.01):.2f} dB worse than by interpolation (the sample "
+                f"hidden projections are predicted {than} than by interpolation (the sample "
                 "may look different along z than across, or training was too short)"
             )
         if self.sigma is None and not trial.scores:

@@ -12,7 +12,7 @@ from .choices import paragraph
 from .found_box import FoundBox
 from .maps import INTERVAL, MAPS, UNCERTAINTY
 
-NO_MAP = "This method does not say how certain it is. The method axial does"
+NO_MAP = "This result does not say how certain it is; the verdict tells why. The method axial does, where it can"
 NO_RUN = "Only for results of this session: run the method first"
 SCORE_TOOLTIP = (
     "Hide projections in turn, reconstruct from the others, and see how well the hidden ones are predicted. "
