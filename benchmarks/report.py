@@ -127,8 +127,8 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
 def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
     """Between the README's results marks, one row a method: PSNR on each volume, and the means of all scores."""
     volumes = list(dict.fromkeys(row["case"]["volume"] for row in rows))
-    lines = ["| PSNR (dB) | " + " | ".join(volumes) + " | mean | mean SSIM | mean DICE | minutes |"]
-    lines.append("| --- " * (len(volumes) + 5) + "|")
+    lines = ["| PSNR (dB) | " + " | ".join(volumes) + " | mean | mean SSIM | mean DICE | mean held-out | minutes |"]
+    lines.append("| --- " * (len(volumes) + 6) + "|")
     for method in dict.fromkeys(row["case"]["method"] for row in rows):
         own = {row["case"]["volume"]: row for row in rows if row["case"]["method"] == method}
         if own.keys() != set(volumes):
@@ -140,6 +140,8 @@ def write_readme(readme: Path, rows: list[dict[str, Any]]) -> None:
         time = "instant" if max(seconds) < 5 else minutes
         each = " | ".join(f"{value:.2f}" for value in psnr)
         means = f"{np.mean(psnr):.2f} | {np.mean(ssim):.3f} | {np.mean(dice):.3f}"
+        blind = [own[name].get("held_out_psnr", np.nan) for name in volumes]
+        means += " | –" if np.isnan(blind).any() else f" | {np.mean(blind):.2f}"
         lines.append(f"| `{method}` | {each} | {means} | {time} |")
     before, _, rest = readme.read_text().partition("<!-- results -->")
     _, _, after = rest.partition("<!-- /results -->")
