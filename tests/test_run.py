@@ -262,6 +262,14 @@ def test_blank_and_saturated_projections_are_told(spoil, expected):
     assert all(text in message for text, message in zip(expected, found, strict=True))
 
 
+def test_blank_projections_are_numbered_as_they_were_acquired():
+    data = np.random.default_rng(0).random((5, 32, 32))
+    data[3] = 0.5
+    stack = ProjectionStack(data, Acquisition(slices=4)).without((1,))
+    events, _ = collected(run(job(Linear(), stack), stack))
+    assert any("projection 4 (counted" in event.message for event in events if isinstance(event, Notice))
+
+
 def test_without_consistency_none_is_softened():
     assert notices(Acquisition(slices=4, stride=2), Linear(consistency="none")) == []
 

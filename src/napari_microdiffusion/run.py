@@ -228,7 +228,8 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
 
 def _spoilt(stack: ProjectionStack) -> Generator[Event, None, None]:
     """Say which projections are the same everywhere, and whether many pixels share the brightest value."""
-    blank = [str(number) for number, image in enumerate(stack.data, 1) if image.min() == image.max()]
+    shown = zip(stack.acquisition.shown, stack.data, strict=True)
+    blank = [str(index + 1) for index, image in shown if image.min() == image.max()]
     if blank:
         several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
         yield Notice(
