@@ -29,7 +29,7 @@ Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A length in µm."""
 
 SATURATED = 0.005
-"""Of all pixels: as many at the brightest value are more than chance has there."""
+"""Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
 
 
 class Job(BaseModel):
