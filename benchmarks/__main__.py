@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,8 @@ def run_table(
     before = {} if fresh else results_of(cases, store)
     KEPT.mkdir(exist_ok=True)
     for case in cases:
-        row = before.get(case.key(), {})
+        key = case.key()
+        row = before.get(key, {})
         if (volumes and case.volume not in volumes) or (methods and case.method not in methods):
             continue
         if row and ("held_out_psnr" in row or not held_out):
@@ -123,9 +123,12 @@ def run_table(
         said = " ".join([name + ":", case.volume, f"n={case.slices}", case.method, str(case.settings or "")]).strip()
         print(said, "...", end=" ", flush=True)
         try:
-            for found in _rows_of(case, row, held_out):
-                row = found
-                keep(store, {**results_of(cases, store), case.key(): row})
+            if not row:
+                row = {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
+                keep(store, {**results_of(cases, store), key: row})
+            if held_out and "held_out_psnr" not in row:
+                row |= run_held_out(case)
+                keep(store, {**results_of(cases, store), key: row})
         except CaseFailed as error:
             print("failed", flush=True)
             failed.append(f"{said} failed:\n{error}")
@@ -136,16 +139,6 @@ def run_table(
         keep(store, rows)
         report(name, table, list(rows.values()))
     return failed
-
-
-def _rows_of(case: Case, row: dict[str, Any], held_out: bool) -> Iterator[dict[str, Any]]:
-    """What is found of a case, more each time: its scores unless ``row`` has them, then its held-out score."""
-    key = case.key()
-    if not row:
-        row = {"case": case.model_dump(), "array": key, **run_case(case, KEPT / f"{key}.npy")}
-        yield row
-    if held_out and "held_out_psnr" not in row:
-        yield row | run_held_out(case)
 
 
 def _scores(row: dict[str, Any]) -> str:
