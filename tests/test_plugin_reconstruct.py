@@ -539,6 +539,17 @@ def test_ticks_of_the_loss_curve(losses: list[float], texts: list[str]) -> None:
     assert [text for _, text in loss_ticks(losses)] == texts
 
 
+def test_a_long_loss_curve_is_thinned_evenly(qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.run_box import LossCurve
+
+    curve = LossCurve()
+    qtbot.addWidget(curve)
+    for start in range(0, 5000, 7):
+        curve.add(tuple((step, 1.0) for step in range(start, min(start + 7, 5000))))
+    steps, _ = curve._line.getData()
+    assert len(steps) > 300 and set(np.diff(steps)) == {16}
+
+
 def test_the_trend_of_the_loss() -> None:
     from napari_microdiffusion.plugin.run_box import smoothed
 

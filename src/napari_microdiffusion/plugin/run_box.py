@@ -121,15 +121,20 @@ class LossCurve(QWidget):
     def start_anew(self) -> None:
         """A new curve; the old one stays on screen until there is something to draw."""
         self._points: list[tuple[int, float]] = []
+        self._came, self._every = 0, 1
 
     def add(self, losses: tuple[tuple[int, float], ...]) -> None:
-        """Further points; every second one is dropped when there are too many to see."""
-        usable = [(step, loss) for step, loss in losses if math.isfinite(loss) and loss > 0]
-        self._points += usable
+        """Further points; when there are too many to see, every second one is dropped, of those to come as well."""
+        for step, loss in losses:
+            if not (math.isfinite(loss) and loss > 0):
+                continue
+            if self._came % self._every == 0:
+                self._points.append((step, loss))
+            self._came += 1
+            if len(self._points) > CURVE_POINTS:
+                self._points, self._every = self._points[::2], 2 * self._every
         if len(self._points) < 3:
             return
-        if len(self._points) > CURVE_POINTS:
-            self._points = self._points[::2]
         steps, shown = map(list, zip(*self._points, strict=True))
         self._faint.setData(steps, shown)
         self._line.setData(steps, smoothed(shown))
