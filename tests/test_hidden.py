@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._hidden import FURTHEST, Hidden, hidden_patches, hidden_planes
+from napari_microdiffusion.methods._hidden import BATCHES, FURTHEST, PATCHES, Hidden, hidden_patches, hidden_planes
 from napari_microdiffusion.methods._patches import Anisotropy, Cutter
 from napari_microdiffusion.methods._planes import Z90
 from napari_microdiffusion.volume import ProjectionStack
@@ -89,6 +89,37 @@ def test_all_slices_of_a_projection_have_a_say_in_what_is_stated(profile):
     told = hidden_planes(net, stack, Anisotropy(1.0), context), hidden_patches(net, cut, Anisotropy(1.0), 0.0, context)
     for hidden in told:
         np.testing.assert_allclose(hidden.spread, 0.75**2, rtol=1e-5)
+
+
+class SureOfAll(nn.Module):
+    """A network that changes nothing, and states the same distances to the bounds of every interval."""
+
+    fold, channels = 4, 1
+
+    def __init__(self, below: float, above: float) -> None:
+        super().__init__()
+        self.distances = torch.tensor([below, above])
+
+    def forward(self, planes: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(planes), self.distances[:, None, None].expand(len(planes), 2, *planes.shape[1:])
+
+
+def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them():
+    """Counted apart from it: the errors of interpolation on the same patches."""
+    acquisition = Acquisition(slices=4, count=8)
+    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), acquisition)
+
+    def cut() -> Cutter:
+        return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
+
+    needed = hidden_patches(SureOfAll(0.02, 0.01), cut(), Anisotropy(1.0), 0.0, Context()).needed
+    errors, again = [], cut()
+    for _ in range(BATCHES):
+        patches = again(PATCHES, Anisotropy(1.0))
+        planes = np.einsum("zk,bkx->bzx", patches.acquisition.smoothest(0.0), patches.projections.numpy())
+        errors.append(patches.truth.numpy() - planes)
+    held = np.concatenate(errors, None)
+    assert np.mean((held >= -0.02 * needed) & (held <= 0.01 * needed)) == pytest.approx(0.9, abs=1e-3)
 
 
 def test_patches_stop_when_they_are_told_to():

@@ -547,7 +547,8 @@ def test_a_long_loss_curve_is_thinned_evenly(qtbot: Any) -> None:
     for start in range(0, 5000, 7):
         curve.add(tuple((step, 1.0) for step in range(start, min(start + 7, 5000))))
     steps, _ = curve._line.getData()
-    assert len(steps) > 300 and set(np.diff(steps)) == {16}
+    assert len(steps) > 300
+    assert set(np.diff(steps)) == {16}
 
 
 def test_the_trend_of_the_loss() -> None:

@@ -230,6 +230,7 @@ def notices(acquisition: Acquisition, method: Method, hide: tuple[int, ...] = ()
     ("acquisition", "hide", "expected"),
     [
         (Acquisition(slices=4), (), []),
+        (Acquisition(slices=1), (), ["there is a projection for every slice, so nothing is left to reconstruct"]),
         (Acquisition(slices=4, profile="point"), (), ["3 of 20 slices lie beyond the outermost"]),
         (Acquisition(slices=2, stride=3), (), ["4 of 14 slices lie between the projections"]),
         (Acquisition(slices=4), (0, 2), ["4 of 20 slices lie beyond", "4 of 20 slices lie between"]),

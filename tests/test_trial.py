@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from napari_microdiffusion.methods._hidden import STRENGTHS
-from napari_microdiffusion.methods._patches import Anisotropy
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.methods import Context, _trial
+from napari_microdiffusion.methods._hidden import STRENGTHS, Hidden
+from napari_microdiffusion.methods._patches import Anisotropy, Cutter
 from napari_microdiffusion.methods._trial import (
     ELONGATIONS,
     FALLBACK,
     INDIFFERENT,
     MOST,
+    SHORT,
+    WIDEST,
     Grid,
     Scores,
     Trial,
@@ -23,6 +27,8 @@ from napari_microdiffusion.methods._trial import (
     by_sigma,
     least,
 )
+from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.volume import ProjectionStack
 
 
 @pytest.mark.parametrize(
@@ -161,6 +167,30 @@ def test_what_only_some_of_the_hidden_projections_say_does_not_tell(gains, elong
 def test_what_is_given_is_not_looked_for(grid, tried):
     looks, _ = walked(3.0, 1.0, grid)
     assert {(look.sigma, look.elongation) for look in looks} == tried
+
+
+@pytest.mark.parametrize(
+    ("surprise", "needed", "widening"),
+    [
+        (1.0, 1.0, 1.0),
+        (0.5, 0.9, 1.0),  # never narrowed
+        (1.5, SHORT - 0.01, 1.5),
+        (1.0, 5.0, 5.0),  # trained too shortly for its own patches
+        (1.5, 5.0, 7.5),
+        (7.0, 5.0, 5 * WIDEST),
+    ],
+)
+def test_intervals_are_widened_for_surprise_and_for_a_short_training(surprise, needed, widening, monkeypatch):
+    def told(off: float, needed: float = 1.0) -> Hidden:
+        errors, nothing = np.full(4, off**2), np.zeros(4)
+        return Hidden(errors, nothing, nothing, np.ones(4), needed)
+
+    monkeypatch.setattr(_trial, "hidden_planes", lambda *_: told(surprise))
+    monkeypatch.setattr(_trial, "hidden_patches", lambda *_: told(1.0, needed))
+    stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
+    cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
+    trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.0), Context()))
+    assert trial.widening == pytest.approx(widening)
 
 
 @pytest.mark.parametrize(

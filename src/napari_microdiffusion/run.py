@@ -218,6 +218,11 @@ def _shown(
 def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
     """Say which slices no projection in use has seen; those between points are what a point profile is about."""
     gaps, beyond = acquisition.unseen
+    if len(acquisition.matrix) == acquisition.depth:
+        yield Notice(
+            "there is a projection for every slice, so nothing is left to reconstruct: if each shows several slices, "
+            "state how many"
+        )
     if beyond:
         yield Notice(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
     if gaps and acquisition.profile != "point":
