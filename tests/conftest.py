@@ -121,8 +121,25 @@ def real_crop() -> Callable[[str], Volume]:
 # -- the widget, in a real viewer --------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def _modules() -> None:
+    """What windows need is imported, and no garbage: napari collects whenever a layer or a viewer goes.
+
+    Looking through all modules again each time took a sixth of the tests of the widget.
+    """
+    import napari.viewer  # noqa: F401
+    import torch  # noqa: F401
+
+    import napari_microdiffusion.plugin.reconstruct  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def opened(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Generator[Callable[..., tuple[Any, Any]]]:
+def opened(
+    _modules: None, make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> Generator[Callable[..., tuple[Any, Any]]]:
     """A viewer with the tiny sample and the widget.
 
     Meanwhile no garbage is collected: in a worker's thread, collecting the widgets of an earlier test's viewer now and
