@@ -54,18 +54,24 @@ clean:
 # -- installation ------------------------------------------------------------------------------
 # torch stays at the version in constraints.txt: on Linux other versions may bring several GB of CUDA.
 
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# pip would compile to bytecode in one process, the tests of all packages too: half of the installation.
+
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null 2>&1 || true
 
 .venv/.gui: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[gui]'
+	@$(COMPILE)
 	@touch $@
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[gui,dev]'
+	@$(COMPILE)
 	@touch $@ .venv/.gui
 
 .venv/.docs: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[docs]'
+	@$(COMPILE)
 	@touch $@
 
 .venv/.made: | system
