@@ -564,7 +564,7 @@ def test_what_three_projections_could_not_train_is_trained_by_more(stack):
 
 def test_weights_of_another_stride_do_not_fit(stack):
     other = waves(ACQUISITIONS["gaps"])
-    with pytest.raises(InvalidInput, match="do not fit axial"):
+    with pytest.raises(InvalidInput, match=f"do not fit axial with these settings and {other.acquisition.description}"):
         next(run(job(Axial(**TINY), other), other, weights=fitted(Axial(**TINY), stack)))
 
 

@@ -43,6 +43,7 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights | Non
     )
     if given != expected:
         raise InvalidInput(
-            f"the weights do not fit {name_of(method)} with these settings, or their training was stopped early, "
-            "or another version of this program saved them: use the settings they were trained with, or train again"
+            f"the weights do not fit {name_of(method)} with these settings and {stack.acquisition.description}, or "
+            "their training was stopped early, or another version of this program saved them: use the settings and "
+            "slices per projection they were trained with, or train again"
         )
