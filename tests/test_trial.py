@@ -170,7 +170,7 @@ def test_what_is_given_is_not_looked_for(grid, tried):
 
 
 @pytest.mark.parametrize(
-    ("surprise", "needed", "widening"),
+    ("surprise", "short", "widening"),
     [
         (1.0, 1.0, 1.0),
         (0.5, 0.9, 1.0),  # never narrowed
@@ -180,13 +180,14 @@ def test_what_is_given_is_not_looked_for(grid, tried):
         (7.0, 5.0, 5 * WIDEST),
     ],
 )
-def test_intervals_are_widened_for_surprise_and_for_a_short_training(surprise, needed, widening, monkeypatch):
-    def told(off: float, needed: float = 1.0) -> Hidden:
+def test_intervals_are_widened_for_surprise_and_for_a_short_training(surprise, short, widening, monkeypatch):
+    def told(off: float) -> Hidden:
         errors, nothing = np.full(4, off**2), np.zeros(4)
-        return Hidden(errors, nothing, nothing, np.ones(4), needed)
+        return Hidden(errors, nothing, nothing, np.ones(4))
 
     monkeypatch.setattr(_trial, "hidden_planes", lambda *_: told(surprise))
-    monkeypatch.setattr(_trial, "hidden_patches", lambda *_: told(1.0, needed))
+    monkeypatch.setattr(_trial, "hidden_patches", lambda *_: told(1.0))
+    monkeypatch.setattr(_trial, "needed", lambda *_: short)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.0), Context()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ projection may still be right within a shown one."""
 SAMPLED_ROWS = 32
 """XZ planes that stand for the whole stack when projections are hidden."""
 
-PATCHES, BATCHES = 12, 16
-"""Lateral patches, likewise."""
+PATCHES, BATCHES, SHOWN = 12, 16, 4
+"""Lateral patches, likewise; batches of them in which nothing is hidden."""
 
 FURTHEST = 8.0
 """Standard deviations that a projection's error counts for at most, or its inverse at least: an empty one must not have
@@ -49,23 +49,12 @@ class Hidden:
         Of the square of the network's change.
     spread
         Of the square of the standard deviation that the network states, in the mean over the slices of each, all alike.
-    needed
-        What the stated intervals must be multiplied by to hold 90 % of the truth, where that is known: of patches.
     """
 
     missing: NDArray[np.float64]
     agreement: NDArray[np.float64]
     change: NDArray[np.float64]
     spread: NDArray[np.float64]
-    needed: float = 1.0
-
-    @classmethod
-    def of(cls, found: list[list[NDArray[Any]]], needed: float = 1.0) -> Hidden:
-        """From the four means of some projections at a time."""
-        missing, agreement, change, spread = (
-            np.concatenate(each).astype(np.float64) for each in zip(*found, strict=True)
-        )
-        return cls(missing, agreement, change, spread, needed)
 
     @property
     def asked(self) -> float:
@@ -124,14 +113,14 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         stated = along_z(uniform(stack.acquisition).matrix[list(fold)], spread)
         products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((1, 2)) for product in products])
-    return Hidden.of(found)
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
 def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> Hidden | None:
     """The same on lateral patches, where the network is on its own ground; None when stopped."""
     import torch
 
-    found, needed = [], []
+    found = []
     for patches in (cut(PATCHES, anisotropy) for _ in range(BATCHES)):
         if context.should_stop():
             return None
@@ -146,6 +135,19 @@ def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: fl
         stated = along_rows(uniform(whole).matrix[hidden], spread.sum(1).cpu() / (2 * Z90))
         products = missing**2, missing * change, change**2, stated**2
         found.append([product.mean((0, 2)).numpy() for product in products])
-        off, bounds = (patches.truth - estimate.cpu())[:, None], spread.cpu().clamp_min(1e-9)
-        needed.append((torch.cat([-off, off], 1) / bounds).amax(1).numpy())
-    return Hidden.of(found, float(np.quantile(np.concatenate(needed, None), 0.9)))
+    return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
+
+
+def needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float:
+    """Factor at which the intervals of lateral patches, none of their projections hidden, hold 90 % of them."""
+    import torch
+
+    found = []
+    for patches in (cut(PATCHES, anisotropy) for _ in range(SHOWN)):
+        whole = patches.acquisition.replace(hidden=())
+        seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)
+        with torch.no_grad():
+            estimate, bounds = restored(net, whole, ridge, seen, patches.conditions.to(context.device), context)
+        off = patches.truth.to(context.device) - estimate
+        found.append((torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1).cpu().numpy())
+    return float(np.quantile(np.concatenate(found, None), 0.9))
