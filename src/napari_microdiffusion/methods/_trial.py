@@ -51,7 +51,7 @@ WIDEST = 4.0
 
 SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
-as in `preview`, they need 0.93 to 1.08 times."""
+as in `preview`, they need 0.91 to 1.08 times."""
 
 Scores = dict[Anisotropy, NDArray[np.float64]]
 """dB of each hidden projection, (number of them,), by what the network was told of the sample."""
