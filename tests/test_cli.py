@@ -144,6 +144,11 @@ class TestReconstruct:
         assert volume.provenance["complete"]
         assert volume.source_dtype == io.read_volume("truth.ome.tif").source_dtype
 
+    def test_a_reconstructed_volume_is_no_stack_of_projections(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        told = refused("reconstruct", "v.ome.tif", "-o", "w.ome.tif", "--slices", "6", "--method", "linear")
+        assert "v.ome.tif is a reconstructed volume: give the projections" in told
+
     @pytest.mark.parametrize(
         "ablation",
         [
@@ -453,6 +458,17 @@ class TestEvaluate:
         assert list(scores) == ["reprojection_max_error"]
         assert scores["reprojection_max_error"] < 1e-6
         assert "of the projections' range" in done("evaluate", "v.ome.tif", "--projections", "p.ome.tif")
+
+    def test_a_truth_on_another_scale_and_a_partial_volume_are_named(self) -> None:
+        volume, truth = io.read_volume("t.ome.tif"), io.read_volume("t.ome.tif")
+        partial = replace(volume, data=volume.data.astype(np.float32), provenance={"complete": False})
+        io.write_volume(partial, "v.ome.tif")
+        io.write_volume(replace(truth, data=257 * truth.data.astype(np.uint16)), "u16.ome.tif")
+        for name, told in (("t.ome.tif", []), ("u16.ome.tif", ["spread 257 times as far as the volume's"])):
+            notes = invoke("evaluate", "v.ome.tif", "--truth", name).stderr.splitlines()
+            assert len(notes) == len(told) + 1
+            assert "note: v is partial" in notes[-1]
+            assert all(text in note for text, note in zip(told, notes, strict=False))
 
     @pytest.mark.parametrize("dtype", [None, "uint8"])
     def test_a_reliability_beside_the_volume_is_scored(self, dtype: Any) -> None:

@@ -7,7 +7,14 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.metrics import RunningScores, evaluate, residual_map, residual_stats, scored_slices
+from napari_microdiffusion.metrics import (
+    RunningScores,
+    evaluate,
+    residual_map,
+    residual_stats,
+    scales_apart,
+    scored_slices,
+)
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
 
 
@@ -217,6 +224,21 @@ def test_without_a_truth_or_a_reliability_there_is_no_coverage(truth, estimate, 
 )
 def test_scored_slices(acquisition, depth, scored):
     assert np.flatnonzero(scored_slices(depth, acquisition)).tolist() == scored
+
+
+@pytest.mark.parametrize(
+    ("times", "offset", "told"),
+    [
+        (1.0, 0.0, None),
+        (0.5, 3.0, None),
+        (7.5, 0.0, None),
+        (257.0, 0.0, "spread 257 times"),
+        (0.01, 9.0, "0.01 times"),
+    ],
+)
+def test_a_truth_on_another_scale_is_named(truth, times, offset, told):
+    said = scales_apart(truth.data, times * truth.data + offset)
+    assert said is None if told is None else told in said
 
 
 def test_shapes_must_match(truth, stack):

@@ -71,7 +71,8 @@ def method(**settings: Any) -> dict[str, Any]:
         ),
         (record(strength=None), None, "as deep as wide"),
         (record(fell_back=True, interpolation_held_out_db=33.0), None, "This is plain interpolation: the network pre"),
-        (record(fell_back=True, interpolation_held_out_db=33.0), None, "(31.50 dB against 33.00 dB)"),
+        (record(fell_back=True, interpolation_held_out_db=33.0), None, "worse (31.50 dB against 33.00 dB)"),
+        (record(fell_back=True, interpolation_held_out_db=31.503), None, "no better (31.50 dB against 31.50 dB)"),
     ],
 )
 def test_what_was_found_in_words(provenance: dict[str, Any], dz: float | None, text: str) -> None:

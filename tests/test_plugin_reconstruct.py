@@ -365,6 +365,7 @@ def test_channels_and_times_can_be_chosen(opened: Open, qtbot: Any, stack: Proje
     assert (widget.value().time, widget.value().channel) == (1, 2)
     finish(qtbot, widget)
     assert widget.results()[-1].data.shape == stack.volume_shape
+    assert widget.results()[-1].name == "Conservative interpolation · many t=1"
 
 
 def test_a_truth_of_several_times_is_that_of_the_chosen_one(opened: Open, truth: Volume) -> None:
@@ -584,6 +585,35 @@ def test_truth_is_only_scored(opened: Open, qtbot: Any) -> None:
     finish(qtbot, widget)
     assert set(facts(viewer.layers[-1])["scores"]) == {"reprojection_max_error"}
     assert widget.result._note.text().startswith("No ground truth")
+
+
+def test_scores_go_with_their_result(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened()
+    finish(qtbot, widget)
+    assert widget.result._values["psnr"].text().endswith("dB")
+    viewer.layers.remove(widget.results()[-1])
+    assert {label.text() for label in widget.result._values.values()} == {"–"}
+    assert not widget.result._note.isVisibleTo(widget.result)
+
+
+@pytest.mark.parametrize(("times", "told"), [(1.0, 0), (257.0, 1)])
+def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
+    opened: Open,
+    qtbot: Any,
+    truth: Volume,
+    stack: ProjectionStack,
+    times: float,
+    told: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = [(stack.data, {"name": "p"}, "image"), (times * truth.data, {"name": "t"}, "image")]
+    _, widget = opened(layers=layers, source="p", truth="t")
+    said: list[str] = []
+    monkeypatch.setattr("napari_microdiffusion.plugin.reconstruct.show_info", said.append)
+    finish(qtbot, widget)
+    assert len([notice for notice in said if "on another scale" in notice]) == told
+    low, high = widget.results()[-1].contrast_limits
+    assert high - low < 5 * np.ptp(stack.data)
 
 
 def test_renamed_layers_stay_chosen(opened: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import VolumeRecord, save_weights
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.methods import Guided, Inr
+from napari_microdiffusion.methods import Context, Guided, Inr
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Base
 from napari_microdiffusion.trained import load_trained, save_base, save_trained
@@ -194,6 +195,19 @@ def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:
     assert "trained on for 50 steps" in (tuned.check_input(OTHER) or "")
     with pytest.raises(InvalidInput, match="ratio cannot be changed"):
         load_trained(path, {"ratio": 2.0})
+
+
+def test_weights_that_do_not_fit_say_what_they_were_trained_for(tmp_path: Path) -> None:
+    method = spec("axial", overrides={"channels": 8, "blocks": 2})
+    weights = method.untrained(STACK, Context())
+    trained = load_trained(save_trained(tmp_path / "w.safetensors", method, weights, STACK))
+    assert trained.check(STACK) is None
+    other = ProjectionStack(STACK.data, Acquisition(slices=4), name="other")
+    with pytest.raises(InvalidInput, match=r"trained for 6 slices, stride 6, .* and other has 4 slices, stride 4"):
+        trained.check(other)
+    damaged = replace(trained, weights={})
+    with pytest.raises(InvalidInput, match="do not fit axial with these settings"):
+        damaged.check(STACK)
 
 
 @pytest.mark.parametrize("acquisition", [Acquisition(slices=6, stride=6), Acquisition(slices=6)])

@@ -172,6 +172,23 @@ def test_what_hidden_projections_say(method: str, scores: tuple[float, ...], say
     assert never not in text
 
 
+def test_axial_that_fell_back_is_not_advised_against_itself() -> None:
+    result, stack = made(method="axial")
+    known = {**(result.volume.provenance or {}), "found": {"fell_back": True, "sigma_curve": []}}
+    text = verdict(replace(result, volume=replace(result.volume, provenance=known)), stack, 21.2, 21.2)
+    assert "it predicts hidden projections to 21.2 dB." in text
+    assert "prefer" not in text
+
+
+def test_spoilt_projections_are_named_first() -> None:
+    result, stack = made()
+    data = stack.data.copy()
+    data[2] = data.max()
+    text = verdict(result, replace(stack, data=data))
+    assert text.startswith("Beware: projection 3 (counted from 1) is the same everywhere, blank or saturated")
+    assert "expose for less time. Measured: 6 projections" in text
+
+
 FINER, SIGNAL = "fewer slices per projection than 6", "more signal"
 
 

@@ -1,4 +1,7 @@
-"""What is refused before any work: projections that a method is not made for, weights that are not its own, or none."""
+"""What is refused before any work: projections that a method is not made for, weights that are not its own, or none.
+
+And what is not refused, but said.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from .events import InvalidInput
 from .methods import Context, Method, Weights
 from .presets import name_of
 from .volume import ProjectionStack
+
+SATURATED = 0.005
+"""Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
 
 
 def check_suited(method: Method, acquisition: Acquisition) -> None:
@@ -47,3 +53,24 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights | Non
             "their training was stopped early, or another version of this program saved them: use the settings and "
             "slices per projection they were trained with, or train again"
         )
+
+
+def spoilt(stack: ProjectionStack) -> list[str]:
+    """Which projections are the same everywhere, and whether many pixels share the brightest value, in sentences."""
+    told = []
+    shown = zip(stack.acquisition.shown, stack.data, strict=True)
+    blank = [str(index + 1) for index, image in shown if image.min() == image.max()]
+    if blank:
+        several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
+        told.append(
+            f"projection{'s' if several else ''} {', '.join(blank[:5])}{others} (counted from 1) "
+            f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
+            "the scores, mean little"
+        )
+    brightest = float((stack.data == stack.data.max()).mean())
+    if brightest > SATURATED:
+        told.append(
+            f"{100 * brightest:.2g} % of the pixels have the brightest value of all: if the camera was saturated "
+            "there, what was brighter is lost; expose for less time"
+        )
+    return told

@@ -22,6 +22,10 @@ from .volume import ProjectionStack, Volume
 
 FLOOR = 1e-12  # of the squared error: a perfect slice scores 120 dB, not infinity
 
+SCALES_APART = 8.0
+"""Times that a truth's intensities may spread as far as a volume's: noise that n projected slices share out is √n times
+as wide in each of them."""
+
 SSIM_WINDOW = 7
 """Pixels along each side of the window that SSIM compares at a time."""
 
@@ -127,6 +131,18 @@ def evaluate(
             float(high) - float(low), 1e-30
         )
     return scores
+
+
+def scales_apart(volume: NDArray[Any], truth: NDArray[Any]) -> str | None:
+    """What to say of a truth (z, y, x) that cannot be on the scale of a volume (z, y, x); None where it can."""
+    spread, wanted = (float(data[:, ::4, ::4].std(dtype=np.float64)) for data in (volume, truth))  # some will do
+    times = wanted / max(spread, 1e-30)
+    if 1 / SCALES_APART <= times <= SCALES_APART:
+        return None
+    return (
+        f"the ground truth's intensities spread {times:.3g} times as far as the volume's, so it is on another scale "
+        "(8 and 16 bit?) or another sample: PSNR, SSIM and the residual mean nothing until both are on one scale"
+    )
 
 
 def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition | None = None) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
-from .checks import check_suited, check_weights
+from .checks import check_suited, check_weights, spoilt
 from .events import Event, Notice, Preview, Returned, relay
 from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
@@ -27,9 +27,6 @@ from .volume import Intensity, ProjectionStack, Reliability, Volume
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A length in µm."""
-
-SATURATED = 0.005
-"""Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
 
 
 class Job(BaseModel):
@@ -144,7 +141,7 @@ def reconstruct(stack: ProjectionStack, method: Method | Trained, *, seed: int =
     if not isinstance(method, Trained):
         job = Job(method=method, acquisition=stack.acquisition, seed=seed, device=device)
         return exhaust(run(job, stack)).volume
-    method.check_input(stack)
+    method.check(stack)
     job = Job(method=method.method, acquisition=stack.acquisition, seed=seed, device=device)
     return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
 
@@ -179,7 +176,7 @@ def _work(
     canvas, reliability = np.empty(stack.volume_shape, np.float32), None
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     yield from _unmeasured(stack.acquisition)
-    yield from _spoilt(stack)
+    yield from map(Notice, spoilt(stack))
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
     train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
@@ -228,25 +225,6 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
     if gaps and acquisition.profile != "point":
         yield Notice(
             f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
-        )
-
-
-def _spoilt(stack: ProjectionStack) -> Generator[Event, None, None]:
-    """Say which projections are the same everywhere, and whether many pixels share the brightest value."""
-    shown = zip(stack.acquisition.shown, stack.data, strict=True)
-    blank = [str(index + 1) for index, image in shown if image.min() == image.max()]
-    if blank:
-        several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
-        yield Notice(
-            f"projection{'s' if several else ''} {', '.join(blank[:5])}{others} (counted from 1) "
-            f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
-            "the scores, mean little"
-        )
-    brightest = float((stack.data == stack.data.max()).mean())
-    if brightest > SATURATED:
-        yield Notice(
-            f"{100 * brightest:.2g} % of the pixels have the brightest value of all: if the camera was saturated "
-            "there, what was brighter is lost; expose for less time"
         )
 
 

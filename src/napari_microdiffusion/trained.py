@@ -12,6 +12,7 @@ from typing import Any
 
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, load_weights, save_weights
+from .checks import check_weights
 from .events import InvalidInput
 from .methods import Inr, Method, Weights
 from .presets import name_of, override, validated
@@ -65,6 +66,21 @@ class Trained:
     def knows(self, stack: ProjectionStack) -> bool:
         """Whether this base model was fitted to these very projections before: see `TOO_GOOD`."""
         return self.is_base and self.input_sha256 == stack.sha256
+
+    def check(self, stack: ProjectionStack) -> str | None:
+        """As `check_input`; and refuse, with `InvalidInput`, weights that do not fit how the projections were made."""
+        note = self.check_input(stack)
+        try:
+            check_weights(self.method, stack, self.weights)
+        except InvalidInput as error:
+            before, now = self.acquisition, stack.acquisition
+            if now.alike(before):
+                raise
+            raise InvalidInput(
+                f"the weights of {name_of(self.method)} were trained for {before.description}, and {stack.name} "
+                f"has {now.description}: train anew for it (leave the weights out)"
+            ) from error
+        return note
 
     def check_input(self, stack: ProjectionStack) -> str | None:
         """What the user should know before these weights are used on a stack; None where all agrees.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS
+from .checks import spoilt
 from .noise import Noise
 from .presets import METHODS
 from .run import Result
@@ -47,6 +48,7 @@ def verdict(
     """
     sentences = [
         "Unfinished: the run was stopped, and this is what it had by then." if result.partial else "",
+        *(f"Beware: {told}." for told in spoilt(stack)),
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
         f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out)}.",
@@ -120,7 +122,9 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
     if held_out is None:
         return "it has not been tested on hidden projections"
     text = f"it predicts hidden projections to {held_out:.1f} dB"
-    if baseline is None or (result.volume.provenance or {}).get("method") == "conservative":
+    provenance = result.volume.provenance or {}
+    interpolated = provenance.get("method") == "conservative" or provenance.get("found", {}).get("fell_back")
+    if baseline is None or (interpolated and not _prior(result)):
         return text
     lead = held_out - baseline
     if lead >= CLOSE_DB:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
-from ..checks import check_base, check_weights
+from ..checks import check_base
 from ..events import InvalidInput
 from ..methods import Method, Weights
 from ..presets import name_of
@@ -93,6 +93,8 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     source = job.projections
     assert source is not None
+    if "job" in (io.inspect(source).provenance or {}):
+        raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
     if job.scale_um is not None and _knows_better(stack, draft, options):
         job = job.model_copy(update={"scale_um": None})
@@ -106,8 +108,7 @@ def prepare(options: Options) -> Prepared:
     check(job, stack)
     notice = None
     if draft.trained is not None:
-        notice = draft.trained.check_input(stack)
-        check_weights(job.method, stack, draft.trained.weights)
+        notice = draft.trained.check(stack)
     return Prepared(job, stack, draft.trained, output, draft.record, [notice] if notice else [])
 
 

@@ -15,7 +15,7 @@ from ..checkpoint import VolumeRecord
 from ..checks import check_base
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
-from ..metrics import evaluate
+from ..metrics import evaluate, scales_apart
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
 from ..run import Job, check
@@ -92,6 +92,10 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
     if known is not None:
         _warn_of_known(found, known)
+        if told := scales_apart(estimate.data, known.data):
+            note(f"note: {told}")
+    if (found.provenance or {}).get("complete") is False:
+        note(f"note: {found.name} is partial: the run that made it was stopped")
     stack = _stack(options, acquisition, recipe, found)
     values: dict[str, Any] = dict(evaluate(estimate, known, stack))
     if recipe is None or stack is None:

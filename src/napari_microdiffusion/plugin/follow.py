@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Notice, Preview, Stage, Step
-from ..metrics import Residual, RunningScores, reliability_scores, residual_stats
+from ..metrics import Residual, RunningScores, reliability_scores, residual_stats, scales_apart
 from ..run import Result
 from ..volume import ProjectionStack, Volume
 
@@ -123,6 +123,8 @@ class Recorder(Follower):
         self._others: dict[str, float] = {}
         self._residual_at = 0.0
         self._painted, self._scored = False, False
+        if truth is not None and (told := scales_apart(canvas, truth.data)):
+            self.notice(Notice(told))
         self._score(0, canvas)
 
     def paint(self, preview: Preview) -> None:

@@ -14,7 +14,8 @@ TOOLTIP = (
 )
 CURVE_TOOLTIP = (
     "How well hidden projections are predicted with each blur that was tried (higher is better; +6 dB halves the "
-    "error). The filled point was chosen. Below the dashed line, plain interpolation would be better"
+    "error). The filled point was chosen: the smallest blur that does about as well as the best (0.2 dB). Below the "
+    "dashed line, plain interpolation would be better"
 )
 
 
@@ -105,10 +106,15 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
         text += f" · learned detail ×\u00a0{found['strength']:.1f}, as hidden projections ask"
     if found.get("fell_back") and scores and floor is not None:
         text += (
-            f"\nThis is plain interpolation: the network predicts hidden projections worse ({max(scores):.2f} dB "
-            f"against {floor:.2f} dB). The sample may look different along z than across, or training was too short."
+            f"\nThis is plain interpolation: the network predicts hidden projections {_than(max(scores) - floor)} "
+            f"({max(scores):.2f} dB against {floor:.2f} dB). The sample may look different along z than across, or "
+            "training was too short."
         )
     return text
+
+
+def _than(lead: float) -> str:
+    return "worse" if round(lead, 2) < 0 else "no better"
 
 
 def _origin(provenance: dict[str, Any], tried: bool) -> str:

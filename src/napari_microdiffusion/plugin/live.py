@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ..volume import ProjectionStack
 
+CONTRASTS = 30.0
+"""Times that the contrast limits of a truth may be as wide as those of its projections, where objects are dimmer."""
+
 UNFINISHED = {"provenance": {"complete": False}}
 """What is known of a result until its run has ended: who saves it meanwhile saves that with it."""
 
@@ -39,7 +42,7 @@ class LiveLayer(QObject):
     def open(self, canvas: NDArray[np.float32], stack: ProjectionStack, source: Image, truth: Image | None) -> Image:
         """Add the layer, where its slices were measured, with the contrast of the truth or else of the projections."""
         first = float(stack.acquisition.projection_centres[0])
-        reference = truth if truth is not None else source
+        reference = truth if truth is not None and _alike(truth, source) else source
         scale, units = grid(source, stack.volume_scale_um, stack.acquisition.step)
         self.layer = self._viewer.add_image(
             canvas,
@@ -84,6 +87,12 @@ class LiveLayer(QObject):
         if self._stale and self.layer is not None and not self.gone:
             self._stale = False
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+
+def _alike(truth: Image, source: Image) -> bool:
+    """Whether contrast can be the same: a truth of another bit depth would leave the volume black."""
+    of_truth, of_source = (high - low for low, high in (truth.contrast_limits, source.contrast_limits))
+    return bool(1 / CONTRASTS < of_truth / max(of_source, 1e-30) < CONTRASTS)
 
 
 def show_middle(viewer: ViewerModel, layer: Image) -> None:

@@ -54,8 +54,7 @@ class Results(QObject):
         """Show what is known of the chosen one."""
         layer = self.chosen()
         self._trust.show(layer)
-        if layer is not None:
-            self._box.show_known(facts(layer))
+        self._box.show_known({} if layer is None else facts(layer))
 
     def arrange(self) -> None:
         """Layers side by side or on top of one another, as the box says."""

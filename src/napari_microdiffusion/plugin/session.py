@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
-from .layers import Ran, facts, grid, in_memory, pixels, place_source, projections_layer, there
+from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
 
@@ -72,7 +72,8 @@ class Session(QObject):
         self._truth = source if setup.simulate else truth
         self._added: Image | None = None
         rate = preferences().preview_rate
-        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}", self, rate)
+        when = f" t={setup.time}" if setup.time is not None and "time" in extra_axes(source) else ""
+        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{when}", self, rate)
         self._job = setup.job(*replayable(source, setup))
         self._worker = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
         self._worker.yielded.connect(self._take)
