@@ -747,6 +747,16 @@ class TestHeldOut:
         stack = io.read_projections("p.ome.tif")
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
 
+    def test_spoilt_projections_are_named_beside_the_score(self) -> None:
+        stack = io.read_projections("p.ome.tif")
+        data = stack.data.copy()
+        data[1] = 0
+        io.write_projections(replace(stack, data=data), "blank.ome.tif")
+        done("reconstruct", "blank.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        result = invoke("evaluate", "v.ome.tif", "--projections", "blank.ome.tif", "--held-out")
+        assert result.exit_code == 0, result.stderr
+        assert "note: projection 2 (counted from 1) is the same everywhere" in result.stderr
+
     def test_weights_on_record_serve_every_fold(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", axial_network())
         order = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out", "--json")

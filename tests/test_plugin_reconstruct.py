@@ -616,6 +616,20 @@ def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     assert high - low < 5 * np.ptp(stack.data)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "shown"),
+    [
+        ("no memory is left", "e2", "No memory is left"),
+        ("e2 has 2 images", "e2", "e2 has 2 images"),
+        ("there is none", "", "There is none"),
+    ],
+)
+def test_messages_begin_with_a_capital_but_names_stay(text: str, name: str, shown: str) -> None:
+    from napari_microdiffusion.plugin.session import _sentence
+
+    assert _sentence(text, name) == shown
+
+
 def test_renamed_layers_stay_chosen(opened: Open) -> None:
     viewer, widget = opened()
     viewer.layers["vessels projections"].name = "mine"

@@ -24,7 +24,9 @@ Stride = Annotated[int | None, typer.Option(help="slices between the starts of t
 Profile = Annotated[
     str | None, typer.Option(help="axial weights: uniform, gaussian, point, or a CSV file of measured weights")
 ]
-Fwhm = Annotated[float | None, typer.Option(help="full width at half maximum of the gaussian profile, in slices")]
+Fwhm = Annotated[
+    float | None, typer.Option(help="full width at half maximum of the gaussian profile, in slices; default: slices")
+]
 Channel = Annotated[int | None, typer.Option(help="channel, counted from 0, where the file has several")]
 Time = Annotated[int | None, typer.Option(help="time point, counted from 0, where the file has several")]
 VoxelSize = Annotated[

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import VolumeRecord
-from ..checks import check_base
+from ..checks import check_base, spoilt
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate, scales_apart
@@ -229,6 +229,8 @@ def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[floa
     turns = len(heldout.folds(len(stack.data), folds))
     check(recipe.job, stack)
     check_base(recipe.job.method, recipe.job.weights is not None)
+    for told in spoilt(stack):
+        note(f"note: {told}")
     if recipe.input_sha256 not in (None, stack.sha256):
         note("note: these projections are not the ones that the volume was made from")
     method = recipe.job.method

@@ -159,7 +159,7 @@ class Session(QObject):
             self._withdraw()
         else:
             self._live.finish(UNFINISHED, " (failed)")
-        self.failed.emit(_sentence(str(error)))
+        self.failed.emit(_sentence(str(error), self._source.name))
 
     def _withdraw(self) -> None:
         """Nothing was done: leave nothing behind, but the projections where those of an earlier run were replaced."""
@@ -228,5 +228,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _sentence(text: str, name: str) -> str:
+    """With a capital letter, but where it begins with a layer's name."""
+    return text if name and text.startswith(name) else text[:1].upper() + text[1:]
