@@ -48,7 +48,7 @@ def verdict(
     """
     sentences = [
         "Unfinished: the run was stopped, and this is what it had by then." if result.partial else "",
-        *(f"Beware: {told}." for told in spoilt(stack)),
+        f"Beware: {'; '.join(wrong)}." if (wrong := spoilt(stack)) else "",
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
         f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out)}.",

@@ -82,6 +82,6 @@ class TrustBox(QWidget):
 
 def in_bold(verdict: str) -> str:
     """The verdict as rich text: the word or two that begin its parts in bold, and no unit parted from its number."""
-    parts = r"(Unfinished|Measured|Inferred|How sure|What would help):"
+    parts = r"(Unfinished|Beware|Measured|Inferred|How sure|What would help):"
     text = re.sub(parts, r"<b>\1:</b>", html.escape(verdict, quote=False))
     return re.sub(r"(\d) (%|µm|dB)", r"\1&nbsp;\2", text)
