@@ -55,6 +55,7 @@ clean:
 # torch stays at the version in constraints.txt: on Linux other versions may bring several GB of CUDA.
 
 # pip would compile to bytecode in one process, the tests of all packages too: half of the installation.
+# What does not compile here (templates, code for other versions of Python) is not imported either.
 
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null 2>&1 || true

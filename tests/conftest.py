@@ -122,7 +122,7 @@ def real_crop() -> Callable[[str], Volume]:
 
 
 @pytest.fixture(scope="session")
-def _modules() -> None:
+def _modules() -> Generator[None]:
     """What windows need is imported, and no garbage: napari collects whenever a layer or a viewer goes.
 
     Looking through all modules again each time took a sixth of the tests of the widget.
@@ -134,6 +134,8 @@ def _modules() -> None:
 
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -112,10 +112,14 @@ class SureOfAll(nn.Module):
         return torch.zeros_like(planes), self.distances[:, None, None].expand(len(planes), 2, *planes.shape[1:])
 
 
-def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them():
+@pytest.mark.parametrize(
+    ("acquisition", "first", "every"),
+    [(Acquisition(slices=4), 0, 1), (Acquisition(slices=2, profile="point"), 1, 2)],
+    ids=["of all slices", "of those between measured ones"],
+)
+def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition, first, every):
     """Counted apart from it: the errors of interpolation on the same patches."""
-    acquisition = Acquisition(slices=4, count=8)
-    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), acquisition)
+    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), acquisition.bound(8))
 
     def cut() -> Cutter:
         return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
@@ -124,10 +128,17 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them():
     errors, again = [], cut()
     for _ in range(SHOWN):
         truth = again(PATCHES, Anisotropy(1.0)).truth.numpy()
-        shown = acquisition.bound(truth.shape[1] // 4)
-        errors.append(truth - np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth))
+        shown = acquisition.bound(truth.shape[1] // acquisition.slices)
+        planes = np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth)
+        errors.append((truth - planes)[:, first::every])
     held = np.concatenate(errors, None)
     assert np.mean((held >= -0.02 * factor) & (held <= 0.01 * factor)) == pytest.approx(0.9, abs=1e-3)
+
+
+def test_where_projections_fix_every_slice_intervals_need_nothing():
+    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), Acquisition(slices=1, count=8))
+    cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
+    assert needed(SureOfAll(0.01, 0.01), cut, Anisotropy(1.0), 0.0, Context()) == 1
 
 
 def test_patches_stop_when_they_are_told_to():
@@ -135,3 +146,4 @@ def test_patches_stop_when_they_are_told_to():
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     stopped = Context(cancelled=lambda: True)
     assert hidden_patches(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None
+    assert needed(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None

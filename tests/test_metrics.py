@@ -241,6 +241,12 @@ def test_a_truth_on_another_scale_is_named(truth, times, offset, told):
     assert said is None if told is None else told in said
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_of_a_volume_without_contrast_or_numbers_no_scale_is_told(truth, value):
+    assert scales_apart(np.full(truth.shape, value), truth.data) is None
+    assert scales_apart(truth.data, np.full(truth.shape, value)) is None
+
+
 def test_shapes_must_match(truth, stack):
     with pytest.raises(InvalidInput, match="shapes differ"):
         evaluate(Volume(truth.data[:30]), truth)

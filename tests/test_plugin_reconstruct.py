@@ -596,7 +596,7 @@ def test_scores_go_with_their_result(opened: Open, qtbot: Any) -> None:
     assert not widget.result._note.isVisibleTo(widget.result)
 
 
-@pytest.mark.parametrize(("times", "told"), [(1.0, 0), (257.0, 1)])
+@pytest.mark.parametrize(("times", "told"), [(1.0, 0), (16.0, 1), (257.0, 1)])
 def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     opened: Open,
     qtbot: Any,
@@ -621,6 +621,7 @@ def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     [
         ("no memory is left", "e2", "No memory is left"),
         ("e2 has 2 images", "e2", "e2 has 2 images"),
+        ("projections are blank", "p", "Projections are blank"),
         ("there is none", "", "There is none"),
     ],
 )

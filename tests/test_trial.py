@@ -191,13 +191,15 @@ def test_intervals_are_widened_for_surprise_and_for_a_short_training(surprise, s
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.0), Context()))
-    assert trial.widening == pytest.approx(widening)
+    assert trial.factor == pytest.approx(widening)
 
 
 @pytest.mark.parametrize(
     "trial",
     [
-        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9, 2.0: 30.0}),
+        Trial(
+            {0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9, 2.0: 30.0}, 3.0
+        ),
         Trial({2.5: math.nan}, ratio=4.0),
         Trial({}, 28.0),
     ],
@@ -213,5 +215,5 @@ def test_a_trial_survives_as_weights(trial):
         assert list(back) == pytest.approx(list(there))
         assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
     assert again.strength(again.sigma) == pytest.approx(trial.strength(trial.sigma))
-    for name in ("floor", "widening", "ratio", "elongation"):
+    for name in ("floor", "widening", "ratio", "elongation", "short"):
         assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)

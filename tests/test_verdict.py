@@ -172,9 +172,14 @@ def test_what_hidden_projections_say(method: str, scores: tuple[float, ...], say
     assert never not in text
 
 
-def test_axial_that_fell_back_is_not_advised_against_itself() -> None:
-    result, stack = made(method="axial")
-    known = {**(result.volume.provenance or {}), "found": {"fell_back": True, "sigma_curve": []}}
+@pytest.mark.parametrize("method", [{}, {"prior": {"kind": "axial"}}], ids=["axial", "axial_posterior"])
+def test_what_fell_back_is_not_advised_against_itself(method: dict[str, Any]) -> None:
+    result, stack = made(method="axial_posterior" if method else "axial")
+    known = {
+        **(result.volume.provenance or {}),
+        "found": {"fell_back": True, "sigma_curve": []},
+        "job": {"method": method},
+    }
     text = verdict(replace(result, volume=replace(result.volume, provenance=known)), stack, 21.2, 21.2)
     assert "it predicts hidden projections to 21.2 dB." in text
     assert "prefer" not in text

@@ -134,14 +134,14 @@ def evaluate(
 
 
 def scales_apart(volume: NDArray[Any], truth: NDArray[Any]) -> str | None:
-    """What to say of a truth (z, y, x) that cannot be on the scale of a volume (z, y, x); None where it can."""
-    spread, wanted = (float(data[:, ::4, ::4].std(dtype=np.float64)) for data in (volume, truth))  # some will do
-    times = wanted / max(spread, 1e-30)
-    if 1 / SCALES_APART <= times <= SCALES_APART:
+    """What to say of a truth (z, y, x) that seems to be on another scale than a volume (z, y, x); else None."""
+    spread, wanted = (float(data[:, ::3, ::3].std(dtype=np.float64)) for data in (volume, truth))  # some will do
+    if not (spread > 0 and wanted > 0) or 1 / SCALES_APART <= wanted / spread <= SCALES_APART:
         return None
+    times = wanted / spread
     return (
-        f"the ground truth's intensities spread {times:.3g} times as far as the volume's, so it is on another scale "
-        "(8 and 16 bit?) or another sample: PSNR, SSIM and the residual mean nothing until both are on one scale"
+        f"the ground truth's intensities spread {times:.3g} times as far as the volume's, so it is probably on another "
+        "scale (8 and 16 bit?) or another sample: PSNR, SSIM and the residual mean nothing until both are on one scale"
     )
 
 

@@ -68,7 +68,13 @@ class Trained:
         return self.is_base and self.input_sha256 == stack.sha256
 
     def check(self, stack: ProjectionStack) -> str | None:
-        """As `check_input`; and refuse, with `InvalidInput`, weights that do not fit how the projections were made."""
+        """What `check_input` says; and whether the weights fit.
+
+        Raises
+        ------
+        InvalidInput
+            As for `check_input` and `checks.check_weights`.
+        """
         note = self.check_input(stack)
         try:
             check_weights(self.method, stack, self.weights)
@@ -78,7 +84,7 @@ class Trained:
                 raise
             raise InvalidInput(
                 f"the weights of {name_of(self.method)} were trained for {before.description}, and {stack.name} "
-                f"has {now.description}: train anew for it (leave the weights out)"
+                f"has {now.description}: state slices and stride as they are, or train anew (leave the weights out)"
             ) from error
         return note
 

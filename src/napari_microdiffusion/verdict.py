@@ -36,6 +36,8 @@ def verdict(
 ) -> str:
     """What was measured, what was inferred, how sure that is, and what would help, in one paragraph of plain words.
 
+    Projections that are spoilt are named before that.
+
     Parameters
     ----------
     result
@@ -48,7 +50,7 @@ def verdict(
     """
     sentences = [
         "Unfinished: the run was stopped, and this is what it had by then." if result.partial else "",
-        f"Beware: {'; '.join(wrong)}." if (wrong := spoilt(stack)) else "",
+        *(f"Beware: {told}." for told in spoilt(stack)),
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
         f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out)}.",
@@ -123,8 +125,8 @@ def _tested(result: Result, held_out: float | None, baseline: float | None) -> s
         return "it has not been tested on hidden projections"
     text = f"it predicts hidden projections to {held_out:.1f} dB"
     provenance = result.volume.provenance or {}
-    interpolated = provenance.get("method") == "conservative" or provenance.get("found", {}).get("fell_back")
-    if baseline is None or (interpolated and not _prior(result)):
+    fell_back = _gives_reliability(provenance) and provenance.get("found", {}).get("fell_back")
+    if baseline is None or fell_back or provenance.get("method") == "conservative":
         return text
     lead = held_out - baseline
     if lead >= CLOSE_DB:

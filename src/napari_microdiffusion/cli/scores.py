@@ -92,12 +92,12 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
     if known is not None:
         _warn_of_known(found, known)
-        if told := scales_apart(estimate.data, known.data):
-            note(f"note: {told}")
     if (found.provenance or {}).get("complete") is False:
         note(f"note: {found.name} is partial: the run that made it was stopped")
     stack = _stack(options, acquisition, recipe, found)
     values: dict[str, Any] = dict(evaluate(estimate, known, stack))
+    if known is not None and (told := scales_apart(estimate.data, known.data)):
+        note(f"note: {told}")
     if recipe is None or stack is None:
         return values, 0
     score, partial = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)

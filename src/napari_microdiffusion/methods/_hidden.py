@@ -138,16 +138,26 @@ def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: fl
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float:
-    """Factor at which the intervals of lateral patches, none of their projections hidden, hold 90 % of them."""
+def needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float | None:
+    """Factor at which the intervals of lateral patches, all projections shown, hold 90 % of the slices that none fixes.
+
+    1 where projections fix every slice; None when stopped.
+    """
     import torch
 
     found = []
     for patches in (cut(PATCHES, anisotropy) for _ in range(SHOWN)):
+        if context.should_stop():
+            return None
         whole = patches.acquisition.replace(hidden=())
+        alone = np.count_nonzero(whole.matrix, 1) == 1
+        inferred = ~whole.matrix[alone].any(0)
+        if not inferred.any():
+            return 1.0
         seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)
         with torch.no_grad():
             estimate, bounds = restored(net, whole, ridge, seen, patches.conditions.to(context.device), context)
         off = patches.truth.to(context.device) - estimate
-        found.append((torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1).cpu().numpy())
+        widths = (torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1)
+        found.append(widths.cpu().numpy()[:, inferred])
     return float(np.quantile(np.concatenate(found, None), 0.9))

@@ -53,6 +53,9 @@ SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
 as in `preview`, they need 0.91 to 1.08 times."""
 
+SINGLE = "floor", "widening", "ratio", "elongation", "short"
+"""What a trial keeps as a single number each."""
+
 Scores = dict[Anisotropy, NDArray[np.float64]]
 """dB of each hidden projection, (number of them,), by what the network was told of the sample."""
 
@@ -69,7 +72,7 @@ class Trial:
     floor
         The conservative interpolation's score, in dB; NaN where nothing could be tried.
     widening
-        Factor of the intervals, at least 1; NaN where nothing could be tried.
+        Factor of the intervals for what planes hold that patches do not, at least 1; NaN where nothing could be tried.
     ratio
         Voxel ratio dz/dx that the network was trained for.
     asked
@@ -78,6 +81,8 @@ class Trial:
         The one that was chosen, or given.
     elongations
         The best score in dB at each that was tried.
+    short
+        Another factor of the intervals, after a training that was too short for patches themselves; at least 1.
     """
 
     scores: dict[float, float]
@@ -87,17 +92,16 @@ class Trial:
     asked: dict[float, float] = field(default_factory=dict)
     elongation: float = 1.0
     elongations: dict[float, float] = field(default_factory=dict)
+    short: float = 1.0
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
         sigmas, scores, asked = weights["curve"].tolist()
-        floor, widening, ratio, elongation = (
-            float(weights[name]) for name in ("floor", "widening", "ratio", "elongation")
-        )
+        floor, widening, ratio, elongation, short = (float(weights[name]) for name in SINGLE)
         told = {sigma: value for sigma, value in _pairs(sigmas, asked).items() if not math.isnan(value)}
         elongations = _pairs(*weights["elongations"].tolist())
-        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations)
+        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations, short)
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
@@ -107,10 +111,15 @@ class Trial:
         asked = [self.asked.get(sigma, math.nan) for sigma in self.scores]
         curve[:, : len(self.scores)] = torch.tensor([list(self.scores), list(self.scores.values()), asked])
         elongations[:, : len(self.elongations)] = torch.tensor([[*self.elongations], [*self.elongations.values()]])
-        values = {name: getattr(self, name) for name in ("floor", "widening", "ratio", "elongation")}
+        values = {name: getattr(self, name) for name in SINGLE}
         return {"curve": curve, "elongations": elongations} | {
             name: torch.tensor(value) for name, value in values.items()
         }
+
+    @property
+    def factor(self) -> float:
+        """What intervals are multiplied by in all; NaN where nothing could be tried."""
+        return self.widening * self.short
 
     @property
     def sigma(self) -> float:
@@ -158,7 +167,8 @@ def try_out(
     """Hide projections in turn; at which anisotropy and strength does the network tell them best from the others?
 
     Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
-    than hidden ones of patches do, by so much its intervals are too narrow.
+    than hidden ones of patches do, by so much its intervals are too narrow. After a training too short for the patches
+    themselves, they are widened by what those need as well.
     """
     trial = Trial(
         {} if grid.sigma is None else {grid.sigma: math.nan}, ratio=cut.ratio, elongation=grid.elongation or 1.0
@@ -186,10 +196,12 @@ def try_out(
     expected = hidden_patches(net, cut, anisotropy, ridge, context)
     if expected is None:
         return trial
-    surprise = min(max(chosen.surprise / max(expected.surprise, 1e-30), 1.0), WIDEST)
+    surprise = chosen.surprise / max(expected.surprise, 1e-30)
     short = needed(net, cut, anisotropy, ridge, context)
+    if short is None:
+        return trial
     yield Step(USUAL)
-    return replace(trial, widening=surprise * (short if short > SHORT else 1.0))
+    return replace(trial, widening=min(max(surprise, 1.0), WIDEST), short=short if short > SHORT else 1.0)
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ class Axial(Method):
             distances = yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
-        if distances is not None and not context.stopped and not math.isnan(trial.widening):
-            distances *= np.float32(trial.widening)
+        if distances is not None and not context.stopped and not math.isnan(trial.factor):
+            distances *= np.float32(trial.factor)
             reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         return Volume(
             data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
@@ -145,7 +145,7 @@ class Axial(Method):
             "elongation_curve": sorted([elongation, score] for elongation, score in trial.elongations.items()),
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
-            "interval_widening": None if math.isnan(trial.widening) else trial.widening,
+            "interval_widening": None if math.isnan(trial.factor) else trial.factor,
             "fell_back": bool(self._doubt(trial)),
         }
 
@@ -199,6 +199,11 @@ class Axial(Method):
             + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
+        if trial.short > 1:
+            yield Notice(
+                f"training was short: error bars are made {trial.short:.2g} times as wide as the network states them; "
+                "more steps would help"
+            )
         return weights | trial.weights()
 
     def cutter(self, stack: ProjectionStack, ratio: float, context: Context) -> Cutter:

@@ -122,16 +122,16 @@ class AxialPosterior(Method):
         model = self._model(stack, context)
         model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
         model.denoiser.requires_grad_(False).eval()
-        anisotropy, widening = self.prior.anisotropy_of(prior), np.float32(Trial.of(prior).widening)
+        anisotropy, trial = self.prior.anisotropy_of(prior), Trial.of(prior)
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
         for number in range(self.samples):
-            known = volume.data, volume.reliability.std / widening  # as in training
+            known = volume.data, volume.reliability.std / np.float32(trial.factor)  # as in training
             drawn = yield from model.draw(stack, known, anisotropy, number, levels)
             if context.stopped:
                 return volume
-            deviation = widening * drawn
+            deviation = np.float32(trial.widening) * drawn  # already as wide as patches' are, whatever is stated
             change = deviation - mean  # Welford's running mean and sum of squares
             mean += change / np.float32(number + 1)
             squares += change * (deviation - mean)

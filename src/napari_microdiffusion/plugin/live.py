@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
+from ..metrics import SCALES_APART
 from .layers import KEY, grid, link_contrast, top
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from ..volume import ProjectionStack
-
-CONTRASTS = 30.0
-"""Times that the contrast limits of a truth may be as wide as those of its projections, where objects are dimmer."""
 
 UNFINISHED = {"provenance": {"complete": False}}
 """What is known of a result until its run has ended: who saves it meanwhile saves that with it."""
@@ -92,7 +90,7 @@ class LiveLayer(QObject):
 def _alike(truth: Image, source: Image) -> bool:
     """Whether contrast can be the same: a truth of another bit depth would leave the volume black."""
     of_truth, of_source = (high - low for low, high in (truth.contrast_limits, source.contrast_limits))
-    return bool(1 / CONTRASTS < of_truth / max(of_source, 1e-30) < CONTRASTS)
+    return bool(1 / SCALES_APART <= of_truth / max(of_source, 1e-30) <= SCALES_APART)
 
 
 def show_middle(viewer: ViewerModel, layer: Image) -> None:

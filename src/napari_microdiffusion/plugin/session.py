@@ -230,4 +230,4 @@ def _duration(seconds: float) -> str:
 
 def _sentence(text: str, name: str) -> str:
     """With a capital letter, but where it begins with a layer's name."""
-    return text if name and text.startswith(name) else text[:1].upper() + text[1:]
+    return text if text.startswith(f"{name} ") else text[:1].upper() + text[1:]
