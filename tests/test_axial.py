@@ -404,6 +404,20 @@ def test_the_volume_lies_within_its_intervals(stride):
     np.testing.assert_allclose(volume.reliability.std, width / (2 * 1.6449), rtol=1e-3, atol=1e-5)
 
 
+def test_after_a_short_training_intervals_are_wide_enough_all_the_same():
+    stack, truth = simulated(sample())
+    method = Axial(**TINY)
+    events, weights = collected(method.fit(stack, Context()))
+    assert any("error bars are made" in event.message for event in events if isinstance(event, Notice))
+    believed = weights | {"floor": torch.tensor(0.0)}
+    held = []
+    for kept in (believed, believed | {"short": torch.tensor(1.0)}):
+        reliability = exhaust(method.predict(stack, kept, Context())).reliability
+        held.append(float(((reliability.lower <= truth.data) & (truth.data <= reliability.upper)).mean()))
+    assert held[0] > 0.85
+    assert held[1] < 0.7
+
+
 def test_intervals_come_on_the_inputs_scale(learned):
     """A power of two changes no digit, so not even rounding differs; and weights find the same again."""
     stack = replace(learned.stack, data=1024 * learned.stack.data)
