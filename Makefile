@@ -56,7 +56,6 @@ clean:
 
 # pip would compile to bytecode in one process, the tests of all packages too: half of the installation.
 # What does not compile here (templates, code for other versions of Python) is not imported either.
-
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null 2>&1 || true
 

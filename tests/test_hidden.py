@@ -18,7 +18,7 @@ from napari_microdiffusion.methods._hidden import (
     Hidden,
     hidden_patches,
     hidden_planes,
-    needed,
+    widening_needed,
 )
 from napari_microdiffusion.methods._patches import Anisotropy, Cutter
 from napari_microdiffusion.methods._planes import Z90
@@ -124,7 +124,7 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
     def cut() -> Cutter:
         return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
 
-    factor = needed(SureOfAll(0.02, 0.01), cut(), Anisotropy(1.0), 0.0, Context())
+    factor = widening_needed(SureOfAll(0.02, 0.01), cut(), Anisotropy(1.0), 0.0, Context())
     errors, again = [], cut()
     for _ in range(SHOWN):
         truth = again(PATCHES, Anisotropy(1.0)).truth.numpy()
@@ -138,7 +138,7 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
 def test_where_projections_fix_every_slice_intervals_need_nothing():
     stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), Acquisition(slices=1, count=8))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
-    assert needed(SureOfAll(0.01, 0.01), cut, Anisotropy(1.0), 0.0, Context()) == 1
+    assert widening_needed(SureOfAll(0.01, 0.01), cut, Anisotropy(1.0), 0.0, Context()) == 1
 
 
 def test_patches_stop_when_they_are_told_to():
@@ -146,4 +146,4 @@ def test_patches_stop_when_they_are_told_to():
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     stopped = Context(cancelled=lambda: True)
     assert hidden_patches(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None
-    assert needed(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None
+    assert widening_needed(SureOfShownSlices(), cut, Anisotropy(1.0), 0.0, stopped) is None

@@ -187,7 +187,7 @@ def test_intervals_are_widened_for_surprise_and_for_a_short_training(surprise, s
 
     monkeypatch.setattr(_trial, "hidden_planes", lambda *_: told(surprise))
     monkeypatch.setattr(_trial, "hidden_patches", lambda *_: told(1.0))
-    monkeypatch.setattr(_trial, "needed", lambda *_: short)
+    monkeypatch.setattr(_trial, "widening_needed", lambda *_: short)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.0), Context()))

@@ -138,7 +138,7 @@ def hidden_patches(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: fl
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))
 
 
-def needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float | None:
+def widening_needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float | None:
     """Factor at which the intervals of lateral patches, all projections shown, hold 90 % of the slices that none fixes.
 
     1 where projections fix every slice; None when stopped.

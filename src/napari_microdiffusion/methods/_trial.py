@@ -14,7 +14,7 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights, finite
-from ._hidden import Hidden, bounded, hidden_patches, hidden_planes, needed
+from ._hidden import Hidden, bounded, hidden_patches, hidden_planes, widening_needed
 from ._patches import Anisotropy, Cutter
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def try_out(
     if expected is None:
         return trial
     surprise = chosen.surprise / max(expected.surprise, 1e-30)
-    short = needed(net, cut, anisotropy, ridge, context)
+    short = widening_needed(net, cut, anisotropy, ridge, context)
     if short is None:
         return trial
     yield Step(USUAL)
