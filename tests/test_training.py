@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import count
+
 import pytest
 import torch
 from torch import nn
 
 from napari_microdiffusion.events import RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._training import descend, muon, pseudo_huber, take_step
+from napari_microdiffusion.methods._training import ahead, descend, muon, pseudo_huber, take_step
 
 
 @pytest.fixture
@@ -92,3 +95,32 @@ def test_a_step_takes_one_thread_and_gives_the_others_back(net):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("device", "drawn_by_now"), [("cpu", 3), ("cuda", 4)])
+def test_draws_keep_their_order_and_a_gpu_has_the_next_one_drawn_meanwhile(device, drawn_by_now):
+    numbers, drawn, enough = count(), [], threading.Event()
+
+    def draw():
+        drawn.append(next(numbers))
+        if len(drawn) == drawn_by_now:
+            enough.set()
+        return drawn[-1]
+
+    before = threading.active_count()
+    with ahead(draw, Context(device=device)) as following:
+        assert [following() for _ in range(3)] == [0, 1, 2]
+        assert enough.wait(10)
+    assert len(drawn) == drawn_by_now
+    assert threading.active_count() == before
+
+
+def test_a_draw_that_fails_ends_the_training_and_its_thread():
+    before = threading.active_count()
+
+    def draw():
+        raise ValueError("nothing to draw from")
+
+    with pytest.raises(ValueError, match="nothing to draw from"), ahead(draw, Context(device="cuda")) as following:
+        following()
+    assert threading.active_count() == before

@@ -39,22 +39,20 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """One step down the gradients; parameters without one stay as they are."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in alike.items():
-                directions = orthogonal(torch.stack([self._momentum(parameter) for parameter in parameters]))
-                for parameter, direction in zip(parameters, directions, strict=True):
-                    parameter.add_(direction, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+                directions = orthogonal(torch.stack(self._momentum(parameters))).unbind()
+                torch._foreach_add_(parameters, directions, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
 
-    def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """Where the gradient and those before it point, looking ahead."""
-        gradient = parameter.grad
-        assert gradient is not None
-        average = self.state[parameter].setdefault("average", torch.zeros_like(gradient))
-        average.lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(average, MOMENTUM)
+    def _momentum(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Where the gradients and those before them point, looking ahead."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+        return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,14 @@ def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
     else:
         applied = (array.new_tensor(matrix) @ flat).reshape(shape)
     return applied
+
+
+def blurred_along_z(array: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """A (Z, ...) array after a Gaussian blur of ``sigma`` slices along its first axis; edges go on beyond it.
+
+    As a matrix product, which takes a fraction of the time of a filter along that axis.
+    """
+    return along_z(gaussian_filter1d(np.eye(len(array)), sigma, axis=0, mode="nearest"), array)
 
 
 def linear_weights(knots: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:

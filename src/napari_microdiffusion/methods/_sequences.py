@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from ..acquisition import Acquisition
-from ..numerics import along_z, linear_weights
+from ..numerics import along_z, blurred_along_z, linear_weights
 
 BEYOND = 0.1
 """Share of training slices that may lie beyond the outermost projections."""
@@ -150,7 +149,7 @@ class Drawer:
         gain = np.float32(random.uniform(0.6, 1.6))
         crop = gain * self._crop(self._volumes[which], acquisition.depth)
         if self._rule.blur and random.random() < CHANGED:
-            crop = gaussian_filter1d(crop, random.uniform(0, self._rule.blur), axis=0, mode="nearest")
+            crop = blurred_along_z(crop, random.uniform(0, self._rule.blur))
         if random.random() < self._rule.hiding:
             acquisition = acquisition.without((int(random.integers(len(acquisition.shown))),))
         z = self._wanted(acquisition)

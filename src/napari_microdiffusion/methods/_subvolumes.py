@@ -14,7 +14,7 @@ from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
 from ._filling import Filling
-from ._training import descend, muon
+from ._training import ahead, descend, muon
 from ._windows import Cutter, Variety, Windows
 
 if TYPE_CHECKING:
@@ -116,17 +116,19 @@ class Subvolumes(Method):
         cut = Cutter(volumes, windows, variety, context.seed)
         some = cut(64)
         net.calibrate(some.known.to(context.device), some.clean.to(context.device))
-
-        def loss() -> Tensor:
-            batch = cut(self.batch)
-            known, clean, positions, spread = (
-                part.to(context.device) for part in (batch.known, batch.clean, self.told(batch.positions), batch.spread)
-            )
-            with autocast(context):
-                return net.loss(known, clean, positions, self.dropout, self.emphasis, generator, spread)
-
         optimisers = self.optimisers(net, self.learning_rate)
-        yield from descend("Training the base model", loss, optimisers, self.steps, self.schedule, context)
+        with ahead(lambda: cut(self.batch), context) as subvolumes:
+
+            def loss() -> Tensor:
+                batch = subvolumes()
+                known, clean, positions, spread = (
+                    part.to(context.device)
+                    for part in (batch.known, batch.clean, self.told(batch.positions), batch.spread)
+                )
+                with autocast(context):
+                    return net.loss(known, clean, positions, self.dropout, self.emphasis, generator, spread)
+
+            yield from descend("Training the base model", loss, optimisers, self.steps, self.schedule, context)
         return kept(net)
 
     def estimate(

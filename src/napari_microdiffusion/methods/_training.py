@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..events import Event, Stage, Step
 from ._base import Context, decay, finite
@@ -13,6 +14,8 @@ from ._base import Context, decay, finite
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+Drawn = TypeVar("Drawn")
 
 _STEPPING = Lock()
 
@@ -56,7 +59,7 @@ def take_step(loss: Tensor, optimisers: list[Optimizer]) -> float:
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    with _one_thread():
+    with _one_thread() if loss.device.type == "cpu" else nullcontext():
         for optimiser in optimisers:
             optimiser.step()
     return float(loss.item())
@@ -77,6 +80,26 @@ def _one_thread() -> Generator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def ahead(draw: Callable[[], Drawn], context: Context) -> Generator[Callable[[], Drawn]]:
+    """What draws training material; one draw ahead in a thread of its own where the steps are taken on a GPU.
+
+    There drawing takes as long as a step. The order of the draws, and with it what the seed fixes, is the same.
+    """
+    if context.device == "cpu":
+        yield draw
+        return
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(draw)
+
+        def drawn() -> Drawn:
+            nonlocal coming
+            found, coming = coming.result(), thread.submit(draw)
+            return found
+
+        yield drawn
 
 
 def descend(

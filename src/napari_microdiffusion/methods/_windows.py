@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from ..acquisition import Acquisition
-from ..numerics import along_z
+from ..numerics import along_z, blurred_along_z
 from ._sequences import spreads
 
 if TYPE_CHECKING:
@@ -202,7 +201,7 @@ class Cutter:
         spread = 2 if random.random() < self._variety.hiding and len(volume) >= windows.depth(2) else 1
         corner, crop = self._crop(volume, windows.depth(spread))
         if self._variety.blur and random.random() < CHANGED:
-            crop = gaussian_filter1d(crop, random.uniform(0, self._variety.blur), axis=0, mode="nearest")
+            crop = blurred_along_z(crop, random.uniform(0, self._variety.blur))
         images = along_z(windows.matrix(spread), np.ascontiguousarray(crop)) * np.float32(gain)
         if random.random() < CHANGED:
             self._disturb(images)

@@ -24,7 +24,7 @@ from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import deviation, fold_of, restore, through_planes
 from ._ratio import RATIOS, doubts, doubts_of_weights, ratio_of
-from ._training import descend, muon
+from ._training import ahead, descend, muon
 from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
 
 if TYPE_CHECKING:
@@ -219,14 +219,15 @@ class Axial(Method):
         """Train the network in place, until the run is stopped."""
         loss = LateralLoss.of(cut, self.batch, stack.acquisition.ridge(stack.data), context)
         optimisers = muon(net, self.learning_rate)
-        training = descend(
-            "Training on the lateral detail", lambda: loss(net, cut(self.batch)), optimisers, steps, "cosine", context
-        )
-        for event in training:
-            yield event
-            under_way = isinstance(event, Step) and event.done < steps
-            if under_way and context.preview_due() and not context.should_stop():
-                yield from self._preview(net, stack, context)
+        with ahead(lambda: cut(self.batch), context) as patches:
+            training = descend(
+                "Training on the lateral detail", lambda: loss(net, patches()), optimisers, steps, "cosine", context
+            )
+            for event in training:
+                yield event
+                under_way = isinstance(event, Step) and event.done < steps
+                if under_way and context.preview_due() and not context.should_stop():
+                    yield from self._preview(net, stack, context)
 
     def _preview(self, net: PlaneNet, stack: ProjectionStack, context: Context) -> Generator[Event, None, None]:
         """The volume from XZ planes alone, as the network knows it by now."""

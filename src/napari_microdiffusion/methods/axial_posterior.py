@@ -30,7 +30,7 @@ from ._base import (
 )
 from ._deviations import Deviations
 from ._planes import Z90, fold_of
-from ._training import descend, muon
+from ._training import ahead, descend, muon
 from ._trial import Trial
 from .axial import Axial
 
@@ -173,12 +173,13 @@ class AxialPosterior(Method):
         cut = self.prior.cutter(stack, Trial.of(prior).ratio, fresh)
         ridge = stack.acquisition.ridge(stack.data)
         generator = torch.Generator().manual_seed(context.seed)
-
-        def loss() -> Tensor:
-            return model.loss(net, cut(self.batch), ridge, generator)
-
         optimisers = muon(model.denoiser, self.learning_rate)
-        yield from descend("Training the diffusion of deviations", loss, optimisers, self.steps, "cosine", context)
+        with ahead(lambda: cut(self.batch), context) as patches:
+
+            def loss() -> Tensor:
+                return model.loss(net, patches(), ridge, generator)
+
+            yield from descend("Training the diffusion of deviations", loss, optimisers, self.steps, "cosine", context)
 
     def _model(self, stack: ProjectionStack, context: Context) -> Deviations:
         """The untrained diffusion model; the seed fixes its first weights."""

@@ -18,7 +18,7 @@ from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
 from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences, to_be_found
-from ._training import descend, muon
+from ._training import ahead, descend, muon
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -69,11 +69,13 @@ class RecurrentMz(Method):
         rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)
         draw = Drawer(volumes, acquisition, rule, context.seed)
         net = self._network(context)
+        optimisers = self._optimisers(net)
+        with ahead(lambda: draw(self.batch), context) as crops:
 
-        def loss() -> Tensor:
-            return self._loss(net, draw(self.batch), context)
+            def loss() -> Tensor:
+                return self._loss(net, crops(), context)
 
-        yield from descend("Training on full volumes", loss, self._optimisers(net), self.steps, self.schedule, context)
+            yield from descend("Training on full volumes", loss, optimisers, self.steps, self.schedule, context)
         return kept(net)
 
     def estimate(
