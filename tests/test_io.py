@@ -228,6 +228,32 @@ class TestTiff:
         )
         assert io.read_volume(tmp_path / "a.tif").scale_um is None
 
+    @pytest.mark.skipif(not hasattr(tifffile.TiffPageSeries, "get_axes"), reason="tifffile is new enough to do so")
+    def test_series_as_tifffile_gives_them_since_2026_5_2(
+        self, tmp_path: Path, hyperstack: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = tifffile.TiffFile.series.func
+
+        class Unsqueezed:
+            def __init__(self, series: Any) -> None:
+                self._series, self.axes, self.shape = series, series.get_axes(False), series.get_shape(False)
+
+            def __getattr__(self, name: str) -> Any:
+                if name in ("get_axes", "get_shape"):
+                    raise AttributeError(name)
+                return getattr(self._series, name)
+
+        class Series(list[Any]):
+            def __call__(self, *, squeeze: bool) -> list[Any]:
+                assert not squeeze
+                return [Unsqueezed(series) for series in self]
+
+        monkeypatch.setattr(tifffile.TiffFile, "series", property(lambda file: Series(given(file))))
+        for name, stored, axes in (("a.ome.tif", hyperstack[:1], "TCZYX"), ("b.ome.tif", hyperstack[0, 0], "ZYX")):
+            tifffile.imwrite(tmp_path / name, stored, ome=True, metadata={"axes": axes})
+            channel = 0 if "C" in axes else None
+            np.testing.assert_array_equal(io.read_volume(tmp_path / name, channel=channel).data, hyperstack[0, 0])
+
     def test_plain_pages(self, tmp_path: Path, hyperstack: np.ndarray) -> None:
         with tifffile.TiffWriter(tmp_path / "a.TIF") as writer:
             for image in hyperstack[0, 0]:

@@ -34,7 +34,7 @@ def opened(path: Path) -> Generator[Source]:
     """The first image of a TIFF file at full resolution; files that it refers to are never opened."""
     with _overheard() as complaints, tifffile.TiffFile(path, _multifile=False) as file:
         _refuse_entities(file, path.name)
-        series = file.series[0]
+        series, axes, shape = _first(file)
         if any(BROKEN_OFF.search(line) for line in complaints):
             raise InvalidInput(f"{path.name} is incomplete: it breaks off before its end; copy or save it again")
         if file.is_ome and series.kind != "ome":
@@ -42,12 +42,21 @@ def opened(path: Path) -> Generator[Source]:
                 f"{path.name} has an OME description that does not fit its images, or that names other files, "
                 "which are never opened: save it as one file"
             )
-        axes, shape = series.get_axes(False), series.get_shape(False)
         scale, metadata, channels = _described(file)
         dtype = np.dtype(series.dtype)
         yield Source(
             path.name, shape, axes, dtype, lambda index: _load(series, index, shape), scale, metadata, channels
         )
+
+
+def _first(file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSeries, str, tuple[int, ...]]:
+    """The first image of a file, its axes and its shape, those of length 1 among them."""
+    every: Any = file.series
+    if callable(every):
+        series = every(squeeze=False)[0]
+        return series, series.axes, series.shape
+    series = every[0]  # tifffile before 2026.5.2, the last for Python 3.11
+    return series, series.get_axes(False), series.get_shape(False)
 
 
 def write(
@@ -91,7 +100,7 @@ def _load(series: tifffile.TiffPageSeries, index: Index, shape: tuple[int, ...])
     while lead > 0 and int(np.prod(shape[:lead])) != len(pages):
         lead -= 1
     if lead <= 0 or len(pages) < 2:
-        return np.asarray(series.asarray(squeeze=False)[index])
+        return np.asarray(series.asarray()).reshape(shape)[index]
     numbers = np.arange(len(pages)).reshape(shape[:lead])[index[:lead]]
     images = np.stack([np.asarray(_page(series, int(i)).asarray()).reshape(shape[lead:]) for i in numbers.flat])
     return images.reshape(*numbers.shape, *shape[lead:])[(slice(None),) * numbers.ndim + index[lead:]]
