@@ -371,9 +371,10 @@ def test_where_interpolation_is_better_it_is_given_instead(stack):
     assert said.startswith("hidden projections are predicted 1.00 dB worse")
 
 
-def test_a_difference_that_rounds_to_nothing_is_called_no_better(stack):
+@pytest.mark.parametrize("score", [20.999, 21.0])
+def test_a_difference_that_rounds_to_nothing_is_called_no_better(stack, score):
     method = Axial(**TINY)
-    weights = scrambled(method, stack) | Trial({0.0: 20.999}, 21.0, 1.0).weights()
+    weights = scrambled(method, stack) | Trial({0.0: score}, 21.0, 1.0).weights()
     events, _ = collected(method.predict(stack, weights, Context()))
     said = next(event.message for event in events if isinstance(event, Notice))
     assert said.startswith("hidden projections are predicted no better than by interpolation")

@@ -152,7 +152,7 @@ class Axial(Method):
     def _doubt(self, trial: Trial) -> str:
         """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
         lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
-        if lead < 0:
+        if lead <= 0:  # 0: the network changes nothing
             than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
             return (
                 f"hidden projections are predicted {than} than by interpolation (the sample "
