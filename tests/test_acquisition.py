@@ -396,3 +396,18 @@ def test_slices_that_no_projection_has_seen(acquisition, unseen):
 def test_made_in_the_same_way(one: dict[str, Any], other: dict[str, Any], alike: bool) -> None:
     first, second = Acquisition.model_validate(one), Acquisition.model_validate(other)
     assert first.alike(second) == second.alike(first) == alike
+
+
+@pytest.mark.parametrize(("acquired", "shown"), [((), (0, 2, 3, 5)), ((1,), (0, 2, 3, 5)), ((5, 1), (0, 2, 3))])
+def test_projections_are_left_out_by_their_place_among_all(acquired: tuple[int, ...], shown: tuple[int, ...]) -> None:
+    acquisition = Acquisition(slices=6, count=6, hidden=(1, 4))
+    fewer = acquisition.leaving_out(acquired)
+    assert fewer.shown == shown
+    assert fewer.depth == acquisition.depth
+    assert fewer.first_centre == acquisition.leaving_out((0,)).first_centre == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("acquired", "words"), [((6,), "from 1 to 6"), ((-1,), "from 1 to 6"), ((0, 2), "2 would be")])
+def test_projections_that_cannot_be_left_out(acquired: tuple[int, ...], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Acquisition(slices=6, count=6, hidden=(1, 4)).leaving_out(acquired)

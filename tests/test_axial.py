@@ -371,10 +371,19 @@ def test_where_interpolation_is_better_it_is_given_instead(stack):
     assert said.startswith("hidden projections are predicted 1.00 dB worse")
 
 
-@pytest.mark.parametrize("score", [20.999, 21.0])
-def test_a_difference_that_rounds_to_nothing_is_called_no_better(stack, score):
+def test_a_network_that_changes_nothing_is_told(stack):
     method = Axial(**TINY)
-    weights = scrambled(method, stack) | Trial({0.0: score}, 21.0, 1.0).weights()
+    still = method.untrained(stack, Context()) | Trial({0.0: 21.0}, 21.0, 1.0).weights()
+    events, volume = collected(method.predict(stack, still, Context()))
+    [said] = [event.message for event in events if isinstance(event, Notice)]
+    assert said.startswith("the network changes nothing of the conservative interpolation")
+    np.testing.assert_allclose(volume.data, reconstruct(stack, Conservative()).data, atol=1e-6)
+    assert volume.reliability is not None
+
+
+def test_a_difference_that_rounds_to_nothing_is_called_no_better(stack):
+    method = Axial(**TINY)
+    weights = scrambled(method, stack) | Trial({0.0: 20.999}, 21.0, 1.0).weights()
     events, _ = collected(method.predict(stack, weights, Context()))
     said = next(event.message for event in events if isinstance(event, Notice))
     assert said.startswith("hidden projections are predicted no better than by interpolation")

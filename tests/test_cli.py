@@ -24,7 +24,7 @@ from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.pretraining import pretrained_methods
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, exhaust, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -70,6 +70,19 @@ def axial_network() -> str:
     method = presets.spec("axial", overrides={"channels": 8, "blocks": 2, "batch": 1, "steps": 2})
     other = replace(stack, data=stack.data[:, ::-1])
     return save_trained("axial.safetensors", method, method.untrained(stack, Context()), other, overwrite=True).name
+
+
+def with_a_blank_one(path: str) -> ProjectionStack:
+    """The projections with the second one blank, written to a file, which says nothing of them if it is npy."""
+    stack = io.read_projections("p.ome.tif")
+    data = stack.data.copy()
+    data[1] = 0
+    blank = replace(stack, data=data)
+    if path.endswith(".npy"):
+        np.save(path, data)
+    else:
+        io.write_projections(blank, path)
+    return blank
 
 
 @pytest.mark.usefixtures("folder")
@@ -748,14 +761,59 @@ class TestHeldOut:
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
 
     def test_spoilt_projections_are_named_beside_the_score(self) -> None:
-        stack = io.read_projections("p.ome.tif")
-        data = stack.data.copy()
-        data[1] = 0
-        io.write_projections(replace(stack, data=data), "blank.ome.tif")
+        with_a_blank_one("blank.ome.tif")
         done("reconstruct", "blank.ome.tif", "-o", "v.ome.tif", "--method", "linear")
         result = invoke("evaluate", "v.ome.tif", "--projections", "blank.ome.tif", "--held-out")
         assert result.exit_code == 0, result.stderr
         assert "note: projection 2 (counted from 1) is the same everywhere" in result.stderr
+        assert "leave it out" in result.stderr
+
+    @pytest.mark.parametrize("projections", ["blank.ome.tif", "blank.npy"])
+    def test_projections_left_out_stay_out(self, projections: str) -> None:
+        stack = with_a_blank_one(projections)
+        described = () if projections.endswith("tif") else ("--slices", "6")
+        made = invoke(
+            "reconstruct", projections, "-o", "v.ome.tif", "--method", "linear", "--leave-out", "2", *described
+        )
+        assert made.exit_code == 0, made.stderr
+        assert f"without projections 2 of {len(stack.data)} (counted from 1)" in made.stdout
+        assert "the same everywhere" not in made.stderr
+        volume = reconstruct(stack.without([1]), presets.spec("linear"))
+        np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, volume.data)
+        done("reconstruct", "--job", "v.ome.tif", "-o", "again.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("again.ome.tif").data, volume.data)
+        scored = invoke("evaluate", "v.ome.tif", "--projections", projections, "--held-out", "--json")
+        assert scored.exit_code == 0, scored.stderr
+        assert "not the ones" not in scored.stderr
+        assert "the same everywhere" not in scored.stderr
+        found = exhaust(held_out(Job(method=presets.spec("linear")), stack.without([1])))
+        assert json.loads(scored.stdout)["held_out_psnr"] == found.psnr
+        done("reconstruct", projections, "-o", "all.ome.tif", "--method", "linear", *described)
+        order = ("evaluate", "all.ome.tif", "--projections", projections, "--held-out", "--json")
+        assert json.loads(done(*order, "--leave-out", "2"))["held_out_psnr"] == found.psnr
+        assert json.loads(done(*order))["held_out_psnr"] != found.psnr
+
+    @pytest.mark.parametrize(
+        ("order", "words"),
+        [
+            (("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "6"), "from 1 to 5"),
+            (
+                ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "1-3"),
+                "2 would be left",
+            ),
+            (
+                ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "0"),
+                "counted from 1",
+            ),
+            (
+                ("evaluate", "t.ome.tif", "--truth", "t.ome.tif", "--leave-out", "2"),
+                "--leave-out describe --projections",
+            ),
+        ],
+    )
+    def test_what_cannot_be_left_out(self, order: tuple[str, ...], words: str) -> None:
+        assert words in refused(*order)
+        assert not Path("v.ome.tif").exists()
 
     def test_weights_on_record_serve_every_fold(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", axial_network())

@@ -109,6 +109,10 @@ class TestSaveThenLoad:
         back = io.read_projections(tmp_path / "p.zarr")
         assert back.acquisition.hidden == (2,)
         assert back.volume_shape == stack.volume_shape
+        np.save(tmp_path / "all.npy", stack.data)  # with the one that is not wanted
+        again = io.read_projections(tmp_path / "all.npy", back.acquisition)
+        assert again.acquisition == back.acquisition
+        np.testing.assert_array_equal(again.data, back.data)
 
     def test_ome_zarr_is_valid(self, tmp_path: Path, truth: Volume) -> None:
         io.write_volume(truth, tmp_path / "scaled.ome.zarr")

@@ -25,6 +25,13 @@ def test_plan_says_what_will_be_built() -> None:
     assert text == "16 projections of 128 × 128 → a volume of 96 × 128 × 128 (z, y, x), 1 × 0.5 × 0.5 µm voxels"
 
 
+def test_plan_says_what_is_left_out() -> None:
+    text = plan(Setup(source="stack", leave_out="3, 7-9"), STACK)
+    assert text.startswith("12 of 16 projections of 128 × 128 → a volume of 96 × 128 × 128")
+    simulated = plan(Setup(simulate=True), Source("volume", (96, 64, 64)))
+    assert simulated.startswith("16 projections")
+
+
 def test_plan_says_what_a_simulation_leaves_out() -> None:
     text = plan(Setup(simulate=True), Source("volume", (100, 64, 64)))
     assert text.startswith("16 projections of 64 × 64 → a volume of 96 × 64 × 64 (z, y, x), voxel size not stated")
@@ -42,6 +49,9 @@ def test_plan_says_what_a_simulation_leaves_out() -> None:
         (Setup(), Source("s", (2, 64, 64)), None, "at least 3"),
         (Setup(), Source("s", (6, 64, 31)), None, "32 × 32"),
         (Setup(), Source("s", (6, 64, 64), lacking=2), None, "s lacks 2 of the projections"),
+        (Setup(leave_out="17"), STACK, None, "numbered from 1 to 16"),
+        (Setup(leave_out="1-14"), STACK, None, "2 would be left"),
+        (Setup(leave_out="the third"), STACK, None, "'the' names no projections"),
         (Setup(scale_um=(-6, 1, 1)), STACK, None, "give sizes above 0"),
         (Setup(), STACK, Source("t", (90, 128, 128)), "ground truth t is 90 × 128 × 128"),
         (Setup(simulate=True), Source("s", (17, 64, 64)), None, "fewer slices"),

@@ -87,6 +87,19 @@ def test_setup_survives_the_widget(opened: Open, qtbot: Any) -> None:
     assert widget.value() == setup == caught.args[0]
 
 
+def test_a_saved_job_leaves_out_what_was_left_out(opened: Open, qtbot: Any, tmp_path: Path) -> None:
+    from napari_microdiffusion.cli.jobs import Options, prepare
+
+    viewer, widget = opened()
+    widget.setValue(widget.value().replace(leave_out="2"))
+    path = tmp_path / "a.job.json"
+    widget._files.write_job(widget.value(), widget.data.source(), path)
+    qtbot.waitUntil(path.exists, timeout=10_000)
+    stack = prepare(Options(job=path, output=tmp_path / "v.ome.tif")).stack
+    assert stack.acquisition.hidden == (1,)
+    np.testing.assert_array_equal(stack.data, np.delete(viewer.layers["vessels projections"].data, 1, 0))
+
+
 def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(show=True)
     finish(qtbot, widget)

@@ -287,6 +287,30 @@ def test_the_residual_lies_where_the_projections_lie(opened: Open, qtbot: Any, w
     assert middle[:3].max() < 0.02  # black where they agree
 
 
+def test_projections_left_out_leave_their_place_empty(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened()
+    widget.data._leave_out.setText("1, 3")
+    assert "4 of 6 projections of 48 × 48 → a volume of 36 × 48 × 48" in widget.data.line.text()
+    volume = run(qtbot, widget)
+    truth, projections = viewer.layers["vessels truth"], viewer.layers["vessels projections"]
+    assert volume.data.shape == truth.data.shape
+    np.testing.assert_allclose(volume.translate, truth.translate)
+    assert "4 of 6 projections" in words(widget)
+    stack = facts(volume)["ran"].stack
+    assert stack.acquisition.hidden == (0, 2)
+    np.testing.assert_array_equal(stack.data, np.delete(projections.data, (0, 2), 0))
+    [residual] = tick(qtbot, viewer, widget, RESIDUAL)
+    np.testing.assert_allclose(residual.translate, projections.translate)
+    np.testing.assert_array_equal(np.delete(residual.data, (0, 2), 0), residual_map(volume.data, stack))
+    assert residual.data.shape == projections.data.shape
+    assert not residual.data[[0, 2]].any()
+    score(qtbot, widget)
+    assert "it predicts hidden projections to" in words(widget)
+    widget.data.choose("vessels truth")
+    widget.data.choose("vessels projections")
+    assert widget.value().leave_out == ""  # of another layer
+
+
 def test_rounding_is_not_blown_up_to_a_residual(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened()
     run(qtbot, widget)

@@ -8,6 +8,7 @@ consistency and residuals, for every pixel alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -141,6 +142,11 @@ class Acquisition(BaseModel):
         return self.starts.astype(np.float64) + centre
 
     @property
+    def first_centre(self) -> float:
+        """Centre of mass of the first projection that was acquired, in slices, be it in use or not."""
+        return float(self.replace(hidden=()).projection_centres[0])
+
+    @property
     def seen(self) -> NDArray[np.bool_]:
         """Which slices have weight in some projection in use, shape (Z,); the others are inferred from neighbours."""
         return np.asarray(self.matrix.any(0))
@@ -204,6 +210,27 @@ class Acquisition(BaseModel):
                 "and some projections must be left"
             )
         return self.replace(hidden=tuple(sorted({*self.hidden, *(shown[i] for i in indices)})))
+
+    def leaving_out(self, acquired: Iterable[int]) -> Acquisition:
+        """The same acquisition without some of the projections that were acquired, by their index among these.
+
+        Raises
+        ------
+        InvalidInput
+            For one that is not there, or if too few would be left.
+        """
+        unwanted = {*self.hidden, *acquired}
+        if not unwanted <= set(range(self._count)):
+            raise InvalidInput(
+                f"there are {self._count} projections: those to be left out are numbered from 1 to {self._count}"
+            )
+        left = self._count - len(unwanted)
+        if left < MINIMUM_PROJECTIONS:
+            raise InvalidInput(
+                f"with {len(unwanted)} of {self._count} projections left out {left} would be left; at least "
+                f"{MINIMUM_PROJECTIONS} are needed"
+            )
+        return self.replace(hidden=tuple(sorted(unwanted)))
 
     def replace(self, **changes: Any) -> Acquisition:
         """A validated copy with some fields changed."""

@@ -14,6 +14,9 @@ from .volume import ProjectionStack
 SATURATED = 0.005
 """Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
 
+MOST = 100_000
+"""Projections that people may number."""
+
 
 def check_suited(method: Method, acquisition: Acquisition) -> None:
     """Refuse projections that the method is not made for, with `InvalidInput`."""
@@ -55,6 +58,26 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights | Non
         )
 
 
+def numbered(text: str) -> tuple[int, ...]:
+    """Indices of projections from their numbers, counted from 1, as people write them: ``3, 7-9``.
+
+    Raises
+    ------
+    InvalidInput
+        Saying how to write them.
+    """
+    found: set[int] = set()
+    for part in text.replace(",", " ").split():
+        ends = part.partition("-")
+        first, last = ends[0], ends[2] or ends[0]
+        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= MOST):
+            raise InvalidInput(
+                f"{part!r} names no projections: write their numbers, counted from 1, such as 3 or 3, 7-9"
+            )
+        found |= set(range(int(first) - 1, int(last)))
+    return tuple(sorted(found))
+
+
 def spoilt(stack: ProjectionStack) -> list[str]:
     """Which projections are the same everywhere, and whether many pixels share the brightest value, in sentences."""
     told = []
@@ -65,7 +88,7 @@ def spoilt(stack: ProjectionStack) -> list[str]:
         told.append(
             f"projection{'s' if several else ''} {', '.join(blank[:5])}{others} (counted from 1) "
             f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
-            "the scores, mean little"
+            f"the scores, mean little; leave {'them' if several else 'it'} out"
         )
     brightest = float((stack.data == stack.data.max()).mean())
     if brightest > SATURATED:

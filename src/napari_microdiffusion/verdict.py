@@ -73,7 +73,8 @@ def _measured(result: Result, stack: ProjectionStack) -> str:
     within = f"{typical} of their intensity range" + (
         f" on average, {worst} at the worst pixel" if worst != typical else ""
     )
-    return f"{len(stack.data)} projections, {each}; the volume reproduces them to within {within}"
+    left = f"{len(stack.data)} of " if acquisition.hidden else ""
+    return f"{left}{acquisition.count} projections, {each}; the volume reproduces them to within {within}"
 
 
 def _inferred(stack: ProjectionStack) -> str:
@@ -175,7 +176,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         advice.append("four or more projections, so that one can be hidden to test the method")
-    if acquisition.unseen[0] and acquisition.profile != "point" and acquisition.slices > 1:
+    if acquisition.step > acquisition.slices > 1 and acquisition.profile != "point":
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
     share, of_what = _noise_share(result, stack, mean, usual)
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left

@@ -32,6 +32,9 @@ Time = Annotated[int | None, typer.Option(help="time point, counted from 0, wher
 VoxelSize = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="voxel size of the volume in µm; default: as the file says")
 ]
+LeaveOut = Annotated[
+    str | None, typer.Option(metavar="NUMBERS", help="projections not to be used, counted from 1: 3, or 3,7-9")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]
 Settings = Annotated[
@@ -88,6 +91,7 @@ def reconstruct(
     stride: Stride = None,
     profile: Profile = None,
     fwhm: Fwhm = None,
+    leave_out: LeaveOut = None,
     voxel_size: VoxelSize = None,
     method: Annotated[str | None, typer.Option(help="see the command methods")] = None,
     preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
@@ -164,6 +168,7 @@ def evaluate(
     stride: Stride = None,
     profile: Profile = None,
     fwhm: Fwhm = None,
+    leave_out: LeaveOut = None,
     channel: Channel = None,
     time: Time = None,
     voxel_size: Annotated[

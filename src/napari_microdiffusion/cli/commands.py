@@ -148,9 +148,12 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     z, y, x = result.volume.shape
     state = "PARTIAL, stopped" if result.partial else "done"
     residual = result.residual
+    acquisition = prepared.stack.acquisition
+    numbers = ", ".join(str(index + 1) for index in acquisition.hidden)
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x)",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}",
+        *([f"without projections {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities",
     ]
     if exported.reliability is not None:

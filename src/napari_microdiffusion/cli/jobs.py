@@ -11,7 +11,7 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
-from ..checks import check_base
+from ..checks import check_base, numbered
 from ..events import InvalidInput
 from ..methods import Method, Weights
 from ..presets import name_of
@@ -31,6 +31,7 @@ class Options:
     stride: int | None = None
     profile: str | None = None
     fwhm: float | None = None
+    leave_out: str | None = None
     method: str | None = None
     preset: str | None = None
     set_: list[str] | None = None
@@ -96,6 +97,8 @@ def prepare(options: Options) -> Prepared:
     if "job" in (io.inspect(source).provenance or {}):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
+    if options.leave_out is not None:
+        stack = stack.leaving_out(numbered(options.leave_out))
     if job.scale_um is not None and _knows_better(stack, draft, options):
         job = job.model_copy(update={"scale_um": None})
     stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)

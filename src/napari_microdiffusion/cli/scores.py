@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import VolumeRecord
-from ..checks import check_base, spoilt
+from ..checks import check_base, numbered, spoilt
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate, scales_apart
@@ -48,6 +48,7 @@ class Options:
     stride: int | None = None
     profile: str | None = None
     fwhm: float | None = None
+    leave_out: str | None = None
     channel: int | None = None
     time: int | None = None
     voxel_size: str | None = None
@@ -130,8 +131,10 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
         raise InvalidInput(f"{', '.join(given)} say how to hold projections out: give --held-out too")
     if options.truth is None and options.projections is None:
         raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
-    if options.projections is None and acquisition is not None:
-        raise InvalidInput("--slices, --stride, --profile and --fwhm describe --projections: give them too")
+    if options.projections is None and (acquisition is not None or options.leave_out is not None):
+        raise InvalidInput(
+            "--slices, --stride, --profile, --fwhm and --leave-out describe --projections: give them too"
+        )
 
 
 def _recipe(options: Options, volume: Volume) -> _Recipe:
@@ -202,11 +205,24 @@ def _stack(
     path, channel, time = _chosen(options.projections, recipe.job if recipe else options)
     recorded = _recorded(volume)
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or recorded, channel, time)
-    same = stack.sha256 == (volume.provenance or {}).get("input_sha256")
+    if options.leave_out is not None:
+        stack = stack.leaving_out(numbered(options.leave_out))
+    made_from = (volume.provenance or {}).get("input_sha256")
+    stack = _as_used(stack, recorded, made_from)
+    same = stack.sha256 == made_from
     stack = replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
     known = same or stack.scale_um is None or options.voxel_size is not None
     size = recipe.job.scale_um if recipe and known else None
     return stack if size is None else stack.with_voxels(size)
+
+
+def _as_used(stack: ProjectionStack, recorded: Acquisition | None, made_from: str | None) -> ProjectionStack:
+    """Without the projections that the volume was made without, where the others prove to be those it is made from."""
+    if recorded is not None and recorded.hidden and recorded.count == stack.acquisition.count:
+        with suppress(InvalidInput):  # too few would be left
+            used = stack.leaving_out(recorded.hidden)
+            return used if used.sha256 == made_from else stack
+    return stack
 
 
 def _recorded(volume: Volume) -> Acquisition | None:

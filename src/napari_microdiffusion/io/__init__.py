@@ -135,7 +135,8 @@ def read_projections(
     Parameters
     ----------
     acquisition
-        How the projections were made; None takes it from the file.
+        How the projections were made; None takes it from the file. Those hidden in it are left out where the file
+        holds all that were acquired.
 
     Raises
     ------
@@ -151,6 +152,8 @@ def read_projections(
                 "give the slices that one projection stands for (--slices), and the stride and profile"
             )
         data = source.stack(channel, time)
+        if acquisition.hidden and len(data) == acquisition.count:  # all that were acquired
+            data = data[list(acquisition.shown)]
         return ProjectionStack(data, acquisition, source.scale_um, stem(path), _source_dtype(source))
 
 

@@ -123,6 +123,11 @@ class Axial(Method):
             yield Notice(f"{doubt}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
+            if trial.lead(anisotropy.sigma) == 0:
+                yield Notice(
+                    "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
+                    "lower learning_rate"
+                )
             net = self.loaded(stack, weights, context)
             distances = yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
         if self.consistency != "none":
@@ -152,7 +157,7 @@ class Axial(Method):
     def _doubt(self, trial: Trial) -> str:
         """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
         lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
-        if lead <= 0:  # 0: the network changes nothing
+        if lead < 0:
             than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
             return (
                 f"hidden projections are predicted {than} than by interpolation (the sample "

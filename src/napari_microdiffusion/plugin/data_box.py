@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QGroupBox,
     QLabel,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
 )
@@ -50,6 +51,12 @@ class DataBox(QGroupBox):
             "take them, and the stack serves as ground truth."
         )
         self._channel, self._time = combo_box(), combo_box()
+        self._leave_out = QLineEdit()
+        self._leave_out.setPlaceholderText("none")
+        self._leave_out.setToolTip(
+            "Projections that are blank, saturated or otherwise spoilt, by their numbers, counted from 1 (the slider "
+            "below the image counts from 0): 3 or 3, 7-9. What they would have shown is inferred from their neighbours."
+        )
         self.beam, self.voxel = BeamForm(), VoxelSize()
         self._form = self._laid_out()
         self._connect()
@@ -66,6 +73,7 @@ class DataBox(QGroupBox):
             "simulate": self._simulate.isChecked(),
             "truth": "" if self._simulate.isChecked() else str(self._truth.currentData() or ""),
             "acquisition": self.beam.value(),
+            "leave_out": "" if self._simulate.isChecked() else self._leave_out.text().strip(),
             "scale_um": self.voxel.value(),
         }
 
@@ -79,9 +87,10 @@ class DataBox(QGroupBox):
             for combo, index in ((self._channel, setup.channel), (self._time, setup.time)):
                 combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
             self.beam.set_value(setup.acquisition)
+            self._leave_out.setText(setup.leave_out)
             self.voxel.set_value(setup.scale_um)
             self.voxel.edited = setup.scale_um != self._stated()
-            self._form.setRowVisible(self._truth, not setup.simulate)
+            self._show_own_rows()
             self._hold()
 
     def source(self) -> Image | None:
@@ -130,6 +139,7 @@ class DataBox(QGroupBox):
         """Fill in what the chosen layer says of itself: axes, acquisition, voxel size, truth."""
         self._offer_axes()
         layer = self.source()
+        self._leave_out.clear()
         if layer is None:
             self.voxel.set_value(None)
             return
@@ -175,6 +185,7 @@ class DataBox(QGroupBox):
         form.addRow("Time point", self._time)
         form.addRow(self._simulate)
         self.beam.add_rows(form)
+        form.addRow("Leave out projections", self._leave_out)
         form.addRow("Voxel z, y, x", self.voxel)
         form.addRow("Ground truth", self._truth)
         self.line = QLabel()
@@ -192,6 +203,7 @@ class DataBox(QGroupBox):
             self._channel.currentIndexChanged,
             self._time.currentIndexChanged,
             self.voxel.changed,
+            self._leave_out.textChanged,
         ):
             signal.connect(self._then(lambda: None))
 
@@ -209,8 +221,13 @@ class DataBox(QGroupBox):
         return slot
 
     def _show_rows(self) -> None:
-        self._form.setRowVisible(self._truth, not self._simulate.isChecked())
+        self._show_own_rows()
         self._fill_voxel()
+
+    def _show_own_rows(self) -> None:
+        """Rows of projections that were measured, not simulated."""
+        for widget in (self._truth, self._leave_out):
+            self._form.setRowVisible(widget, not self._simulate.isChecked())
 
     def _ask(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Open projections or a volume", "", READABLE)

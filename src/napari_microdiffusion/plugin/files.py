@@ -14,8 +14,8 @@ from superqt.utils import FunctionWorker
 from ..events import EngineError
 from ..presets import name_of
 from ..volume import ProjectionStack, Volume
-from .layers import LayerTuple, Ran, facts, in_memory, pixels, reliability, spacing_um
-from .model import Setup
+from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
+from .model import Setup, covered
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -95,6 +95,8 @@ class Files:
             else:
                 projections = _write_beside(load()[0], path)
                 job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
+            if setup.leave_out:
+                job = job.model_copy(update={"acquisition": covered(setup, header(source))})
             with replacing(path, overwrite) as temporary:
                 temporary.write_text(job.model_dump_json(indent=2), "utf-8")
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"

@@ -39,7 +39,7 @@ class LiveLayer(QObject):
 
     def open(self, canvas: NDArray[np.float32], stack: ProjectionStack, source: Image, truth: Image | None) -> Image:
         """Add the layer, where its slices were measured, with the contrast of the truth or else of the projections."""
-        first = float(stack.acquisition.projection_centres[0])
+        first = stack.acquisition.first_centre
         reference = truth if truth is not None and _alike(truth, source) else source
         scale, units = grid(source, stack.volume_scale_um, stack.acquisition.step)
         self.layer = self._viewer.add_image(

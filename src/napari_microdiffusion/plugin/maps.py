@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..acquisition import Acquisition
 from ..metrics import residual_map
 from .layers import KEY, Ran, facts, link_contrast
 
@@ -60,7 +61,7 @@ def pictures(ran: Ran, kind: str) -> list[Picture]:
     """The layers of one kind of map; goes over whole volumes, so it belongs into a worker thread."""
     found = ran.result.volume.reliability
     if kind == RESIDUAL:
-        unexplained = residual_map(ran.result.volume.data, ran.stack)
+        unexplained = _among_all(residual_map(ran.result.volume.data, ran.stack), ran.stack.acquisition)
         span = float(ran.stack.data.max()) - float(ran.stack.data.min())
         limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * span)
         return [Picture("Residual", unexplained, (-limit, limit))]
@@ -68,6 +69,15 @@ def pictures(ran: Ran, kind: str) -> list[Picture]:
     if kind == UNCERTAINTY:
         return [Picture("Standard deviation", found.std, (0.0, float(found.std.max()) or 1.0))]
     return [Picture("Lower bound of 90 %", found.lower), Picture("Upper bound of 90 %", found.upper)]
+
+
+def _among_all(images: NDArray[np.float32], acquisition: Acquisition) -> NDArray[np.float32]:
+    """Images (K, y, x) of the projections in use among all that were acquired; zeros for the others."""
+    if not acquisition.hidden:
+        return images
+    every = np.zeros((acquisition.count or 0, *images.shape[1:]), images.dtype)
+    every[list(acquisition.shown)] = images
+    return every
 
 
 def shown(viewer: ViewerModel, result: Image, kind: str) -> list[Image]:
@@ -122,6 +132,6 @@ def _place(result: Image, ran: Ran | None = None) -> dict[str, Any]:
     (dz, dy, dx), (z, y, x) = result.scale[-3:], result.translate[-3:]
     if ran is not None:
         acquisition = ran.stack.acquisition
-        z += (float(acquisition.projection_centres[0]) - 0.5) * dz
+        z += (acquisition.first_centre - 0.5) * dz
         dz *= acquisition.step
     return {"scale": (dz, dy, dx), "translate": (z, y, x), "units": result.units, "axis_labels": ("z", "y", "x")}

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
+from ..checks import numbered
 from ..events import InvalidInput
 from ..hardware import Device
 from ..images import MINIMUM_LATERAL
@@ -111,6 +112,7 @@ class Setup(BaseModel):
     simulate: bool = Field(False, description="the layer is a full volume: make projections from it")
     truth: str = Field("", description="name of the layer with the ground truth; empty: none")
     acquisition: Acquisition = Acquisition()
+    leave_out: str = Field("", description="projections not to be used, by their numbers, counted from 1: 3, 7-9")
     scale_um: tuple[float, float, float] | None = Field(
         None, description="voxel size of the volume (z, y, x) in µm; None: not stated"
     )
@@ -225,12 +227,13 @@ class Source:
 
 
 def covered(setup: Setup, source: Source) -> Acquisition:
-    """The acquisition, bound to as many projections as the source has or, when simulating, gives.
+    """The acquisition, bound to as many projections as the source has or, when simulating, gives; without some.
 
     Raises
     ------
     InvalidInput
-        If the source cannot be used, or there would be fewer than three projections.
+        If the source cannot be used, or there would be fewer than three projections, or those to be left out are not
+        there.
     """
     source.check()
     if setup.simulate:
@@ -244,7 +247,7 @@ def covered(setup: Setup, source: Source) -> Acquisition:
             f"{source.name} lacks {source.lacking} of the projections that were acquired, which this window cannot "
             "place: use all of them, or the command line, which leaves gaps where they belong"
         )
-    return setup.acquisition.bound(source.shape[0])
+    return setup.acquisition.bound(source.shape[0]).leaving_out(numbered(setup.leave_out))
 
 
 def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> str:
@@ -275,7 +278,8 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
     if unsuited is not None:
         raise InvalidInput(f"{friendly(setup.method)[0].partition(' (')[0]} {unsuited}")
     size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"
-    built = f"{acquisition.count} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
+    used = f"{len(acquisition.shown)} of {acquisition.count}" if acquisition.hidden else f"{acquisition.count}"
+    built = f"{used} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
     if setup.simulate and depth < source.shape[0]:
         built += f". The last {source.shape[0] - depth} of {source.shape[0]} slices fill no projection and are left out"
     return built

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from ..checks import numbered
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..volume import ProjectionStack, Volume
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
@@ -180,6 +181,7 @@ def loader(setup: Setup, source: Image, truth: Image | None) -> Load:
         if setup.simulate:
             return Volume(array, setup.scale_um, name, dtype).simulate(setup.acquisition)
         stack = ProjectionStack(array, setup.acquisition.bound(len(array)), None, name, dtype)
+        stack = stack.leaving_out(numbered(setup.leave_out))
         stack = stack.with_voxels(setup.scale_um) if setup.scale_um else stack
         return stack, reference and Volume(in_memory(reference[1]), setup.scale_um, reference[0])
 
