@@ -23,6 +23,7 @@ from napari_microdiffusion.checkpoint import fingerprint
 from napari_microdiffusion.cli import app, commands, console
 from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.methods import Context
+from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.pretraining import pretrained_methods
 from napari_microdiffusion.run import Job, exhaust, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -793,9 +794,51 @@ class TestHeldOut:
         assert json.loads(done(*order, "--leave-out", "2"))["held_out_psnr"] == found.psnr
         assert json.loads(done(*order))["held_out_psnr"] != found.psnr
 
+    def test_of_a_file_that_lacks_some_more_can_be_left_out(self) -> None:
+        stack = with_a_blank_one("blank.ome.tif").without([4])
+        io.write_projections(stack, "lacking.ome.tif")
+        done("reconstruct", "lacking.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "2")
+        done("reconstruct", "--job", "v.ome.tif", "-o", "again.ome.tif")
+        volume = reconstruct(stack.without([1]), presets.spec("linear"))
+        np.testing.assert_array_equal(io.read_volume("again.ome.tif").data, volume.data)
+
+    @pytest.mark.parametrize("projections", ["blank.ome.tif", "blank.npy"])
+    def test_a_job_for_a_file_that_is_named_leaves_out_the_same_of_the_same_projections_alone(
+        self, projections: str
+    ) -> None:
+        stack = with_a_blank_one(projections)
+        described = () if projections.endswith("tif") else ("--slices", "6")
+        done("reconstruct", projections, "-o", "v.ome.tif", "--method", "linear", "--leave-out", "2", *described)
+        same = invoke("reconstruct", projections, "--job", "v.ome.tif", "-o", "same.ome.tif")
+        assert "not the ones" not in same.stderr
+        np.testing.assert_array_equal(io.read_volume("same.ome.tif").data, io.read_volume("v.ome.tif").data)
+        for other in (replace(stack, data=stack.data[:, ::-1]), ProjectionStack(stack.data[:4], Acquisition(slices=6))):
+            np.save("other.npy", other.data)
+            result = invoke("reconstruct", "other.npy", "--job", "v.ome.tif", "-o", "o.ome.tif", "--overwrite")
+            assert "not the ones that the job was run on" in result.stderr
+            assert "without" not in result.stdout
+            volume = reconstruct(other, presets.spec("linear"))
+            np.testing.assert_array_equal(io.read_volume("o.ome.tif").data, volume.data)
+            score = json.loads(done("evaluate", "o.ome.tif", "--projections", "other.npy", "--json"))
+            assert score["reprojection_max_error"] == pytest.approx(
+                evaluate(volume, None, other)["reprojection_max_error"]
+            )
+        with_all = invoke("evaluate", "v.ome.tif", "--projections", "other.npy", "--json")
+        assert with_all.exit_code == 2  # another depth
+        done("reconstruct", "other.npy", "--job", "v.ome.tif", "-o", "o.ome.tif", "--overwrite", "--leave-out", "3")
+        assert io.read_volume("o.ome.tif").provenance["job"]["acquisition"]["hidden"] == [2]
+
+    def test_weights_of_other_projections_say_which_were_left_out(self) -> None:
+        kept = ("--save-weights", "w.safetensors", "--leave-out", "2")
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, *kept)
+        order = ("reconstruct", "p.ome.tif", "-o", "o.ome.tif", "--weights", "w.safetensors")
+        assert "(without 2, so leave them out here, too)" in refused(*order)
+        done(*order, "--leave-out", "2")
+
     @pytest.mark.parametrize(
         ("order", "words"),
         [
+            (("reconstruct", "--job", "t.ome.tif", "--leave-out", "2"), "leave --leave-out out"),
             (("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "6"), "from 1 to 5"),
             (
                 ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--leave-out", "1-3"),

@@ -5,17 +5,15 @@ And what is not refused, but said.
 
 from __future__ import annotations
 
-from .acquisition import Acquisition
+from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
 from .methods import Context, Method, Weights
+from .numbering import numbers_of
 from .presets import name_of
 from .volume import ProjectionStack
 
 SATURATED = 0.005
 """Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
-
-MOST = 100_000
-"""Projections that people may number."""
 
 
 def check_suited(method: Method, acquisition: Acquisition) -> None:
@@ -58,37 +56,22 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights | Non
         )
 
 
-def numbered(text: str) -> tuple[int, ...]:
-    """Indices of projections from their numbers, counted from 1, as people write them: ``3, 7-9``.
-
-    Raises
-    ------
-    InvalidInput
-        Saying how to write them.
-    """
-    found: set[int] = set()
-    for part in text.replace(",", " ").split():
-        ends = part.partition("-")
-        first, last = ends[0], ends[2] or ends[0]
-        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= MOST):
-            raise InvalidInput(
-                f"{part!r} names no projections: write their numbers, counted from 1, such as 3 or 3, 7-9"
-            )
-        found |= set(range(int(first) - 1, int(last)))
-    return tuple(sorted(found))
-
-
 def spoilt(stack: ProjectionStack) -> list[str]:
     """Which projections are the same everywhere, and whether many pixels share the brightest value, in sentences."""
     told = []
     shown = zip(stack.acquisition.shown, stack.data, strict=True)
-    blank = [str(index + 1) for index, image in shown if image.min() == image.max()]
+    blank = [index for index, image in shown if image.min() == image.max()]
     if blank:
         several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
         told.append(
-            f"projection{'s' if several else ''} {', '.join(blank[:5])}{others} (counted from 1) "
+            f"projection{'s' if several else ''} {numbers_of(blank[:5])}{others} (counted from 1) "
             f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
-            f"the scores, mean little; leave {'them' if several else 'it'} out"
+            "the scores, mean little"
+            + (
+                f"; leave {'them' if several else 'it'} out"
+                if len(stack.data) - len(blank) >= MINIMUM_PROJECTIONS
+                else ""
+            )
         )
     brightest = float((stack.data == stack.data.max()).mean())
     if brightest > SATURATED:

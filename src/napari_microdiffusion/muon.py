@@ -50,9 +50,16 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, parameters: list[Tensor]) -> list[Tensor]:
         """Where the gradients and those before them point, looking ahead."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in parameters]
+        averages = [self._average(parameter) for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
         return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
+
+    def _average(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "average" not in state:
+            state["average"] = torch.zeros_like(parameter)
+        average: Tensor = state["average"]
+        return average
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,8 @@ def blurred_along_z(array: NDArray[np.float32], sigma: float) -> NDArray[np.floa
 
     As a matrix product, which takes a fraction of the time of a filter along that axis.
     """
+    from scipy.ndimage import gaussian_filter1d
+
     return along_z(gaussian_filter1d(np.eye(len(array)), sigma, axis=0, mode="nearest"), array)
 
 

@@ -15,6 +15,7 @@ from .checkpoint import VolumeRecord, load_weights, save_weights
 from .checks import check_weights
 from .events import InvalidInput
 from .methods import Inr, Method, Weights
+from .numbering import numbers_of
 from .presets import name_of, override, validated
 from .pretraining import Base
 from .settings import sampling_paths
@@ -106,8 +107,10 @@ class Trained:
             notes.append("the weights do not say which projections they were trained on")
         elif self.input_sha256 != stack.sha256:
             if any(isinstance(part, Inr) for part in (self.method, getattr(self.method, "prior", None))):
+                same = self.acquisition.count == stack.acquisition.count
+                hint = f" ({_left_out(self.acquisition)})" if same and self.acquisition != stack.acquisition else ""
                 raise InvalidInput(
-                    f"the weights of {name_of(self.method)} were trained on other projections than {stack.name}: "
+                    f"the weights of {name_of(self.method)} were trained on other projections than {stack.name}{hint}: "
                     "a neural representation is the specimen itself, so train again for this stack (leave the "
                     "weights out)"
                 )
@@ -221,3 +224,9 @@ def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in values.items():
         result |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
     return result
+
+
+def _left_out(acquisition: Acquisition) -> str:
+    """Which projections were not trained on, in words."""
+    numbers = numbers_of(acquisition.hidden)
+    return f"without {numbers}, so leave them out here, too" if numbers else "on all of them, so leave none out here"

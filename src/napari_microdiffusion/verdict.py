@@ -182,7 +182,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
     if share > MIXED[0] or fixed:
         advice.append(f"more signal (longer exposure, averaging), as noise makes up {_about(share)} of {of_what}")
-    if share < MIXED[1] and not fixed:
+    if share < MIXED[1] and not fixed and acquisition.step > 1:
         why = "" if share > MIXED[0] else f", as noise makes up {_about(share)} of {of_what}"
         advice.append(_finer(stack) + why)
     return "; ".join(advice[:2])

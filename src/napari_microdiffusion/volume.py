@@ -192,11 +192,11 @@ class ProjectionStack:
         keep = [i for i in range(len(self.data)) if i not in set(hide)]
         return replace(self, data=self.data[keep], acquisition=self.acquisition.without(hide))
 
-    def leaving_out(self, acquired: Iterable[int]) -> Self:
+    def leaving_out(self, acquired: Iterable[int]) -> ProjectionStack:
         """The stack without some projections, see `Acquisition.leaving_out`."""
         fewer = self.acquisition.leaving_out(acquired)
-        kept = [i for i, k in enumerate(self.acquisition.shown) if k in fewer.shown]
-        return replace(self, data=self.data[kept], acquisition=fewer)
+        shown = self.acquisition.shown
+        return self.without(shown.index(k) for k in fewer.hidden if k in shown) if fewer != self.acquisition else self
 
     def normalised(self) -> tuple[Self, Intensity]:
         """The stack as float32 with its 0.1 and 99.9 percentiles at 0 and 1, and the way back. Nothing is clipped.

@@ -33,7 +33,7 @@ VoxelSize = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="voxel size of the volume in µm; default: as the file says")
 ]
 LeaveOut = Annotated[
-    str | None, typer.Option(metavar="NUMBERS", help="projections not to be used, counted from 1: 3, or 3,7-9")
+    str | None, typer.Option(metavar="NUMBERS", help="projections not to be used, counted from 1: 3 or 3,7-9")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]

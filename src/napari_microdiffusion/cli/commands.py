@@ -9,6 +9,7 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..events import InvalidInput
+from ..numbering import numbers_of
 from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
@@ -149,7 +150,7 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     state = "PARTIAL, stopped" if result.partial else "done"
     residual = result.residual
     acquisition = prepared.stack.acquisition
-    numbers = ", ".join(str(index + 1) for index in acquisition.hidden)
+    numbers = numbers_of(acquisition.hidden)
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x)",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}",

@@ -11,9 +11,10 @@ from typing import Any
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
-from ..checks import check_base, numbered
+from ..checks import check_base
 from ..events import InvalidInput
 from ..methods import Method, Weights
+from ..numbering import numbered
 from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
@@ -97,6 +98,8 @@ def prepare(options: Options) -> Prepared:
     if "job" in (io.inspect(source).provenance or {}):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
+    if draft.others is not None and draft.record.get("input_sha256") not in (None, stack.sha256):
+        stack = io.read_projections(source, draft.others, job.channel, job.time)
     if options.leave_out is not None:
         stack = stack.leaving_out(numbered(options.leave_out))
     if job.scale_um is not None and _knows_better(stack, draft, options):
@@ -124,12 +127,19 @@ def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -
 
 @dataclass(frozen=True)
 class _Draft:
-    """A job whose acquisition is still to come from the file where it is None."""
+    """A job whose acquisition is still to come from the file where it is None.
+
+    Parameters
+    ----------
+    others
+        The acquisition if the file turns out to hold other projections than the job was run on.
+    """
 
     job: Job
     acquisition: Acquisition | None
     trained: Trained | None = None
     record: dict[str, Any] = field(default_factory=dict)
+    others: Acquisition | None = None
 
 
 def _ordered(options: Options) -> _Draft:
@@ -159,7 +169,10 @@ def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
     beam = ("slices", "stride", "profile", "fwhm")
     fixed = (*beam, "voxel_size", "method", "preset", "set_", "seed", "channel", "time", "weights")
-    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
+    alone = () if options.projections is not None else ("leave_out",)
+    given = [
+        f"--{name.rstrip('_').replace('_', '-')}" for name in (*fixed, *alone) if getattr(options, name) is not None
+    ]
     if given:
         raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
     values, record = _read_job(path)
@@ -177,20 +190,23 @@ def _replayed(options: Options, path: Path) -> _Draft:
         changes["weights"] = options.base.resolve()
     if "weights" in changes:
         trained = load_trained(changes["weights"], method=job.method)
-    acquisition = job.acquisition if "acquisition" in values else None
+    acquisition, others = job.acquisition if "acquisition" in values else None, None
     if acquisition is not None and options.projections is not None:
-        acquisition = _fitted(acquisition, options.projections)
-    return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record)
+        acquisition, others = _fitted(acquisition, options.projections)
+    return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record, others)
 
 
-def _fitted(acquisition: Acquisition, projections: Path) -> Acquisition:
-    """The acquisition of a job for a file that may hold more or fewer projections than the job's own."""
+def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, Acquisition]:
+    """The acquisition of a job for a file: if that holds the projections it was run on, and if it holds others."""
     found = io.inspect(projections)
-    if found.acquisition is not None:
-        return acquisition.replace(count=found.acquisition.count, hidden=found.acquisition.hidden)
+    if (own := found.acquisition) is not None:
+        others = acquisition.replace(count=own.count, hidden=own.hidden)
+        fewer = own.count == acquisition.count
+        return others.leaving_out(acquisition.hidden) if fewer else others, others
     images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
-    same = acquisition.count is None or images == len(acquisition.shown)
-    return acquisition if same else acquisition.replace(count=None, hidden=())
+    others = acquisition.replace(count=None, hidden=())
+    same = acquisition.count is None or images in (acquisition.count, len(acquisition.shown))
+    return acquisition if same else others, others
 
 
 def _knows_better(stack: ProjectionStack, draft: _Draft, options: Options) -> bool:

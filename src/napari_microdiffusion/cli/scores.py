@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import VolumeRecord
-from ..checks import check_base, numbered, spoilt
+from ..checks import check_base, spoilt
 from ..events import InvalidInput, RunFailed
 from ..methods import Method, Weights, heldout
 from ..metrics import evaluate, scales_apart
+from ..numbering import numbered
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
 from ..run import Job, check
@@ -68,7 +69,7 @@ class _Recipe:
     Parameters
     ----------
     input_sha256
-        Of the projections that the recorded job was run on.
+        Of the projections that the recorded job was run on; None where there is none, or others are wanted.
     """
 
     job: Job
@@ -149,7 +150,7 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     kept = before.model_dump() if before else {}
     if before and name_of(method) != name_of(before.method):
         kept["weights"] = None  # they are another method's
-    return _Recipe(job_of(**{**kept, **changes}), record.get("input_sha256"))
+    return _Recipe(job_of(**{**kept, **changes}), record.get("input_sha256") if options.leave_out is None else None)
 
 
 def _job_on_record(record: dict[str, Any], options: Options) -> Job | None:
@@ -204,13 +205,14 @@ def _stack(
         return None
     path, channel, time = _chosen(options.projections, recipe.job if recipe else options)
     recorded = _recorded(volume)
-    stack = io.read_projections(path, acquisition or io.written_acquisition(path) or recorded, channel, time)
-    if options.leave_out is not None:
-        stack = stack.leaving_out(numbered(options.leave_out))
+    like = recorded and recorded.replace(count=None, hidden=())
+    stack = io.read_projections(path, acquisition or io.written_acquisition(path) or like, channel, time)
     made_from = (volume.provenance or {}).get("input_sha256")
     stack = _as_used(stack, recorded, made_from)
     same = stack.sha256 == made_from
     stack = replace(stack, acquisition=recorded) if acquisition is None and recorded and same else stack
+    if options.leave_out is not None:
+        stack = stack.leaving_out(numbered(options.leave_out))
     known = same or stack.scale_um is None or options.voxel_size is not None
     size = recipe.job.scale_um if recipe and known else None
     return stack if size is None else stack.with_voxels(size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -135,8 +135,8 @@ def read_projections(
     Parameters
     ----------
     acquisition
-        How the projections were made; None takes it from the file. Those hidden in it are left out where the file
-        holds all that were acquired.
+        How the projections were made; None takes it from the file. Those hidden in it are left out of those that the
+        file holds.
 
     Raises
     ------
@@ -152,8 +152,7 @@ def read_projections(
                 "give the slices that one projection stands for (--slices), and the stride and profile"
             )
         data = source.stack(channel, time)
-        if acquisition.hidden and len(data) == acquisition.count:  # all that were acquired
-            data = data[list(acquisition.shown)]
+        data = _in_use(data, acquisition, source)
         return ProjectionStack(data, acquisition, source.scale_um, stem(path), _source_dtype(source))
 
 
@@ -246,6 +245,18 @@ def _acquisition(source: Source) -> Acquisition | None:
         raise InvalidInput(
             f"{source.name} carries an acquisition that cannot be used ({error.errors()[0]['msg']}): give --slices"
         ) from error
+
+
+def _in_use(data: NDArray[Any], acquisition: Acquisition, source: Source) -> NDArray[Any]:
+    """Those images of a file that an acquisition uses, where the file holds them and more."""
+    held: tuple[int, ...] = tuple(range(len(data))) if len(data) == acquisition.count else ()
+    with suppress(InvalidInput):  # the file's own may be of no use
+        own = _acquisition(source) if acquisition.hidden else None
+        if own is not None and own.count == acquisition.count and len(own.shown) == len(data):
+            held = own.shown
+    if not acquisition.hidden or not set(acquisition.shown) < set(held):
+        return data
+    return data[[held.index(index) for index in acquisition.shown]]
 
 
 def _provenance(source: Source) -> dict[str, Any] | None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
 
+STILL = 1e-6
+"""Largest change of the interpolation, as a share of the stack's range, that counts as none."""
+
 Auto = Annotated[float | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """A number, or ``auto`` (kept as None): found out by the method."""
 
@@ -123,15 +126,15 @@ class Axial(Method):
             yield Notice(f"{doubt}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
-            if trial.lead(anisotropy.sigma) == 0:
-                yield Notice(
-                    "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
-                    "lower learning_rate"
-                )
             net = self.loaded(stack, weights, context)
             distances = yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
+        if distances is not None and not context.stopped and np.abs(data - interpolated(stack)).max() < STILL:
+            yield Notice(
+                "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
+                "lower learning_rate"
+            )
         if distances is not None and not context.stopped and not math.isnan(trial.factor):
             distances *= np.float32(trial.factor)
             reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])

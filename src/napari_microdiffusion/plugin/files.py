@@ -86,7 +86,7 @@ class Files:
         from ..io.target import check_output, replacing
         from .session import loader, replayable
 
-        where, load = replayable(source, setup), loader(setup, source, None)
+        where, load, found = replayable(source, setup), loader(setup, source, None), header(source)
 
         def write() -> str:
             check_output(path, 0, overwrite, (".json",))
@@ -96,7 +96,7 @@ class Files:
                 projections = _write_beside(load()[0], path)
                 job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
             if setup.leave_out:
-                job = job.model_copy(update={"acquisition": covered(setup, header(source))})
+                job = job.model_copy(update={"acquisition": covered(setup, found)})
             with replacing(path, overwrite) as temporary:
                 temporary.write_text(job.model_dump_json(indent=2), "utf-8")
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"

@@ -29,7 +29,7 @@ MAPS = {
     RESIDUAL: (
         "residual",
         "Where the volume, seen through the same beam, differs from what was measured. Orange: more light was measured "
-        "than the volume explains; blue: less. All black: it agrees",
+        "than the volume explains; blue: less. All black: it agrees, or the projection was left out",
     ),
 }
 """What people read for each kind of map: its name and one sentence."""
@@ -61,10 +61,10 @@ def pictures(ran: Ran, kind: str) -> list[Picture]:
     """The layers of one kind of map; goes over whole volumes, so it belongs into a worker thread."""
     found = ran.result.volume.reliability
     if kind == RESIDUAL:
-        unexplained = _among_all(residual_map(ran.result.volume.data, ran.stack), ran.stack.acquisition)
+        unexplained = residual_map(ran.result.volume.data, ran.stack)
         span = float(ran.stack.data.max()) - float(ran.stack.data.min())
         limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * span)
-        return [Picture("Residual", unexplained, (-limit, limit))]
+        return [Picture("Residual", _among_all(unexplained, ran.stack.acquisition), (-limit, limit))]
     assert found is not None
     if kind == UNCERTAINTY:
         return [Picture("Standard deviation", found.std, (0.0, float(found.std.max()) or 1.0))]

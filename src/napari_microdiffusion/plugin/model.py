@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..checks import numbered
 from ..events import InvalidInput
 from ..hardware import Device
 from ..images import MINIMUM_LATERAL
+from ..numbering import numbered
 from ..presets import METHODS, PRESETS, PresetName, name_of, spec
 from ..trained import flat
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from ..checks import numbered
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
+from ..numbering import numbered
 from ..volume import ProjectionStack, Volume
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_middle
