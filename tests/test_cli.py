@@ -834,6 +834,11 @@ class TestHeldOut:
         order = ("reconstruct", "p.ome.tif", "-o", "o.ome.tif", "--weights", "w.safetensors")
         assert "(without 2, so leave them out here, too)" in refused(*order)
         done(*order, "--leave-out", "2")
+        np.save("p.npy", io.read_projections("p.ome.tif").data[:, ::-1])
+        other = ("reconstruct", "p.npy", "-o", "n.ome.tif", "--weights", "w.safetensors", "--slices", "6")
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, *kept[:2], "--overwrite")
+        told = refused(*other, "--profile", "gaussian")
+        assert "trained on other projections than p: a neural representation" in told
 
     @pytest.mark.parametrize(
         ("order", "words"),

@@ -63,15 +63,12 @@ def spoilt(stack: ProjectionStack) -> list[str]:
     blank = [index for index, image in shown if image.min() == image.max()]
     if blank:
         several, others = len(blank) > 1, " and others" if len(blank) > 5 else ""
+        dispensable = len(stack.data) - len(blank) >= MINIMUM_PROJECTIONS
+        remedy = f"; leave {'them' if several else 'it'} out" if dispensable else ""
         told.append(
             f"projection{'s' if several else ''} {numbers_of(blank[:5])}{others} (counted from 1) "
             f"{'are' if several else 'is'} the same everywhere, blank or saturated: what is said of that depth, and "
-            "the scores, mean little"
-            + (
-                f"; leave {'them' if several else 'it'} out"
-                if len(stack.data) - len(blank) >= MINIMUM_PROJECTIONS
-                else ""
-            )
+            f"the scores, mean little{remedy}"
         )
     brightest = float((stack.data == stack.data.max()).mean())
     if brightest > SATURATED:

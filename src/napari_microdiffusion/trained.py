@@ -107,8 +107,9 @@ class Trained:
             notes.append("the weights do not say which projections they were trained on")
         elif self.input_sha256 != stack.sha256:
             if any(isinstance(part, Inr) for part in (self.method, getattr(self.method, "prior", None))):
-                same = self.acquisition.count == stack.acquisition.count
-                hint = f" ({_left_out(self.acquisition)})" if same and self.acquisition != stack.acquisition else ""
+                before, now = self.acquisition, stack.acquisition
+                fewer = before.count == now.count and before.hidden != now.hidden
+                hint = f" ({_left_out(before)})" if fewer else ""
                 raise InvalidInput(
                     f"the weights of {name_of(self.method)} were trained on other projections than {stack.name}{hint}: "
                     "a neural representation is the specimen itself, so train again for this stack (leave the "

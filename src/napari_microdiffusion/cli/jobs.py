@@ -201,8 +201,8 @@ def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, A
     found = io.inspect(projections)
     if (own := found.acquisition) is not None:
         others = acquisition.replace(count=own.count, hidden=own.hidden)
-        fewer = own.count == acquisition.count
-        return others.leaving_out(acquisition.hidden) if fewer else others, others
+        same = own.count == acquisition.count
+        return others.leaving_out(acquisition.hidden) if same else others, others
     images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
     others = acquisition.replace(count=None, hidden=())
     same = acquisition.count is None or images in (acquisition.count, len(acquisition.shown))

@@ -249,12 +249,14 @@ def _acquisition(source: Source) -> Acquisition | None:
 
 def _in_use(data: NDArray[Any], acquisition: Acquisition, source: Source) -> NDArray[Any]:
     """Those images of a file that an acquisition uses, where the file holds them and more."""
-    held: tuple[int, ...] = tuple(range(len(data))) if len(data) == acquisition.count else ()
+    if not acquisition.hidden:
+        return data
+    held = tuple(range(len(data))) if len(data) == acquisition.count else acquisition.shown
     with suppress(InvalidInput):  # the file's own may be of no use
-        own = _acquisition(source) if acquisition.hidden else None
+        own = _acquisition(source)
         if own is not None and own.count == acquisition.count and len(own.shown) == len(data):
             held = own.shown
-    if not acquisition.hidden or not set(acquisition.shown) < set(held):
+    if not set(acquisition.shown) < set(held):
         return data
     return data[[held.index(index) for index in acquisition.shown]]
 

@@ -55,7 +55,7 @@ def _first(file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSeries, str, tuple
     if callable(every):
         series = every(squeeze=False)[0]
         return series, series.axes, series.shape
-    series = every[0]  # tifffile before 2026.5.2, the last for Python 3.11
+    series = every[0]  # tifffile before 2026.5.2: all that there are for Python 3.11
     return series, series.get_axes(False), series.get_shape(False)
 
 
