@@ -421,7 +421,7 @@ def test_after_a_short_training_intervals_are_wide_enough_all_the_same():
     assert any("error bars are made" in event.message for event in events if isinstance(event, Notice))
     believed = weights | {"floor": torch.tensor(0.0)}
     held = []
-    for kept in (believed, believed | {"short": torch.tensor(1.0)}):
+    for kept in (believed, believed | {"widening": torch.tensor(1.0)}):
         reliability = exhaust(method.predict(stack, kept, Context())).reliability
         held.append(float(((reliability.lower <= truth.data) & (truth.data <= reliability.upper)).mean()))
     assert held[0] > 0.85

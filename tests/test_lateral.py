@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._lateral import LateralLoss, huber_delta
-from napari_microdiffusion.methods._patches import Cutter, along_rows
+from napari_microdiffusion.methods._lateral import TESTED, LateralLoss, huber_delta, widening_needed
+from napari_microdiffusion.methods._patches import Anisotropy, Cutter, along_rows
 from napari_microdiffusion.methods._training import pseudo_huber
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -79,3 +79,63 @@ def test_what_the_estimate_costs():
     tails = float(error.abs().mean()) / loss.scale**0.5
     assert found == pytest.approx(float(pseudo_huber(error, loss.delta)) / loss.scale + tails, rel=1e-4)
     assert float(replace(loss, delta=1e6)(Known(torch.zeros_like(error), torch.zeros_like(error)), patches)) > found
+
+
+def test_intervals_are_for_slices_and_estimates_are_not():
+    """With noise that is not white slices are further off than the truth is told to be: only the interval learns it."""
+    cut = cutter()
+    loss = LateralLoss.of(cut, 2, 0.0, Context())
+    patches = cut(2)
+    error = patches.truth - along_rows(patches.acquisition.smoothest(0.0), patches.projections)
+    net = Known(torch.zeros_like(error), torch.zeros_like(error))
+    further = replace(patches, slices=patches.truth + error.abs().max() * error.sign())
+    more = float(loss(net, further)) - float(loss(net, patches))
+    assert more == pytest.approx(float(error.abs().max()) / loss.scale**0.5, rel=1e-3)
+
+
+class SureOfAll(nn.Module):
+    """A network that changes nothing, and states the same distances to the bounds of every interval."""
+
+    fold, channels = 4, 1
+
+    def __init__(self, below: float, above: float) -> None:
+        super().__init__()
+        self.distances = torch.tensor([below, above])
+
+    def forward(self, planes: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(planes), self.distances[:, None, None].expand(len(planes), 2, *planes.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "first", "every"),
+    [(Acquisition(slices=4), 0, 1), (Acquisition(slices=2, profile="point"), 1, 2)],
+    ids=["of all slices", "of those between measured ones"],
+)
+def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition, first, every):
+    """Counted apart from it: the errors of interpolation on the same patches."""
+    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), acquisition.bound(8))
+
+    def cut() -> Cutter:
+        return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
+
+    factor = widening_needed(SureOfAll(0.02, 0.01), cut(), Anisotropy(1.0), 0.0, Context())
+    errors, again = [], cut()
+    batches, number = TESTED
+    for _ in range(batches):
+        truth = again(number, Anisotropy(1.0)).truth.numpy()
+        shown = acquisition.bound(truth.shape[1] // acquisition.slices)
+        planes = np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth)
+        errors.append((truth - planes)[:, first::every])
+    held = np.concatenate(errors, None)
+    assert np.mean((held >= -0.02 * factor) & (held <= 0.01 * factor)) == pytest.approx(0.9, abs=1e-3)
+
+
+def test_where_projections_fix_every_slice_intervals_need_nothing():
+    stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), Acquisition(slices=1, count=8))
+    cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
+    assert widening_needed(SureOfAll(0.01, 0.01), cut, Anisotropy(1.0), 0.0, Context()) == 1
+
+
+def test_testing_stops_when_it_is_told_to():
+    stopped = Context(cancelled=lambda: True)
+    assert widening_needed(SureOfAll(0.01, 0.01), cutter(), Anisotropy(1.0), 0.0, stopped) is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from napari_microdiffusion.noise import PIXELS, Noise, noise_variance
+from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.noise import PIXELS, Noise, coloured, noise_variance
 
 
 def waves(shape: tuple[int, int, int] = (4, 128, 128)) -> np.ndarray:
@@ -75,3 +77,49 @@ def test_one_of_few_large_images_is_measured(monkeypatch):
     images = np.random.default_rng(5).poisson(waves((3, 64, 64)) / 10)
     monkeypatch.setattr("napari_microdiffusion.noise.PIXELS", 1000)
     assert Noise.of(images) == Noise.of(images[1:2])
+
+
+ACQUISITION = Acquisition(slices=4, count=8)
+
+
+def slices(fine: tuple[float, float]) -> tuple[np.ndarray, float]:
+    """Bright discs that shrink with depth, with noise as wide as a Gaussian along z and across; its variance."""
+    z, y, x = np.mgrid[: ACQUISITION.depth, :192, :192]
+    discs = 300.0 * ((y % 96 - 48) ** 2 + (x % 96 - 48) ** 2 < (30 - z / 2) ** 2)
+    along, across = fine
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal(discs.shape), (along, across, across))
+    return gaussian_filter(discs, 1.5) + 20 * noise / noise.std(), 400.0
+
+
+@pytest.mark.parametrize(
+    ("fine", "ratio", "tolerance"),
+    [
+        ((0.0, 0.0), 1.0, 0.15),  # white
+        ((0.5, 0.5), 1.0, 0.35),  # texture, as fine along z
+        ((0.6, 0.6), 1.0, 0.35),
+        ((0.3, 0.6), 2.0, 0.35),  # and in voxels twice as deep as wide
+    ],
+)
+def test_noise_that_is_not_white_is_told_from_projections(fine, ratio, tolerance):
+    """Of slices that are not shown; second differences see less of it the coarser it is."""
+    truth, variance = slices(fine)
+    projections = ACQUISITION.project(truth)
+    noise = Noise.of(projections)
+    seen = noise.variance(np.asarray([0.0]))[0] * ACQUISITION.effective_slices
+    colour = coloured(noise, projections, ACQUISITION.matrix, ratio)
+    assert colour * seen == pytest.approx(variance, rel=tolerance)
+    assert colour == 1 or seen < 0.8 * variance
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((4, 32, 32), np.float32),
+        np.random.default_rng(0).random((3, 15, 40), np.float32),
+        np.random.default_rng(0).random((3, 16, 16), np.float32),
+    ],
+    ids=["empty", "smaller than a block", "a block"],
+)
+def test_where_little_is_to_be_seen_noise_is_taken_as_it_is(images):
+    acquisition = Acquisition(slices=4, count=len(images))
+    assert coloured(Noise.of(images), images, acquisition.matrix, 1.0) == pytest.approx(1, abs=0.6)

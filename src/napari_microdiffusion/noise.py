@@ -16,6 +16,15 @@ CLASSES = 10
 PIXELS = 2**24
 """Enough to measure it in."""
 
+BLOCK = 16
+"""Side in pixels of the blocks in which fine detail is looked at."""
+
+QUIETEST = 0.05
+"""Share of the blocks that count, those with the least structure."""
+
+MOST = 4.0
+"""Times that noise may be larger than second differences tell; beyond, structure was taken for it."""
+
 
 def noise_variance(images: NDArray[Any]) -> float:
     """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
@@ -62,6 +71,67 @@ class Noise:
         """Variances at intensities of any shape, of the same shape; in squares of the intensity."""
         line: Array = self.at_zero + self.slope * intensities
         return line.clip(self.least)
+
+
+def coloured(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], ratio: float) -> float:
+    """How many times the variance of ``noise`` all detail has that is as fine: 1, if it is white, to `MOST`.
+
+    Registration and deconvolution leave noise that is not white, and projections average texture away that slices
+    have; second differences see little of both. Between a projection and the mean of its neighbours, where that is
+    quietest, the autocovariance is drawn on from lags of two and three pixels to none, on a straight line as that of
+    edges has. What is more than it (the nugget of a variogram, Matheron 1963) is as fine, and taken to be as fine along
+    z.
+
+    Parameters
+    ----------
+    noise
+        As `Noise.of` finds it in the images.
+    images
+        Three projections (K, y, x) or more; 1 is returned for images smaller than a block.
+    matrix
+        A (K, Z) of their acquisition.
+    ratio
+        Voxel ratio dz/dx.
+    """
+    count, height, width = images.shape
+    if min(height, width) < BLOCK:
+        return 1.0
+    middle = np.arange(1, count - 1, -(-images.size // PIXELS))
+    rows = matrix[middle] - (matrix[middle - 1] + matrix[middle + 1]) / 2
+    differences = images[middle] - (images[middle - 1] + images[middle + 1]) / 2.0
+    blocks = _blocks(differences / np.linalg.norm(rows, axis=1)[:, None, None])  # white noise: as large as in slices
+    coarse = blocks.reshape(-1, BLOCK // 4, 4, BLOCK // 4, 4).mean((2, 4))
+    quietest = np.argsort(coarse.var((1, 2)), kind="stable")[: max(1, round(QUIETEST * len(blocks)))]
+    at = [_autocovariance(blocks[quietest], lag) for lag in range(4)]
+    fall = max(at[2] - at[3], 0.0)
+    fine, beside = at[0] - at[2] - 2 * fall, at[1] - at[2] - fall
+    white = noise.variance(_blocks(images[middle])[quietest]).mean() / np.square(matrix).sum(1).mean()
+    if fine <= white:
+        return 1.0
+    fine /= _gain(rows, min(max(beside / fine, 0.0), 0.5) ** ratio)
+    return float(np.clip(fine / max(white, 1e-30), 1.0, MOST))
+
+
+def _gain(rows: NDArray[np.float64], alike: float) -> float:
+    """What weighted sums of slices, weights (k, Z), do to noise that neighbours share, over what they do to white."""
+    z = rows.shape[1]
+    shared = sum(np.correlate(row, row, "full") for row in rows)
+    return float(shared @ alike ** np.abs(np.arange(1.0 - z, z)) / np.square(rows).sum())
+
+
+def _blocks(images: NDArray[Any]) -> NDArray[Any]:
+    """(blocks, `BLOCK`, `BLOCK`) of images (k, y, x), side by side; what is left at the edges does not count."""
+    k, height, width = images.shape
+    rows, columns = height // BLOCK, width // BLOCK
+    cut = images[:, : rows * BLOCK, : columns * BLOCK].reshape(k, rows, BLOCK, columns, BLOCK)
+    return cut.transpose(0, 1, 3, 2, 4).reshape(-1, BLOCK, BLOCK)
+
+
+def _autocovariance(blocks: NDArray[Any], lag: int) -> float:
+    """Mean over y and x of that of blocks (b, y, x), each without its mean."""
+    own = blocks - blocks.mean((1, 2), keepdims=True)
+    along_y, along_x = own[:, lag:] * own[:, : BLOCK - lag], own[:, :, lag:] * own[:, :, : BLOCK - lag]
+    return float(along_y.mean() + along_x.mean()) / 2
 
 
 def _second_differences(images: NDArray[Any]) -> NDArray[Any]:

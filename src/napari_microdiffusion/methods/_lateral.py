@@ -1,4 +1,4 @@
-"""What a plane network is to learn on lateral patches: estimates with small errors, and an interval for each voxel."""
+"""What a plane network learns on lateral patches: estimates with small errors, and intervals that hold what they should."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ._base import Context
-from ._patches import Cutter, Patches, along_rows
+from ._patches import Anisotropy, Cutter, Patches, along_rows
 from ._planes import restored
 from ._training import pseudo_huber
 
@@ -28,6 +30,9 @@ NOISY = 25.0
 
 BATCHES = 16
 """That the interpolation's error is measured on: one may miss a small bright object."""
+
+TESTED = 4, 12
+"""Batches of patches, and patches in each, that tell whether intervals hold what they should."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,14 @@ class LateralLoss:
 
     def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
         """The loss of a batch."""
-        truth, projections, conditions = (
-            tensor.to(self.context.device) for tensor in (patches.truth, patches.projections, patches.conditions)
+        truth, slices, projections, conditions = (
+            tensor.to(self.context.device)
+            for tensor in (patches.truth, patches.slices, patches.projections, patches.conditions)
         )
         planes = along_rows(patches.acquisition.smoothest(self.ridge), projections)
         estimate, spread = restored(net, patches.acquisition, self.ridge, planes, conditions, self.context)
-        error = truth - estimate
-        below, above = -spread[:, 0] - error.detach(), error.detach() - spread[:, 1]
+        error, off = truth - estimate, slices - estimate.detach()
+        below, above = -spread[:, 0] - off, off - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return pseudo_huber(error, self.delta) / self.scale + tails / math.sqrt(self.scale)
 
@@ -77,3 +83,29 @@ def _unexplained(patches: Patches, ridge: float) -> float:
     """Mean squared error of the interpolation of patches."""
     planes = along_rows(patches.acquisition.smoothest(ridge), patches.projections)
     return max(float((planes - patches.truth).square().mean()), 1e-12)
+
+
+def widening_needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float | None:
+    """Factor at which the intervals of lateral patches, all projections shown, hold 90 % of the slices that none fixes.
+
+    1 where projections fix every slice; None when stopped.
+    """
+    import torch
+
+    found = []
+    batches, number = TESTED
+    for patches in (cut(number, anisotropy) for _ in range(batches)):
+        if context.should_stop():
+            return None
+        whole = patches.acquisition.replace(hidden=())
+        alone = np.count_nonzero(whole.matrix, 1) == 1
+        inferred = ~whole.matrix[alone].any(0)
+        if not inferred.any():
+            return 1.0
+        seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)
+        with torch.no_grad():
+            estimate, bounds = restored(net, whole, ridge, seen, patches.conditions.to(context.device), context)
+        off = patches.slices.to(context.device) - estimate
+        widths = (torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1)
+        found.append(widths.cpu().numpy()[:, inferred])
+    return float(np.quantile(np.concatenate(found, None), 0.9))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..noise import Noise, noise_variance
+from ..noise import Noise, coloured, noise_variance
 from ..volume import ProjectionStack
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class Patches:
     acquisition
         Of the patches; some projections may be hidden.
     truth
-        (B, Z, x), which look as ``conditions`` say.
+        (B, Z, x), which look as ``conditions`` say, with white noise.
+    slices
+        (B, Z, x): the truth with what slices have beyond it, for intervals: noise and texture that are as fine.
     projections
         (B, K, x) of the truth.
     conditions
@@ -67,6 +69,7 @@ class Patches:
 
     acquisition: Acquisition
     truth: Tensor
+    slices: Tensor
     projections: Tensor
     conditions: Tensor
 
@@ -100,7 +103,9 @@ class Cutter:
         self.ratio = ratio
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
+        self._further = torch.Generator().manual_seed(generator.initial_seed() + 1)  # patches do not hang on it
         self._noise, self._typical = Noise.of(stack.data), noise_variance(stack.data)
+        self._beyond_white = coloured(self._noise, stack.data, stack.acquisition.matrix, ratio) - 1
         self._kept = KEPT / max(1.0, AVERAGED * ratio)
         self._noisier = stack.acquisition.effective_slices  # a slice is, than the mean of so many
 
@@ -124,10 +129,13 @@ class Cutter:
         blurs = blur_matrices(conditions[:, 0], depth)
         kept = self._kept * blurs.square().sum(2).mean(1)
         blurred = blurs @ patches
-        missing = self._noise.variance(blurred) * (self._noisier - kept)[:, None, None]  # of the variance in slices
+        variance = self._noise.variance(blurred)
+        missing = variance * (self._noisier - kept)[:, None, None]  # of the variance in slices
         truth = blurred + missing.sqrt() * torch.randn(patches.shape, generator=self._generator)
+        beyond = (self._beyond_white * self._noisier * variance).sqrt()
+        slices = truth + beyond * torch.randn(patches.shape, generator=self._further)
         acquisition = self._hidden(bound, self._hiding if anisotropy is None else 1.0)
-        return Patches(acquisition, truth, along_rows(acquisition.matrix, truth), conditions)
+        return Patches(acquisition, truth, slices, along_rows(acquisition.matrix, truth), conditions)
 
     def _bound(self) -> Acquisition:
         """How deep the patches of this batch are: as the images allow at a random scale."""

@@ -1,4 +1,4 @@
-"""What hidden projections tell of a plane network: how z looks beside x, how strong its changes, how sure it may be."""
+"""What hidden projections tell of a plane network: how z looks beside x, how strong its changes may be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights, finite
-from ._hidden import Hidden, bounded, hidden_patches, hidden_planes, widening_needed
+from ._hidden import Hidden, bounded, hidden_planes
+from ._lateral import widening_needed
 from ._patches import Anisotropy, Cutter
 
 if TYPE_CHECKING:
@@ -46,14 +47,11 @@ between two others ask for detail three times as coarse as that within one, and 
 DOUBT = 2.0
 """Standard errors over the hidden projections within which a difference between elongations tells nothing, either."""
 
-WIDEST = 4.0
-"""Most that intervals are widened by for the surprise of real planes."""
-
 SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
 as in `preview`, they need 0.91 to 1.08 times."""
 
-SINGLE = "floor", "widening", "ratio", "elongation", "short"
+SINGLE = "floor", "widening", "ratio", "elongation"
 """What a trial keeps as a single number each."""
 
 Scores = dict[Anisotropy, NDArray[np.float64]]
@@ -72,7 +70,7 @@ class Trial:
     floor
         The conservative interpolation's score, in dB; NaN where nothing could be tried.
     widening
-        Factor of the intervals for what planes hold that patches do not, at least 1; NaN where nothing could be tried.
+        Factor of the intervals after a training that was too short for patches, else 1; NaN where nothing was tried.
     ratio
         Voxel ratio dz/dx that the network was trained for.
     asked
@@ -81,8 +79,6 @@ class Trial:
         The one that was chosen, or given.
     elongations
         The best score in dB at each that was tried.
-    short
-        Another factor of the intervals, after a training that was too short for patches themselves; at least 1.
     """
 
     scores: dict[float, float]
@@ -92,16 +88,15 @@ class Trial:
     asked: dict[float, float] = field(default_factory=dict)
     elongation: float = 1.0
     elongations: dict[float, float] = field(default_factory=dict)
-    short: float = 1.0
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
         sigmas, scores, asked = weights["curve"].tolist()
-        floor, widening, ratio, elongation, short = (float(weights[name]) for name in SINGLE)
+        floor, widening, ratio, elongation = (float(weights[name]) for name in SINGLE)
         told = {sigma: value for sigma, value in _pairs(sigmas, asked).items() if not math.isnan(value)}
         elongations = _pairs(*weights["elongations"].tolist())
-        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations, short)
+        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations)
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
@@ -115,11 +110,6 @@ class Trial:
         return {"curve": curve, "elongations": elongations} | {
             name: torch.tensor(value) for name, value in values.items()
         }
-
-    @property
-    def factor(self) -> float:
-        """What intervals are multiplied by in all; NaN where nothing could be tried."""
-        return self.widening * self.short
 
     @property
     def sigma(self) -> float:
@@ -166,9 +156,8 @@ def try_out(
 ) -> Generator[Event, None, Trial]:
     """Hide projections in turn; at which anisotropy and strength does the network tell them best from the others?
 
-    Intervals were learned on lateral patches. If hidden projections of the real planes surprise the network more
-    than hidden ones of patches do, by so much its intervals are too narrow. After a training too short for the patches
-    themselves, they are widened by what those need as well.
+    Of the network's intervals hidden projections tell nothing that would hold within shown ones (benchmarks/axial.md).
+    After a training too short for lateral patches they are widened by what those need.
     """
     trial = Trial(
         {} if grid.sigma is None else {grid.sigma: math.nan}, ratio=cut.ratio, elongation=grid.elongation or 1.0
@@ -189,19 +178,11 @@ def try_out(
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
     anisotropy = Anisotropy(trial.sigma, trial.elongation)
-    chosen = hidden.get(anisotropy) or hidden_planes(net, stack, anisotropy, context)
-    if chosen is None:
-        return trial
-    ridge = stack.acquisition.ridge(stack.data)
-    expected = hidden_patches(net, cut, anisotropy, ridge, context)
-    if expected is None:
-        return trial
-    surprise = chosen.surprise / max(expected.surprise, 1e-30)
-    short = widening_needed(net, cut, anisotropy, ridge, context)
-    if short is None:
+    needed = widening_needed(net, cut, anisotropy, stack.acquisition.ridge(stack.data), context)
+    if needed is None:
         return trial
     yield Step(USUAL)
-    return replace(trial, widening=min(max(surprise, 1.0), WIDEST), short=short if short > SHORT else 1.0)
+    return replace(trial, widening=needed if needed > SHORT else 1.0)
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ class Axial(Method):
                 "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
                 "lower learning_rate"
             )
-        if distances is not None and not context.stopped and not math.isnan(trial.factor):
-            distances *= np.float32(trial.factor)
+        if distances is not None and not context.stopped and not math.isnan(trial.widening):
+            distances *= np.float32(trial.widening)
             reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         return Volume(
             data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
@@ -153,7 +153,7 @@ class Axial(Method):
             "elongation_curve": sorted([elongation, score] for elongation, score in trial.elongations.items()),
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
-            "interval_widening": None if math.isnan(trial.factor) else trial.factor,
+            "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "fell_back": bool(self._doubt(trial)),
         }
 
@@ -207,10 +207,10 @@ class Axial(Method):
             + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
-        if trial.short > 1:
+        if trial.widening > 1:
             yield Notice(
-                f"training was short: error bars are made {trial.short:.2g} times as wide as the network states them; "
-                "more steps would help"
+                f"training was short: error bars are made {trial.widening:.2g} times as wide as the network states "
+                "them; more steps would help"
             )
         return weights | trial.weights()
 

@@ -127,14 +127,13 @@ class AxialPosterior(Method):
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
         for number in range(self.samples):
-            known = volume.data, volume.reliability.std / np.float32(trial.factor)  # as in training
+            known = volume.data, volume.reliability.std / np.float32(trial.widening)  # as in training
             drawn = yield from model.draw(stack, known, anisotropy, number, levels)
             if context.stopped:
                 return volume
-            deviation = np.float32(trial.widening) * drawn  # already as wide as patches' are, whatever is stated
-            change = deviation - mean  # Welford's running mean and sum of squares
+            change = drawn - mean  # Welford's running mean and sum of squares
             mean += change / np.float32(number + 1)
-            squares += change * (deviation - mean)
+            squares += change * (drawn - mean)
             yield Preview(0, volume.data + mean)
         data = volume.data + mean
         if self.consistency != "none":
