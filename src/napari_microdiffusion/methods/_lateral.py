@@ -1,4 +1,4 @@
-"""What a plane network learns on lateral patches: estimates with small errors, and intervals that hold what they should."""
+"""What a plane network is to learn on lateral patches: small errors, and intervals, which are tested on them too."""
 
 from __future__ import annotations
 
