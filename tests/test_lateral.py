@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods._lateral import TESTED, LateralLoss, huber_delta, widening_needed
-from napari_microdiffusion.methods._patches import Anisotropy, Cutter, along_rows
+from napari_microdiffusion.methods._patches import Cutter, along_rows
 from napari_microdiffusion.methods._training import pseudo_huber
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -118,11 +118,11 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
     def cut() -> Cutter:
         return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
 
-    factor = widening_needed(SureOfAll(0.02, 0.01), cut(), Anisotropy(1.0), 0.0, Context())
+    factor = widening_needed(SureOfAll(0.02, 0.01), cut(), 0.0, Context())
     errors, again = [], cut()
     batches, number = TESTED
     for _ in range(batches):
-        truth = again(number, Anisotropy(1.0)).truth.numpy()
+        truth = again(number).truth.numpy()
         shown = acquisition.bound(truth.shape[1] // acquisition.slices)
         planes = np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth)
         errors.append((truth - planes)[:, first::every])
@@ -133,9 +133,9 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
 def test_where_projections_fix_every_slice_intervals_need_nothing():
     stack = ProjectionStack(np.random.default_rng(0).random((8, 40, 40), np.float32), Acquisition(slices=1, count=8))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
-    assert widening_needed(SureOfAll(0.01, 0.01), cut, Anisotropy(1.0), 0.0, Context()) == 1
+    assert widening_needed(SureOfAll(0.01, 0.01), cut, 0.0, Context()) == 1
 
 
 def test_testing_stops_when_it_is_told_to():
     stopped = Context(cancelled=lambda: True)
-    assert widening_needed(SureOfAll(0.01, 0.01), cutter(), Anisotropy(1.0), 0.0, stopped) is None
+    assert widening_needed(SureOfAll(0.01, 0.01), cutter(), 0.0, stopped) is None

@@ -85,10 +85,13 @@ def _unexplained(patches: Patches, ridge: float) -> float:
     return max(float((planes - patches.truth).square().mean()), 1e-12)
 
 
-def widening_needed(net: PlaneNet, cut: Cutter, anisotropy: Anisotropy, ridge: float, context: Context) -> float | None:
+def widening_needed(
+    net: PlaneNet, cut: Cutter, ridge: float, context: Context, anisotropy: Anisotropy | None = None
+) -> float | None:
     """Factor at which the intervals of lateral patches, all projections shown, hold 90 % of the slices that none fixes.
 
-    1 where projections fix every slice; None when stopped.
+    Patches look as the ``anisotropy`` says, else as they may in training. 1 where projections fix every slice; None
+    when stopped.
     """
     import torch
 

@@ -177,8 +177,10 @@ def try_out(
         finite(float(scores[anisotropy].mean()))
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
-    anisotropy = Anisotropy(trial.sigma, trial.elongation)
-    needed = widening_needed(net, cut, anisotropy, stack.acquisition.ridge(stack.data), context)
+    ridge = stack.acquisition.ridge(stack.data)
+    needed = widening_needed(net, cut, ridge, context)  # of all: at the ends of what was trained for, few were seen
+    if needed is not None and needed > SHORT:
+        needed = widening_needed(net, cut, ridge, context, Anisotropy(trial.sigma, trial.elongation))
     if needed is None:
         return trial
     yield Step(USUAL)
