@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._lateral import TESTED, LateralLoss, huber_delta, widening_needed
-from napari_microdiffusion.methods._patches import Cutter, along_rows
+from napari_microdiffusion.methods._lateral import TESTED, TESTS, LateralLoss, huber_delta, widening_needed
+from napari_microdiffusion.methods._patches import Cutter, Patches, along_rows
 from napari_microdiffusion.methods._training import pseudo_huber
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -81,16 +81,40 @@ def test_what_the_estimate_costs():
     assert float(replace(loss, delta=1e6)(Known(torch.zeros_like(error), torch.zeros_like(error)), patches)) > found
 
 
-def test_intervals_are_for_slices_and_estimates_are_not():
-    """With noise that is not white slices are further off than the truth is told to be: only the interval learns it."""
+@pytest.mark.parametrize("profile", ["uniform", "point"])
+def test_grain_is_for_intervals_alone_and_only_where_no_projection_sees_it(profile):
+    """It adds to how far off an interval's slices are, and nothing to what the estimate is to learn."""
     cut = cutter()
     loss = LateralLoss.of(cut, 2, 0.0, Context())
-    patches = cut(2)
-    error = patches.truth - along_rows(patches.acquisition.smoothest(0.0), patches.projections)
+    drawn = cut(2)
+    acquisition = drawn.acquisition.replace(profile=profile)
+    seen = along_rows(acquisition.matrix, drawn.truth)
+    patches = replace(drawn, acquisition=acquisition, projections=seen, grain=torch.zeros_like(drawn.truth))
+    error = patches.truth - along_rows(acquisition.smoothest(0.0), seen)
     net = Known(torch.zeros_like(error), torch.zeros_like(error))
-    further = replace(patches, slices=patches.truth + error.abs().max() * error.sign())
-    more = float(loss(net, further)) - float(loss(net, patches))
-    assert more == pytest.approx(float(error.abs().max()) / loss.scale**0.5, rel=1e-3)
+    grain = 10 * error.abs().max() * torch.randn(error.shape, generator=torch.Generator().manual_seed(0))
+    more = float(loss(net, replace(patches, grain=grain))) - float(loss(net, patches))
+    beyond = grain - along_rows(acquisition.smoothest(0.0) @ acquisition.matrix, grain)
+    assert more * loss.scale**0.5 == pytest.approx(float((error + beyond).abs().mean() - error.abs().mean()), rel=1e-3)
+    if profile == "point":
+        assert float(beyond[:, acquisition.seen].abs().max()) < 1e-4 * float(grain.abs().max())
+
+
+def test_grain_counts_where_intervals_are_tested():
+    """Intervals of no more than the truth needs are too narrow for slices with as much grain again."""
+
+    def grainy(share: float) -> float:
+        cut = cutter()
+
+        def drawn(number: int, _: object) -> Patches:
+            patches = cut(number)
+            return replace(patches, grain=share * torch.randn(patches.truth.shape, generator=generator))
+
+        generator = torch.Generator().manual_seed(0)
+        return widening_needed(SureOfAll(1.0, 1.0), drawn, 0.0, Context())
+
+    none, much = grainy(0.0), grainy(10.0)
+    assert much == pytest.approx((none**2 + (1.645 * 10) ** 2 * 5 / 6) ** 0.5, rel=0.05)  # a sixth of it is seen
 
 
 class SureOfAll(nn.Module):
@@ -120,9 +144,8 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
 
     factor = widening_needed(SureOfAll(0.02, 0.01), cut(), 0.0, Context())
     errors, again = [], cut()
-    batches, number = TESTED
-    for _ in range(batches):
-        truth = again(number).truth.numpy()
+    for _ in range(TESTS):
+        truth = again(TESTED).truth.numpy()
         shown = acquisition.bound(truth.shape[1] // acquisition.slices)
         planes = np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth)
         errors.append((truth - planes)[:, first::every])

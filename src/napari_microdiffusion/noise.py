@@ -1,4 +1,4 @@
-"""The noise of images, measured in them: how much, and how it grows with the light."""
+"""The noise of images, measured in them: how much, how it grows with the light, what of it is not white."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ BLOCK = 16
 QUIETEST = 0.05
 """Share of the blocks that count, those with the least structure."""
 
+SHARED = 0.5
+"""Most that neighbouring pixels of noise share, as where two are merged; beyond, structure was taken for it."""
+
 MOST = 4.0
-"""Times that noise may be larger than second differences tell; beyond, structure was taken for it."""
+"""Largest `excess`, likewise."""
 
 
 def noise_variance(images: NDArray[Any]) -> float:
@@ -73,50 +76,58 @@ class Noise:
         return line.clip(self.least)
 
 
-def coloured(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], ratio: float) -> float:
-    """How many times the variance of ``noise`` all detail has that is as fine: 1, if it is white, to `MOST`.
+def excess(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], ratio: float) -> float:
+    """Variance in slices of all detail as fine as noise, over that of white noise as ``noise`` tells it: 1 to `MOST`.
 
     Registration and deconvolution leave noise that is not white, and projections average texture away that slices
-    have; second differences see little of both. Between a projection and the mean of its neighbours, where that is
+    have; second differences see little of both. Between a projection and the mean of two others, where that is
     quietest, the autocovariance is drawn on from lags of two and three pixels to none, on a straight line as that of
     edges has. What is more than it (the nugget of a variogram, Matheron 1963) is as fine, and taken to be as fine along
-    z.
+    z; and to be as much more than the noise where it is bright.
 
     Parameters
     ----------
     noise
         As `Noise.of` finds it in the images.
     images
-        Three projections (K, y, x) or more; 1 is returned for images smaller than a block.
+        Floating-point projections (K, y, x). 1 is returned where none has two beside it that share no slice with it,
+        and for images smaller than a block.
     matrix
         A (K, Z) of their acquisition.
     ratio
         Voxel ratio dz/dx.
     """
-    count, height, width = images.shape
-    if min(height, width) < BLOCK:
+    lag = next((k for k in range(1, len(images)) if not (matrix[k:] * matrix[:-k]).any()), len(images))
+    inner = np.arange(lag, len(images) - lag)
+    if not len(inner) or min(images.shape[1:]) < BLOCK:
         return 1.0
-    middle = np.arange(1, count - 1, -(-images.size // PIXELS))
-    rows = matrix[middle] - (matrix[middle - 1] + matrix[middle + 1]) / 2
-    differences = images[middle] - (images[middle - 1] + images[middle + 1]) / 2.0
+    every = min(-(-images.size // PIXELS), len(inner))
+    middle = inner[every // 2 :: every]
+    rows = matrix[middle] - (matrix[middle - lag] + matrix[middle + lag]) / 2
+    differences = images[middle] - (images[middle - lag] + images[middle + lag]) / 2
     blocks = _blocks(differences / np.linalg.norm(rows, axis=1)[:, None, None])  # white noise: as large as in slices
-    coarse = blocks.reshape(-1, BLOCK // 4, 4, BLOCK // 4, 4).mean((2, 4))
-    quietest = np.argsort(coarse.var((1, 2)), kind="stable")[: max(1, round(QUIETEST * len(blocks)))]
+    varied = np.all([_varied(_blocks(images[middle + by])) for by in (-lag, 0, lag)], 0)
+    if not varied.any():
+        return 1.0
+    light, blocks = _blocks(images[middle])[varied], blocks[varied]
+    quietest = np.argsort(_cells(blocks).mean((2, 4)).var((1, 2)), kind="stable")
+    quietest = quietest[: max(1, round(QUIETEST * len(blocks)))]
     at = [_autocovariance(blocks[quietest], lag) for lag in range(4)]
     fall = max(at[2] - at[3], 0.0)
     fine, beside = at[0] - at[2] - 2 * fall, at[1] - at[2] - fall
-    white = noise.variance(_blocks(images[middle])[quietest]).mean() / np.square(matrix).sum(1).mean()
-    if fine <= white:
+    if fine <= 0:
         return 1.0
-    fine /= _gain(rows, min(max(beside / fine, 0.0), 0.5) ** ratio)
+    fine /= _gain(rows, min(max(beside / fine, 0.0), SHARED) ** ratio)
+    white = noise.variance(light[quietest]).mean() / np.square(matrix).sum(1).mean()
     return float(np.clip(fine / max(white, 1e-30), 1.0, MOST))
 
 
 def _gain(rows: NDArray[np.float64], alike: float) -> float:
     """What weighted sums of slices, weights (k, Z), do to noise that neighbours share, over what they do to white."""
-    z = rows.shape[1]
-    shared = sum(np.correlate(row, row, "full") for row in rows)
-    return float(shared @ alike ** np.abs(np.arange(1.0 - z, z)) / np.square(rows).sum())
+    shared = 0.0
+    for row in map(np.trim_zeros, rows):
+        shared += float(np.correlate(row, row, "full") @ alike ** np.abs(np.arange(1.0 - len(row), len(row))))
+    return shared / float(np.square(rows).sum())
 
 
 def _blocks(images: NDArray[Any]) -> NDArray[Any]:
@@ -125,6 +136,17 @@ def _blocks(images: NDArray[Any]) -> NDArray[Any]:
     rows, columns = height // BLOCK, width // BLOCK
     cut = images[:, : rows * BLOCK, : columns * BLOCK].reshape(k, rows, BLOCK, columns, BLOCK)
     return cut.transpose(0, 1, 3, 2, 4).reshape(-1, BLOCK, BLOCK)
+
+
+def _cells(blocks: NDArray[Any]) -> NDArray[Any]:
+    """(b, 4, rows, 4, columns) of blocks (b, y, x): sixteen cells of each."""
+    return blocks.reshape(len(blocks), 4, BLOCK // 4, 4, BLOCK // 4)
+
+
+def _varied(blocks: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether no cell of a block (b, y, x) is constant: what lies beyond an edge, or was cut off, is not quiet."""
+    cells = _cells(blocks)
+    return np.asarray((cells.max((2, 4)) > cells.min((2, 4))).all((1, 2)))
 
 
 def _autocovariance(blocks: NDArray[Any], lag: int) -> float:

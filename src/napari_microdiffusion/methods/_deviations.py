@@ -47,15 +47,16 @@ class Deviations:
         """Mean squared error of v for the deviations of patches, at a random noise level for each."""
         import torch
 
-        slices, projections, conditions = (
-            tensor.to(self.context.device) for tensor in (patches.slices, patches.projections, patches.conditions)
+        truth, grain, projections, conditions = (
+            tensor.to(self.context.device)
+            for tensor in (patches.truth, patches.grain, patches.projections, patches.conditions)
         )
         acquisition = patches.acquisition
         start = along_rows(acquisition.smoothest(ridge), projections)
         with torch.no_grad():
             mean, spread = restored(net, acquisition, ridge, start, conditions, self.context)
         std = deviation(spread.transpose(0, 1)).clamp_min(LEAST)
-        clean = invisible(acquisition, ridge, slices - mean) / std
+        clean = invisible(acquisition, ridge, truth + grain - mean) / std
         t = torch.randint(self.schedule.timesteps, (len(clean),), generator=generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         planes = torch.stack([self.schedule.noised(clean, noise, t), mean, std], 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._base import Context
 from ._patches import Anisotropy, Cutter, Patches, along_rows
-from ._planes import restored
+from ._planes import invisible, restored
 from ._training import pseudo_huber
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NOISY = 25.0
 BATCHES = 16
 """That the interpolation's error is measured on: one may miss a small bright object."""
 
-TESTED = 4, 12
+TESTS, TESTED = 4, 12
 """Batches of patches, and patches in each, that tell whether intervals hold what they should."""
 
 
@@ -62,13 +62,15 @@ class LateralLoss:
 
     def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
         """The loss of a batch."""
-        truth, slices, projections, conditions = (
+        truth, grain, projections, conditions = (
             tensor.to(self.context.device)
-            for tensor in (patches.truth, patches.slices, patches.projections, patches.conditions)
+            for tensor in (patches.truth, patches.grain, patches.projections, patches.conditions)
         )
-        planes = along_rows(patches.acquisition.smoothest(self.ridge), projections)
-        estimate, spread = restored(net, patches.acquisition, self.ridge, planes, conditions, self.context)
-        error, off = truth - estimate, slices - estimate.detach()
+        acquisition = patches.acquisition
+        planes = along_rows(acquisition.smoothest(self.ridge), projections)
+        estimate, spread = restored(net, acquisition, self.ridge, planes, conditions, self.context)
+        error = truth - estimate
+        off = error.detach() + invisible(acquisition, self.ridge, grain)
         below, above = -spread[:, 0] - off, off - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return pseudo_huber(error, self.delta) / self.scale + tails / math.sqrt(self.scale)
@@ -96,8 +98,7 @@ def widening_needed(
     import torch
 
     found = []
-    batches, number = TESTED
-    for patches in (cut(number, anisotropy) for _ in range(batches)):
+    for patches in (cut(TESTED, anisotropy) for _ in range(TESTS)):
         if context.should_stop():
             return None
         whole = patches.acquisition.replace(hidden=())
@@ -108,7 +109,8 @@ def widening_needed(
         seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)
         with torch.no_grad():
             estimate, bounds = restored(net, whole, ridge, seen, patches.conditions.to(context.device), context)
-        off = patches.slices.to(context.device) - estimate
+        truth, grain = patches.truth.to(context.device), patches.grain.to(context.device)
+        off = truth - estimate + invisible(whole, ridge, grain)
         widths = (torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1)
         found.append(widths.cpu().numpy()[:, inferred])
     return float(np.quantile(np.concatenate(found, None), 0.9))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..noise import Noise, coloured, noise_variance
+from ..noise import Noise, excess, noise_variance
 from ..volume import ProjectionStack
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ class Patches:
         Of the patches; some projections may be hidden.
     truth
         (B, Z, x), which look as ``conditions`` say, with white noise.
-    slices
-        (B, Z, x): the truth with what slices have beyond it, for intervals: noise and texture that are as fine.
+    grain
+        (B, Z, x), what slices have besides and projections do not show, for intervals: texture as fine as noise, and
+        noise that is not white. Of its variance, not its correlation.
     projections
         (B, K, x) of the truth.
     conditions
@@ -69,7 +70,7 @@ class Patches:
 
     acquisition: Acquisition
     truth: Tensor
-    slices: Tensor
+    grain: Tensor
     projections: Tensor
     conditions: Tensor
 
@@ -103,9 +104,9 @@ class Cutter:
         self.ratio = ratio
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator
-        self._further = torch.Generator().manual_seed(generator.initial_seed() + 1)  # patches do not hang on it
+        self._further = torch.Generator().manual_seed(generator.initial_seed() + 1)  # grain changes no patch
         self._noise, self._typical = Noise.of(stack.data), noise_variance(stack.data)
-        self._beyond_white = coloured(self._noise, stack.data, stack.acquisition.matrix, ratio) - 1
+        self._excess = excess(self._noise, stack.data, stack.acquisition.matrix, ratio) - 1
         self._kept = KEPT / max(1.0, AVERAGED * ratio)
         self._noisier = stack.acquisition.effective_slices  # a slice is, than the mean of so many
 
@@ -117,7 +118,7 @@ class Cutter:
     def __call__(self, batch: int, anisotropy: Anisotropy | None = None) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
 
-        With an ``anisotropy``, all look so, and always some projections are hidden, for testing.
+        With an ``anisotropy``, all look so.
         """
         import torch
 
@@ -132,10 +133,10 @@ class Cutter:
         variance = self._noise.variance(blurred)
         missing = variance * (self._noisier - kept)[:, None, None]  # of the variance in slices
         truth = blurred + missing.sqrt() * torch.randn(patches.shape, generator=self._generator)
-        beyond = (self._beyond_white * self._noisier * variance).sqrt()
-        slices = truth + beyond * torch.randn(patches.shape, generator=self._further)
-        acquisition = self._hidden(bound, self._hiding if anisotropy is None else 1.0)
-        return Patches(acquisition, truth, slices, along_rows(acquisition.matrix, truth), conditions)
+        unseen = variance * (self._excess * self._noisier)
+        grain = unseen.sqrt() * torch.randn(patches.shape, generator=self._further)
+        acquisition = self._hidden(bound)
+        return Patches(acquisition, truth, grain, along_rows(acquisition.matrix, truth), conditions)
 
     def _bound(self) -> Acquisition:
         """How deep the patches of this batch are: as the images allow at a random scale."""
@@ -200,10 +201,10 @@ class Cutter:
         margin = reach.clamp_max(size / 2)
         return margin + self._uniform(0, 1, len(reach)) * (size - 2 * margin)
 
-    def _hidden(self, bound: Acquisition, share: float) -> Acquisition:
+    def _hidden(self, bound: Acquisition) -> Acquisition:
         """In a share of the batches, every third to fifth projection hidden, but one where there are few."""
         count = bound.count or 0
-        if float(self._uniform()) >= share or count <= MINIMUM_PROJECTIONS:
+        if float(self._uniform()) >= self._hiding or count <= MINIMUM_PROJECTIONS:
             return bound
         every = 3 + self._below(3)
         hidden = tuple(range(self._below(min(every, count)), count, every))

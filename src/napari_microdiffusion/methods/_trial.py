@@ -49,7 +49,7 @@ DOUBT = 2.0
 
 SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
-as in `preview`, they need 0.91 to 1.08 times."""
+as in `preview`, they need 0.94 to 1.09 times."""
 
 SINGLE = "floor", "widening", "ratio", "elongation"
 """What a trial keeps as a single number each."""
@@ -178,7 +178,7 @@ def try_out(
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
     ridge = stack.acquisition.ridge(stack.data)
-    needed = widening_needed(net, cut, ridge, context)  # of all: at the ends of what was trained for, few were seen
+    needed = widening_needed(net, cut, ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
         needed = widening_needed(net, cut, ridge, context, Anisotropy(trial.sigma, trial.elongation))
     if needed is None:

@@ -57,7 +57,7 @@ class AxialPosterior(Method):
     kind: Literal["axial_posterior"] = "axial_posterior"
     consistency: FinalConsistency = "final"
     prior: Axial = setting(
-        Axial(), "axial super-resolution: it gives the mean, sigma and how far intervals are widened"
+        Axial(), "axial super-resolution: it gives the mean, sigma and how far each voxel may be off"
     )
     samples: int = setting(
         1,
