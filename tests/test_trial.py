@@ -168,20 +168,31 @@ def test_what_is_given_is_not_looked_for(grid, tried):
     assert {(look.sigma, look.elongation) for look in looks} == tried
 
 
-@pytest.mark.parametrize(("needed", "widening"), [(0.9, 1.0), (SHORT - 0.01, 1.0), (5.0, 5.0)])
-def test_intervals_are_widened_after_a_short_training_alone(needed, widening, monkeypatch):
-    """Never narrowed; and by no more than patches need, however far off hidden projections are told."""
+@pytest.mark.parametrize(
+    ("of_all", "of_such", "widening"),
+    [
+        (0.9, 5.0, 1.0),  # long enough, and of such patches the network saw few
+        (SHORT - 0.01, 5.0, 1.0),
+        (5.0, 7.0, 7.0),
+        (5.0, 0.9, 1.0),  # never narrowed
+    ],
+)
+def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, widening, monkeypatch):
+    """By what patches need that look as the sample was found to."""
+    asked = []
 
-    def told(off: float) -> Hidden:
-        errors, nothing = np.full(4, off**2), np.zeros(4)
-        return Hidden(errors, nothing, nothing)
+    def needed(*given: object) -> float:
+        asked.append(given[4] if len(given) > 4 else None)
+        return of_all if asked[-1] is None else of_such
 
-    monkeypatch.setattr(_trial, "hidden_planes", lambda *_: told(7.0))
-    monkeypatch.setattr(_trial, "widening_needed", lambda *_: needed)
+    nothing = np.zeros(4)
+    monkeypatch.setattr(_trial, "hidden_planes", lambda *_: Hidden(np.ones(4), nothing, nothing))
+    monkeypatch.setattr(_trial, "widening_needed", needed)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
-    trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.0), Context()))
-    assert trial.widening == pytest.approx(widening)
+    trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.5), Context()))
+    assert trial.widening == widening
+    assert asked[1:] in ([], [Anisotropy(1.0, 1.5)])
 
 
 @pytest.mark.parametrize(
