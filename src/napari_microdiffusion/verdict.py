@@ -102,7 +102,7 @@ def _sure(result: Result) -> str:
         if result.partial or told.get("fell_back"):
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
         if told.get("interval_widening", 1.0) is None:
-            return "no error bars, as there are too few projections to test them on hidden ones"
+            return "no error bars, as there are too few projections to test the network on hidden ones"
         return "this method gives no error bars (axial does)"
     found = Reliability(_some(found.std), _some(found.lower), _some(found.upper))
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
