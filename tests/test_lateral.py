@@ -101,7 +101,7 @@ def test_grain_is_for_intervals_alone_and_only_where_no_projection_sees_it(profi
 
 
 def test_grain_counts_where_intervals_are_tested():
-    """Intervals of no more than the truth needs are too narrow for slices with as much grain again."""
+    """Intervals of no more than the truth needs are too narrow for slices with much grain."""
 
     def grainy(share: float) -> float:
         cut = cutter()

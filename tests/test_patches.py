@@ -209,7 +209,7 @@ def test_grain_is_what_second_differences_miss(width):
 
 
 def test_patches_look_as_they_are_asked_to():
-    """All alike: what intervals are tested on."""
+    """All alike: what tells how far intervals are to be widened after a short training."""
     cut = Cutter(stack_of(texture()), 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
     changes = {}
     for look in (Anisotropy(0.0, 0.5), Anisotropy(0.0), Anisotropy(0.0, 2.0), Anisotropy(3.0)):

@@ -105,7 +105,8 @@ def excess(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], rati
     middle = inner[every // 2 :: every]
     rows = matrix[middle] - (matrix[middle - lag] + matrix[middle + lag]) / 2
     differences = images[middle] - (images[middle - lag] + images[middle + lag]) / 2
-    blocks = _blocks(differences / np.linalg.norm(rows, axis=1)[:, None, None])  # white noise: as large as in slices
+    lengths = np.linalg.norm(rows, axis=1).astype(images.dtype)
+    blocks = _blocks(differences / lengths[:, None, None])  # white noise: as large as in slices
     varied = np.all([_varied(_blocks(images[middle + by])) for by in (-lag, 0, lag)], 0)
     if not varied.any():
         return 1.0
@@ -123,7 +124,7 @@ def excess(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], rati
 
 
 def _gain(rows: NDArray[np.float64], alike: float) -> float:
-    """What weighted sums of slices, weights (k, Z), do to noise that neighbours share, over what they do to white."""
+    """What weighted sums of slices (k, Z) do to noise that neighbours share, correlated so ``alike``, over white."""
     shared = 0.0
     for row in map(np.trim_zeros, rows):
         shared += float(np.correlate(row, row, "full") @ alike ** np.abs(np.arange(1.0 - len(row), len(row))))

@@ -59,8 +59,8 @@ class Patches:
     truth
         (B, Z, x), which look as ``conditions`` say, with white noise.
     grain
-        (B, Z, x), what slices have besides and projections do not show, for intervals: texture as fine as noise, and
-        noise that is not white. Of its variance, not its correlation.
+        (B, Z, x), what slices have besides, not in ``projections``: texture as fine as noise, and noise that is not
+        white. Of its variance, not its correlation. Intervals are for that part of it that no projection sees.
     projections
         (B, K, x) of the truth.
     conditions
@@ -106,7 +106,7 @@ class Cutter:
         self._generator = generator
         self._further = torch.Generator().manual_seed(generator.initial_seed() + 1)  # grain changes no patch
         self._noise, self._typical = Noise.of(stack.data), noise_variance(stack.data)
-        self._excess = excess(self._noise, stack.data, stack.acquisition.matrix, ratio) - 1
+        self._beyond_white = excess(self._noise, stack.data, stack.acquisition.matrix, ratio) - 1
         self._kept = KEPT / max(1.0, AVERAGED * ratio)
         self._noisier = stack.acquisition.effective_slices  # a slice is, than the mean of so many
 
@@ -133,8 +133,8 @@ class Cutter:
         variance = self._noise.variance(blurred)
         missing = variance * (self._noisier - kept)[:, None, None]  # of the variance in slices
         truth = blurred + missing.sqrt() * torch.randn(patches.shape, generator=self._generator)
-        unseen = variance * (self._excess * self._noisier)
-        grain = unseen.sqrt() * torch.randn(patches.shape, generator=self._further)
+        beyond = variance * (self._beyond_white * self._noisier)
+        grain = beyond.sqrt() * torch.randn(patches.shape, generator=self._further)
         acquisition = self._hidden(bound)
         return Patches(acquisition, truth, grain, along_rows(acquisition.matrix, truth), conditions)
 

@@ -70,7 +70,8 @@ class Trial:
     floor
         The conservative interpolation's score, in dB; NaN where nothing could be tried.
     widening
-        Factor of the intervals after a training that was too short for patches, else 1; NaN where nothing was tried.
+        Factor of the intervals after a training that was too short for patches, or on a stack with less noise, else 1;
+        NaN where nothing was tried.
     ratio
         Voxel ratio dz/dx that the network was trained for.
     asked

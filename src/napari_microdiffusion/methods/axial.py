@@ -209,8 +209,8 @@ class Axial(Method):
         )
         if trial.widening > 1:
             yield Notice(
-                f"training was short: error bars are made {trial.widening:.2g} times as wide as the network states "
-                "them; more steps would help"
+                f"error bars are made {trial.widening:.2g} times as wide as the network states them: training was "
+                "short, or on a stack with less noise; more steps would help"
             )
         return weights | trial.weights()
 
