@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
-from napari_microdiffusion.methods._lateral import TESTED, TESTS, LateralLoss, huber_delta, widening_needed
+from napari_microdiffusion.methods._lateral import TEST_BATCHES, TEST_PATCHES, LateralLoss, huber_delta, widening_needed
 from napari_microdiffusion.methods._patches import Cutter, Patches, along_rows
 from napari_microdiffusion.methods._training import pseudo_huber
 from napari_microdiffusion.volume import ProjectionStack
@@ -144,8 +144,8 @@ def test_what_intervals_of_patches_need_to_hold_nine_tenths_of_them(acquisition,
 
     factor = widening_needed(SureOfAll(0.02, 0.01), cut(), 0.0, Context())
     errors, again = [], cut()
-    for _ in range(TESTS):
-        truth = again(TESTED).truth.numpy()
+    for _ in range(TEST_BATCHES):
+        truth = again(TEST_PATCHES).truth.numpy()
         shown = acquisition.bound(truth.shape[1] // acquisition.slices)
         planes = np.einsum("zk,ky,byx->bzx", shown.smoothest(0.0), shown.matrix, truth)
         errors.append((truth - planes)[:, first::every])

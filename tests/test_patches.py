@@ -214,6 +214,9 @@ def test_patches_look_as_they_are_asked_to():
     changes = {}
     for look in (Anisotropy(0.0, 0.5), Anisotropy(0.0), Anisotropy(0.0, 2.0), Anisotropy(3.0)):
         several = [cut(4, look) for _ in range(10)]
+        hidden = [bool(patches.acquisition.hidden) for patches in several]
+        assert any(hidden)  # as in training
+        assert not all(hidden)
         for patches in several:
             torch.testing.assert_close(patches.conditions, look.conditions(patches.truth))
         along, across = (np.mean([float(p.truth.diff(dim=dim).square().mean()) for p in several]) for dim in (1, 2))

@@ -97,30 +97,35 @@ def excess(noise: Noise, images: NDArray[Any], matrix: NDArray[np.float64], rati
     ratio
         Voxel ratio dz/dx.
     """
-    lag = next((k for k in range(1, len(images)) if not (matrix[k:] * matrix[:-k]).any()), len(images))
-    inner = np.arange(lag, len(images) - lag)
+    apart = next((k for k in range(1, len(images)) if not (matrix[k:] * matrix[:-k]).any()), len(images))
+    inner = np.arange(apart, len(images) - apart)
     if not len(inner) or min(images.shape[1:]) < BLOCK:
         return 1.0
     every = min(-(-images.size // PIXELS), len(inner))
     middle = inner[every // 2 :: every]
-    rows = matrix[middle] - (matrix[middle - lag] + matrix[middle + lag]) / 2
-    differences = images[middle] - (images[middle - lag] + images[middle + lag]) / 2
+    rows = matrix[middle] - (matrix[middle - apart] + matrix[middle + apart]) / 2
+    differences = images[middle] - (images[middle - apart] + images[middle + apart]) / 2
     lengths = np.linalg.norm(rows, axis=1).astype(images.dtype)
     blocks = _blocks(differences / lengths[:, None, None])  # white noise: as large as in slices
-    varied = np.all([_varied(_blocks(images[middle + by])) for by in (-lag, 0, lag)], 0)
+    varied = np.all([_varied(_blocks(images[middle + by])) for by in (-apart, 0, apart)], 0)
     if not varied.any():
         return 1.0
     light, blocks = _blocks(images[middle])[varied], blocks[varied]
     quietest = np.argsort(_cells(blocks).mean((2, 4)).var((1, 2)), kind="stable")
     quietest = quietest[: max(1, round(QUIETEST * len(blocks)))]
-    at = [_autocovariance(blocks[quietest], lag) for lag in range(4)]
-    fall = max(at[2] - at[3], 0.0)
-    fine, beside = at[0] - at[2] - 2 * fall, at[1] - at[2] - fall
+    fine, beside = _nugget(blocks[quietest])
     if fine <= 0:
         return 1.0
     fine /= _gain(rows, min(max(beside / fine, 0.0), SHARED) ** ratio)
     white = noise.variance(light[quietest]).mean() / np.square(matrix).sum(1).mean()
     return float(np.clip(fine / max(white, 1e-30), 1.0, MOST))
+
+
+def _nugget(blocks: NDArray[Any]) -> tuple[float, float]:
+    """Autocovariance of blocks (b, y, x) at lags of 0 and 1 pixel beyond a straight line through those at 2 and 3."""
+    at = [_autocovariance(blocks, lag) for lag in range(4)]
+    fall = max(at[2] - at[3], 0.0)
+    return at[0] - at[2] - 2 * fall, at[1] - at[2] - fall
 
 
 def _gain(rows: NDArray[np.float64], alike: float) -> float:

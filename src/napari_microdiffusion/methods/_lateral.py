@@ -31,7 +31,7 @@ NOISY = 25.0
 BATCHES = 16
 """That the interpolation's error is measured on: one may miss a small bright object."""
 
-TESTS, TESTED = 4, 12
+TEST_BATCHES, TEST_PATCHES = 4, 12
 """Batches of patches, and patches in each, that tell whether intervals hold what they should."""
 
 
@@ -98,7 +98,7 @@ def widening_needed(
     import torch
 
     found = []
-    for patches in (cut(TESTED, anisotropy) for _ in range(TESTS)):
+    for patches in (cut(TEST_PATCHES, anisotropy) for _ in range(TEST_BATCHES)):
         if context.should_stop():
             return None
         whole = patches.acquisition.replace(hidden=())
