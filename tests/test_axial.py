@@ -163,8 +163,8 @@ def test_without_training_it_is_the_conservative_interpolation(acquisition):
     assert volume.reliability is not None  # the network was asked
 
 
-def test_both_directions_count(stack):
-    """Turning the images turns the volume: it is the mean of XZ and YZ planes."""
+def test_all_directions_count_alike(stack):
+    """Turning the images turns the volume: it is the mean of planes in all directions."""
     method = Axial(**TINY)
     weights = scrambled(method, stack)
     turned = replace(stack, data=np.ascontiguousarray(stack.data.transpose(0, 2, 1)))
@@ -487,7 +487,7 @@ def test_training_shows_the_volume_so_far(stack):
 STAGES = [
     "Training on the lateral detail",
     "Choosing blur and elongation by hidden projections",
-    "Restoring XZ and YZ planes",
+    "Restoring planes along z",
 ]
 
 

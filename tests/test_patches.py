@@ -13,8 +13,12 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods._patches import (
     GAINS,
+    GAUSSIAN,
     LOG_STRETCH,
+    LONG,
     PATCH_WIDTH,
+    SHORT,
+    TAILS,
     Anisotropy,
     Cutter,
     Patches,
@@ -70,9 +74,10 @@ def test_projections_are_what_the_beam_makes_of_the_truth(acquisition, size):
         b, depth, width = patches.truth.shape
         assert depth == patches.acquisition.depth
         assert width <= min(PATCH_WIDTH, *size)
-        assert patches.conditions.shape == (b, 3)
+        assert patches.conditions.shape == (b, 4)
         assert 0 <= patches.conditions[:, 0].min() <= patches.conditions[:, 0].max() <= 3
-        assert patches.conditions[:, 1:].abs().max() <= LOG_STRETCH[1]
+        assert patches.conditions[:, 1:3].abs().max() <= LOG_STRETCH[1]
+        assert set(patches.conditions[:, 3].tolist()) <= set(TAILS)
         for truth, projections in zip(patches.truth.double().numpy(), patches.projections.numpy(), strict=True):
             np.testing.assert_allclose(projections, patches.acquisition.project(truth), atol=1e-5)
 
@@ -157,7 +162,7 @@ def test_the_stated_blur_is_along_z():
     sharp, blurred = (
         next(batches(stack, number=1, largest_blur=blur, hiding=0, seed=2)) for blur in (1e-6, 6.0)
     )  # the same patches
-    sigma, deeper, _ = blurred.conditions.unbind(1)
+    sigma, deeper, *_ = blurred.conditions.unbind(1)
     mild, strong = sigma > 0.5, (sigma > 2) & (deeper > 0)  # shallow slices change little from one to the next anyway
     assert strong.any()
     along = [(p.truth.diff(dim=1).square().mean((1, 2)) / p.truth.square().mean((1, 2))) for p in (blurred, sharp)]
@@ -234,13 +239,40 @@ def test_patches_look_as_they_are_asked_to():
 def test_blur_agrees_with_scipy(sigma):
     signal = np.random.default_rng(0).random(80)
     expected = gaussian_filter1d(signal, sigma, truncate=8)
-    found = blur_matrices(torch.tensor([sigma, 1.7]), 80)[0].double().numpy() @ signal
+    found = blur_matrices(torch.tensor([sigma, 1.7]), torch.full((2,), GAUSSIAN), 80)[0].double().numpy() @ signal
     inside = slice(int(8 * sigma) + 1, -int(8 * sigma) - 1)
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-6)
 
 
-def test_blur_keeps_constants_and_none_keeps_all():
-    matrices = blur_matrices(torch.tensor([0.0, 0.3, 2.0, 50.0]), 30)
+@pytest.mark.parametrize("tails", TAILS)
+def test_blur_keeps_constants_and_none_keeps_all(tails):
+    matrices = blur_matrices(torch.tensor([0.0, 0.3, 2.0, 50.0]), torch.full((4,), tails), 30)
     torch.testing.assert_close(matrices.sum(2), torch.ones(4, 30))
-    torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12)
+    torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12 if tails != LONG else 1e-10)
     assert (matrices >= 0).all()
+
+
+def q_gaussian(away: np.ndarray, q: float) -> np.ndarray:
+    """Tsallis' family: 1 at 0, and 1/2 at 1."""
+    beta = (2 ** (q - 1) - 1) / (q - 1)
+    return np.clip(1 + (q - 1) * beta * away**2, 0, None) ** (-1 / (q - 1))
+
+
+@pytest.mark.parametrize(("tails", "q"), [(SHORT, 0.0), (GAUSSIAN, 1 + 1e-9), (LONG, 1.5)])
+@pytest.mark.parametrize("sigma", [0.8, 3.0])
+def test_blurs_are_as_wide_at_half_maximum_whatever_their_tails(tails, q, sigma):
+    kernel = blur_matrices(torch.tensor([sigma]), torch.tensor([tails]), 81)[0, 40].double().numpy()
+    half = np.sqrt(2 * np.log(2)) * sigma
+    expected = q_gaussian((np.arange(81) - 40) / half, q)
+    np.testing.assert_allclose(kernel, expected / expected.sum(), atol=1e-6)
+
+
+def test_longer_tails_reach_farther():
+    blurs = blur_matrices(torch.full((3,), 3.0), torch.tensor([SHORT, GAUSSIAN, LONG]), 81)[:, 40]
+    far = blurs[:, :30].sum(1)  # beyond three standard deviations
+    assert far[0] == 0
+    assert 0 < 10 * far[1] < far[2]
+
+
+def test_the_network_is_asked_for_the_shortest_tails():
+    assert Anisotropy(1.0).conditions(torch.zeros(2, 8, 8))[:, 3].tolist() == [SHORT, SHORT]

@@ -28,7 +28,7 @@ def plane_net(fold: int = FOLD, trained: bool = True) -> PlaneNet:
 def inputs(depth: int = 12, width: int = 10, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Planes, unseen slices (none) and conditions, the same at every call."""
     planes = torch.randn(batch, depth, width, generator=torch.Generator().manual_seed(1))
-    return planes, torch.zeros(depth), torch.linspace(0.5, 2, 3 * batch).view(batch, 3)
+    return planes, torch.zeros(depth), torch.linspace(0.5, 2, 4 * batch).view(batch, 4)
 
 
 @pytest.mark.parametrize("fold", [1, 3, 6])

@@ -88,7 +88,7 @@ class PlaneNet(FoldedNet):
     """
 
     def __init__(self, fold: int, channels: int, blocks: int) -> None:
-        super().__init__(fold, channels, blocks, numbers=3)
+        super().__init__(fold, channels, blocks, numbers=4)
         self.spread = nn.Sequential(Conv(channels, channels), nn.SiLU(), nn.Conv2d(channels, 2 * fold, 3, padding=1))
 
     def forward(self, planes: Tensor, unseen: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,8 +99,8 @@ class PlaneNet(FoldedNet):
         unseen
             (Z,), 1 for slices that no projection in use has seen, else 0.
         conditions
-            (B, 3): axial blur beyond the lateral one, as a standard deviation in slices; logarithms of how many times
-            deeper and wider voxels are than usual.
+            (B, 4): axial blur beyond the lateral one, as a standard deviation in slices; logarithms of how many times
+            deeper and wider voxels are than usual; how far the blur's tails reach, -1 to 1.
         """
         features = self.features(planes[:, None], unseen, _scaled(conditions))
         # the interval must not pull at the estimate: its head learns from the features, not they from it
@@ -115,7 +115,7 @@ class PlaneDenoiser(FoldedNet):
     """
 
     def __init__(self, fold: int, channels: int, blocks: int) -> None:
-        super().__init__(fold, channels, blocks, images=3, numbers=4)
+        super().__init__(fold, channels, blocks, images=3, numbers=5)
 
     def forward(self, planes: Tensor, unseen: Tensor, conditions: Tensor, noise: Tensor) -> Tensor:
         """v (B, Z, x) of the deviations.
@@ -135,4 +135,4 @@ class PlaneDenoiser(FoldedNet):
 
 def _scaled(conditions: Tensor) -> Tensor:
     """All of order 1."""
-    return conditions / conditions.new_tensor([5.0, 1.0, 1.0])
+    return conditions / conditions.new_tensor([5.0, 1.0, 1.0, 1.0])

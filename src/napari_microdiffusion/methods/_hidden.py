@@ -13,7 +13,7 @@ from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context
 from ._patches import Anisotropy
-from ._planes import through_planes
+from ._planes import XZ, through_planes
 from .heldout import folds
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
         estimate = np.empty_like(volume)
-        for here, planes, _ in through_planes(net, shown, volume, 1, anisotropy, context):
-            estimate[:, here] = planes
+        for (y, x), planes, *_ in through_planes(net, shown, volume, XZ, anisotropy, context):
+            estimate[:, y, x] = planes
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
         products = missing**2, missing * change, change**2
         found.append([product.mean((1, 2)) for product in products])

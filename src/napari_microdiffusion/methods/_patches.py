@@ -10,6 +10,7 @@ import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..noise import Noise, excess, noise_variance
+from ..optics import FWHM
 from ..volume import ProjectionStack
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ KEPT, AVERAGED = 0.5, 0.7
 """About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
 voxel's depth, in pixels, over which that is averaged once more."""
 
+SHORT, GAUSSIAN, LONG = TAILS = -1.0, 0.0, 1.0
+"""How far the tails of an axial blur reach, see `blur_matrices`. Hidden projections do not tell them apart, and as with
+sigma the network is asked for the least blur (benchmarks/axial.md)."""
+
 
 @dataclass(frozen=True)
 class Anisotropy:
@@ -35,7 +40,7 @@ class Anisotropy:
     Parameters
     ----------
     sigma
-        Axial blur beyond the lateral one, a standard deviation in slices.
+        Axial blur beyond the lateral one in slices: standard deviation of the Gaussian as wide at half maximum.
     elongation
         How many times longer structures look along z than the voxel ratio has it.
     """
@@ -43,9 +48,10 @@ class Anisotropy:
     sigma: float
     elongation: float = 1.0
 
-    def conditions(self, planes: Tensor) -> Tensor:
-        """(B, 3), as of `Patches`, for B planes."""
-        return planes.new_tensor([self.sigma, -math.log(self.elongation), 0.0]).expand(len(planes), 3)
+    def conditions(self, planes: Tensor, apart: float = 1.0) -> Tensor:
+        """(B, 4), as of `Patches`, for B planes whose columns are so many pixels ``apart``."""
+        told = [self.sigma, -math.log(self.elongation), math.log(apart), SHORT]
+        return planes.new_tensor(told).expand(len(planes), 4)
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,8 @@ class Patches:
     projections
         (B, K, x) of the truth.
     conditions
-        (B, 3), what the network is told of each: sigma of its blur in slices; logarithms of how many times deeper than
-        the voxel ratio has it, and wider than one pixel, its voxels are.
+        (B, 4), what the network is told of each: sigma of its blur in slices; logarithms of how many times deeper than
+        the voxel ratio has it, and wider than one pixel, its voxels are; how far the blur's tails reach, of `TAILS`.
     """
 
     acquisition: Acquisition
@@ -126,8 +132,8 @@ class Cutter:
         depth, width = bound.depth, min(PATCH_WIDTH, *self._images.shape[1:])
         count = max(1, round(batch * PATCH_DEPTH * PATCH_WIDTH / (depth * width)))
         conditions = self._conditions(count) if anisotropy is None else anisotropy.conditions(torch.empty(count))
-        patches = self._cut(depth, width, conditions[:, 1:]) * self._uniform(*GAINS, count)[:, None, None]
-        blurs = blur_matrices(conditions[:, 0], depth)
+        patches = self._cut(depth, width, conditions[:, 1:3]) * self._uniform(*GAINS, count)[:, None, None]
+        blurs = blur_matrices(conditions[:, 0], conditions[:, 3], depth)
         kept = self._kept * blurs.square().sum(2).mean(1)
         blurred = blurs @ patches
         variance = self._noise.variance(blurred)
@@ -147,11 +153,12 @@ class Cutter:
         return self._acquisition.bound((max(depth, least) - n) // step + 1)
 
     def _conditions(self, count: int) -> Tensor:
-        """(count, 3) at random, as of `Patches`."""
+        """(count, 4) at random, as of `Patches`."""
         import torch
 
         blur = self._largest_blur * self._uniform(0, 1, count) ** 1.3
-        return torch.stack([blur, *(self._uniform(*LOG_STRETCH, count) for _ in range(2))], 1)
+        tails = torch.tensor(TAILS)[torch.randint(len(TAILS), (count,), generator=self._generator)]
+        return torch.stack([blur, *(self._uniform(*LOG_STRETCH, count) for _ in range(2)), tails], 1)
 
     def _cut(self, depth: int, width: int, scales: Tensor) -> Tensor:
         """Patches (count, depth, width) at random places, turned at random; beyond an edge, mirrored.
@@ -222,13 +229,24 @@ class Cutter:
         return int(torch.randint(limit, (), generator=self._generator))
 
 
-def blur_matrices(blur: Tensor, depth: int) -> Tensor:
-    """Gaussian blurs along z, (B, Z, Z) with rows that sum to 1, of standard deviations (B,) in slices."""
+def blur_matrices(blur: Tensor, tails: Tensor, depth: int) -> Tensor:
+    """Blurs along z, (B, Z, Z) with rows that sum to 1: q-Gaussians, for q = 0, 1 and 3/2.
+
+    Parameters
+    ----------
+    blur
+        (B,), standard deviations in slices of the Gaussians as wide at half maximum.
+    tails
+        (B,), of `TAILS`: a parabola, close to the main lobe of a focus without aberrations; a Gaussian; a squared
+        Lorentzian, the focus of a Gaussian beam in two-photon excitation.
+    """
     import torch
 
     z = torch.arange(depth, dtype=torch.float32)
-    offsets = (z[:, None] - z) / blur.clamp_min(0.1)[:, None, None]
-    weights = (-(offsets**2) / 2).exp()
+    away = ((z[:, None] - z) / (FWHM / 2 * blur).clamp_min(1e-3)[:, None, None]).square()  # 1 at half of the maximum
+    short, gaussian, long = (1 - away / 2).clamp_min(0), 0.5**away, (1 + (math.sqrt(2) - 1) * away) ** -2
+    reach = tails[:, None, None]
+    weights = torch.where(reach == SHORT, short, torch.where(reach == LONG, long, gaussian))
     return weights / weights.sum(2, keepdim=True)
 
 

@@ -1,9 +1,10 @@
-"""A plane network at work on a stack: XZ and YZ planes of the interpolated volume, made sharper and kept consistent."""
+"""A plane network at work on a stack: planes along z of the interpolated volume, made sharper and kept consistent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,33 @@ if TYPE_CHECKING:
 Z90 = 1.645
 """Half the width of the normal distribution's 90 % interval, in standard deviations."""
 
+Direction = tuple[int, int]
+XZ, YZ = (0, 1), (1, 0)
+DIRECTIONS: tuple[Direction, ...] = XZ, YZ, (1, 1), (1, -1)
+"""Steps along y and x from one column of voxels in a plane to the next. Each pixel lies on one line of each direction,
+and no value is interpolated; on the diagonals pixels are √2 apart, as the network is told."""
+
+
+class Restored(NamedTuple):
+    """Some parallel planes after restoration.
+
+    Parameters
+    ----------
+    at
+        Rows and columns (p,) of their columns of voxels in the volume.
+    estimate
+        (Z, p).
+    distances
+        (2, Z, p) to the bounds of the 90 % interval.
+    planes
+        Their number.
+    """
+
+    at: tuple[NDArray[np.int64], NDArray[np.int64]]
+    estimate: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    planes: int
+
 
 def fold_of(acquisition: Acquisition) -> int:
     """Slices that are folded into the channels of one row: whole strides, as many as a projection reaches over."""
@@ -37,7 +65,7 @@ def restored(
     Parameters
     ----------
     conditions
-        (B, 3), as of `Patches`.
+        (B, 4), as of `Patches`.
     """
     unseen = planes.new_tensor(~acquisition.seen)
     with autocast(context):
@@ -58,7 +86,9 @@ def restore(
     strength: float,
     context: Context,
 ) -> Generator[Event, None, NDArray[np.float32]]:
-    """Change an interpolated volume (Z, y, x) to the mean of its restored XZ and YZ planes, in place; until stopped.
+    """Change an interpolated volume (Z, y, x) to the mean of its planes restored in all `DIRECTIONS`; until stopped.
+
+    It is changed in place.
 
     Parameters
     ----------
@@ -73,14 +103,17 @@ def restore(
     start = volume.copy()
     volume *= np.float32(1 - strength)
     spread = np.zeros((2, *volume.shape), np.float32)
-    yield Stage("Restoring XZ and YZ planes", sum(volume.shape[1:]))
+    share = np.float32(1 / len(DIRECTIONS))
+    size = start.shape[1], start.shape[2]
+    yield Stage("Restoring planes along z", sum(len(lines(size, direction)[0]) for direction in DIRECTIONS))
     done = 0
-    for axis in (1, 2):
-        for here, estimate, distances in through_planes(net, stack, start, axis, anisotropy, context):
-            at = (slice(None), here) if axis == 1 else (slice(None), slice(None), here)
-            volume[at] += np.float32(strength / 2) * estimate
-            spread[(slice(None), *at)] += distances / 2
-            done += here.stop - here.start
+    for direction in DIRECTIONS:
+        for (rows, columns), estimate, distances, planes in through_planes(
+            net, stack, start, direction, anisotropy, context
+        ):
+            volume[:, rows, columns] += np.float32(strength) * share * estimate
+            spread[:, :, rows, columns] += share * distances
+            done += planes
             yield Step(done)
             if context.should_stop():
                 return spread
@@ -92,30 +125,47 @@ def through_planes(
     net: PlaneNet,
     stack: ProjectionStack,
     volume: NDArray[np.float32],
-    axis: int,
+    direction: Direction,
     anisotropy: Anisotropy,
     context: Context,
-) -> Generator[tuple[slice, NDArray[np.float32], NDArray[np.float32]], None, None]:
-    """Restore the planes of an interpolated volume (Z, y, x) along ``axis`` (1: XZ planes, 2: YZ planes), batchwise.
-
-    Yields which planes (a slice along ``axis``), their estimates (Z, m, x) or (Z, y, m), and spreads (2, Z, m, x) or
-    (2, Z, y, m).
-    """
+) -> Generator[Restored, None, None]:
+    """Restore all planes of an interpolated volume (Z, y, x) that lie in one direction, batchwise."""
     import torch
 
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
-    at_once = max(1, context.memory_bytes // plane_bytes(net, volume.shape[0] * volume.shape[3 - axis]))
-    for start in range(0, volume.shape[axis], at_once):
-        here = slice(start, min(start + at_once, volume.shape[axis]))
-        planes = np.moveaxis(volume, axis, 0)[here]
+    rows, columns, inside = lines((volume.shape[1], volume.shape[2]), direction)
+    at_once = max(1, context.memory_bytes // plane_bytes(net, volume.shape[0] * rows.shape[1]))
+    for start in range(0, len(rows), at_once):
+        here = slice(start, start + at_once)
+        planes = np.moveaxis(volume[:, rows[here], columns[here]], 0, 1)
         batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
+        conditions = anisotropy.conditions(batch, math.hypot(*direction))
         with torch.no_grad():
-            estimate, spread = restored(net, acquisition, ridge, batch, anisotropy.conditions(batch), context)
-        yield (
-            here,
-            np.moveaxis(estimate.cpu().numpy(), 0, axis),
-            np.moveaxis(spread.transpose(0, 1).cpu().numpy(), 1, axis + 1),
+            estimate, spread = restored(net, acquisition, ridge, batch, conditions, context)
+        yield Restored(
+            (rows[here][inside[here]], columns[here][inside[here]]),
+            np.moveaxis(estimate.cpu().numpy(), 1, 0)[:, inside[here]],
+            np.moveaxis(spread.cpu().numpy(), 0, 2)[:, :, inside[here]],
+            len(planes),
         )
+
+
+def lines(
+    size: tuple[int, int], direction: Direction
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """All lines of pixels across an image (y, x) in one direction: rows, columns, which lie inside; (lines, pixels).
+
+    Diagonals run along the shorter side, and are mirrored beyond the image.
+    """
+    down, right = direction
+    if not down or (right and size[0] > size[1]):
+        columns, rows, inside = lines((size[1], size[0]), (1, right * down))
+        return rows, columns, inside
+    along = np.arange(size[0])
+    first = np.arange(min(0, -right * along[-1]), size[1] - min(0, right * along[-1]))
+    across = first[:, None] + right * along
+    mirrored = np.minimum(across % (2 * size[1]), -(across + 1) % (2 * size[1]))
+    return np.broadcast_to(along, across.shape), mirrored, (across >= 0) & (across < size[1])
 
 
 def deviation(distances: Array) -> Array:

@@ -12,7 +12,7 @@ from ..acquisition import Acquisition
 from ..events import Event, Notice
 from ..noise import noise_variance
 from ..volume import ProjectionStack
-from ._patches import along_rows, blur_matrices
+from ._patches import GAUSSIAN, along_rows, blur_matrices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ def _degraded(images: Tensor, acquisition: Acquisition, axis: int, ratio: float,
         images[:, None], size=(depth, images.shape[2]), mode="bilinear", antialias=True, align_corners=False
     )[:, 0]
     bound = acquisition.bound(count)
-    blurred = blur_matrices(torch.tensor([blur]), depth) @ planes
+    blurred = blur_matrices(torch.tensor([blur]), torch.tensor([GAUSSIAN]), depth) @ planes
     return along_rows(bound.matrix, blurred[:, : bound.depth]).movedim(1, 0)
 
 

@@ -22,7 +22,7 @@ from ..volume import ProjectionStack, Reliability, Volume
 from ._base import Context, FinalConsistency, Method, Weights, kept, make_consistent, setting
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
-from ._planes import deviation, fold_of, restore, through_planes
+from ._planes import XZ, deviation, fold_of, restore, through_planes
 from ._ratio import RATIOS, doubts, doubts_of_weights, ratio_of
 from ._training import ahead, descend, muon
 from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
@@ -40,7 +40,7 @@ Auto = Annotated[float | None, BeforeValidator(lambda value: None if value == "a
 
 
 class Axial(Method):
-    """A network trained on lateral patches degraded along one axis, applied to XZ and YZ planes and averaged.
+    """A network trained on lateral patches degraded along one axis, applied to planes along z and averaged.
 
     It adds to the conservative interpolation, reproduces every projection, and gives an interval for each voxel.
     """
@@ -242,8 +242,8 @@ class Axial(Method):
         data = interpolated(stack)
         sigma = self.given_sigma(stack)
         anisotropy = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
-        for here, estimate, _ in through_planes(net, stack, data.copy(), 1, anisotropy, context):
-            data[:, here] = estimate
+        for (y, x), estimate, *_ in through_planes(net, stack, data.copy(), XZ, anisotropy, context):
+            data[:, y, x] = estimate
             if context.should_stop():
                 return
         yield Preview(0, data)
