@@ -228,6 +228,12 @@ def test_auto_stands_for_what_the_method_finds():
         spec("axial", overrides={"sigma": "much"})
 
 
+def test_a_sigma_beyond_what_is_learned_is_refused():
+    with pytest.raises(InvalidInput, match="sigma=8 needs a largest_sigma of as much, not 6"):
+        spec("axial", overrides={"sigma": 8.0})
+    assert spec("axial", overrides={"sigma": 8.0, "largest_sigma": 8.0}).sigma == 8
+
+
 def test_an_objective_that_blurs_more_than_is_trained_for_is_named(stack):
     method = Axial(**TINY, objective_na=0.2, wavelength_nm=520.0, refractive_index=1.33)
     first = next(method.fit(replace(stack, scale_um=(6.0, 1.0, 1.0)), Context()))

@@ -51,7 +51,12 @@ def method(**settings: Any) -> dict[str, Any]:
     ("provenance", "dz", "text"),
     [
         (record(), 0.5, "Axial blur 3.8 slices (1.9 µm) beyond the lateral one · voxels 2.1 times as deep as wide"),
-        (record(), None, "Axial blur 3.8 slices beyond the lateral one · voxels 2.1 times as deep as wide"),
+        (
+            record(),
+            None,
+            "Axial blur 3.8 slices beyond the lateral one · voxels an estimated 2.1 times as deep as wide",
+        ),
+        (record(method(ratio=2.1)), None, "· voxels 2.1 times as deep as wide"),
         (record(method(sigma=3.75)), None, "Axial blur 3.8 slices beyond the lateral one, as set ·"),
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
         (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack

@@ -114,6 +114,20 @@ def words(widget: Any) -> str:
 # -- the box alone ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("possible", "too_few", "enabled", "tooltip"),
+    [(True, False, True, "Hide projections"), (True, True, False, "four projections"), (False, False, False, "Hide")],
+)
+def test_a_score_that_cannot_be_says_why(
+    qtbot: Any, possible: bool, too_few: bool, enabled: bool, tooltip: str
+) -> None:
+    box = TrustBox()
+    qtbot.addWidget(box)
+    box.show_score("", possible, too_few)
+    assert box._button.isEnabled() is enabled
+    assert tooltip in box._button.toolTip()
+
+
 def test_in_bold() -> None:
     text = in_bold("Measured: 6 of 9 < 12 µm to 5 %. How sure: ±3 %.")
     assert text == "<b>Measured:</b> 6 of 9 &lt; 12&nbsp;µm to 5&nbsp;%. <b>How sure:</b> ±3&nbsp;%."
@@ -443,7 +457,7 @@ def test_stop_while_scoring(
     widget.run_box.stop_button.click()
     qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
     assert text in widget.result.trust._score_text.text()
-    assert ("dB" in words(widget)) == bool(text)
+    assert ("dB, those that had their turn" in words(widget)) == bool(text)
     assert widget.run_box._stage.text() == message
     assert notices == []
 
@@ -463,9 +477,10 @@ def test_too_few_projections_are_refused_in_words(opened: Open, qtbot: Any, noti
     data = sample("vessels", TINY)[1][0][:3]
     _, widget = opened(layers=[(data, {"name": "mine"}, "image")])
     run(qtbot, widget)
-    score(qtbot, widget)
-    assert len(notices) == 1
-    assert "t least 4 projections are needed" in notices[0]
+    widget.result.trust._button.click()
+    assert not widget._trust.scoring
+    assert "four projections or more" in widget.result.trust._button.toolTip()
+    assert notices == []
 
 
 def test_removing_the_result_stops_its_score(opened: Open, qtbot: Any, method: Use, notices: list[str]) -> None:

@@ -121,6 +121,7 @@ def _at(method: Any, path: str) -> Any:
         ("microdiffusion", {"prior": None, "gamma": 0.3}, "gamma would do nothing on this naive_diffusion"),
         ("microdiffusion", {"injection": "condition", "gamma": 0.3}, "gamma would do nothing on this microdiffusion"),
         ("microdiffusion", {"condition": "cross_attention", "attention": True}, "attention would"),
+        ("microdiffusion", {"prior_training": "joint", "prior.steps": 9}, r"prior\.steps would"),
         ("microdiffusion", {"prior.octaves": 5}, r"prior\.octaves would do nothing on this microdiffusion"),
         ("inr", {"epochs": 3, "steps": 5}, "steps would .* depends on, too .napari-microdiffusion methods inr"),
         ("inr", {"encoding": "sincos", "features": 64}, "features would"),
@@ -203,7 +204,7 @@ def test_a_setting_out_of_range_is_named_with_its_range(path, value, must):
 
 @pytest.mark.parametrize("name", ["axial_diffusion", "axial_posterior"])
 def test_the_range_is_that_of_the_priors_setting(name):
-    with pytest.raises(InvalidInput, match=r"^prior.sigma = 99: .* \(0 to 6\)$"):
+    with pytest.raises(InvalidInput, match=r"^prior.sigma = 99: .* \(0 to 50\)$"):
         spec(name, overrides={"prior.sigma": 99})
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Step
@@ -54,7 +54,7 @@ class Axial(Method):
         None,
         "blur along z beyond the lateral one, standard deviation in slices; auto (null): chosen by the held-out score",
         ge=0,
-        le=6,
+        le=50,
         sampling=True,
     )
     elongation: Auto = setting(
@@ -90,6 +90,13 @@ class Axial(Method):
         le=1_000_000,
         sampling=True,
     )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse a sigma that the network does not learn."""
+        if self.sigma is not None and self.sigma > self.largest_sigma:
+            raise ValueError(f"sigma={self.sigma:g} needs a largest_sigma of as much, not {self.largest_sigma:g}")
+        return self
 
     def _idle(self) -> frozenset[str]:
         """What sigma follows from, where it does not follow from it."""

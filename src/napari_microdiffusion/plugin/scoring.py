@@ -70,7 +70,7 @@ def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None,
     baseline = None
     if not own.partial and not isinstance(job.method, Conservative):
         baseline = yield from _plain(ran, cancelled, follower)
-    told = verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr)
+    told = verdict(ran.result, stack, own.psnr, None if baseline is None else baseline.psnr, own.partial)
     return Scored(own, baseline, told, TOO_GOOD if ran.trained is not None and ran.trained.knows(stack) else "")
 
 

@@ -14,6 +14,7 @@ from .maps import INTERVAL, MAPS, UNCERTAINTY
 
 NO_MAP = "This result does not say how certain it is; the verdict tells why. The method axial does, where it can"
 NO_RUN = "Only for results of this session: run the method first"
+TOO_FEW = "Only with four projections or more: one is hidden, and the others must still make a stack"
 SCORE_TOOLTIP = (
     "Hide projections in turn, reconstruct from the others, and see how well the hidden ones are predicted. "
     "It needs no ground truth. Methods that train take about four times as long as a run; Stop works. "
@@ -59,11 +60,11 @@ class TrustBox(QWidget):
             reason = NO_MAP if possible and kind in (UNCERTAINTY, INTERVAL) else NO_RUN
             box.setToolTip(MAPS[kind][1] if kind in possible else reason)
 
-    def show_score(self, text: str, possible: bool) -> None:
-        """What the score was, and whether one can be made now."""
+    def show_score(self, text: str, possible: bool, too_few: bool = False) -> None:
+        """What the score was, and whether one can be made now; or never, of too few projections."""
         self._score_text.setText(text)
-        self._button.setEnabled(possible)
-        self._button.setToolTip(SCORE_TOOLTIP)
+        self._button.setEnabled(possible and not too_few)
+        self._button.setToolTip(TOO_FEW if too_few else SCORE_TOOLTIP)
 
     def _lay_out(self) -> None:
         layout, maps, score = QVBoxLayout(self), QHBoxLayout(), QHBoxLayout()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
+from ..acquisition import MINIMUM_PROJECTIONS
 from . import maps
 from .files import in_background
 from .layers import KEY, Ran, facts, spacing_um
@@ -55,7 +56,8 @@ class Trusting(QObject):
         spacing = None if layer is None else spacing_um(layer)
         self._box.found.show_found(known.get("provenance"), spacing and spacing[0])
         self._box.show_maps(maps.possible(ran), on)
-        self._box.show_score(known.get("held_out", ""), possible=ran is not None and not self._busy)
+        too_few = ran is not None and len(ran.stack.data) <= MINIMUM_PROJECTIONS
+        self._box.show_score(known.get("held_out", ""), ran is not None and not self._busy, too_few)
 
     def set_busy(self, busy: bool) -> None:
         """Whether something runs already: one thing at a time."""
