@@ -148,8 +148,10 @@ def test_whatever_the_network_says_the_volume_is_consistent(acquisition, consist
 def test_overlapping_projections_are_explained_to_within_their_noise():
     stack = waves(Acquisition(slices=6, stride=3, count=8))
     method = Axial(**TINY)
-    data = predicted(method, stack, scrambled(method, stack)).data
-    assert np.abs(data - conservative(stack)).max() > 1e-2
+    weights = scrambled(method, stack)
+    weights |= {name: weights[name] / 4 for name in ("change.weight", "change.bias")}  # still many times the range
+    data = predicted(method, stack, weights).data
+    assert np.abs(data - conservative(stack)).max() > 10
     ours, smoothest = (np.square(stack.acquisition.residual(v, stack.data)).mean() for v in (data, conservative(stack)))
     assert ours < 2 * max(smoothest, noise_variance(stack.data))
 
@@ -229,7 +231,7 @@ def test_auto_stands_for_what_the_method_finds():
 
 
 def test_a_sigma_beyond_what_is_learned_is_refused():
-    with pytest.raises(InvalidInput, match="sigma=8 needs a largest_sigma of as much, not 6"):
+    with pytest.raises(InvalidInput, match="sigma = 8 is more than largest_sigma = 6"):
         spec("axial", overrides={"sigma": 8.0})
     assert spec("axial", overrides={"sigma": 8.0, "largest_sigma": 8.0}).sigma == 8
 

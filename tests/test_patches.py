@@ -15,9 +15,9 @@ from napari_microdiffusion.methods._patches import (
     GAINS,
     GAUSSIAN,
     LOG_STRETCH,
-    LONG,
+    LONG_TAILS,
     PATCH_WIDTH,
-    SHORT,
+    SHORT_TAILS,
     TAILS,
     Anisotropy,
     Cutter,
@@ -170,6 +170,21 @@ def test_the_stated_blur_is_along_z():
     assert (along[0][strong] < 0.4 * along[1][strong]).all()
 
 
+def test_patches_are_blurred_as_is_told_and_with_all_tails():
+    """The same patches without and with blur, from images without noise."""
+    stack, told = stack_of(acquisition=Acquisition(slices=1)), set()
+    for seed in range(5):
+        sharp, blurred = (Cutter(stack, 1.0, blur, 0.0, torch.Generator().manual_seed(seed)) for blur in (1e-6, 6.0))
+        for cut in (sharp, blurred):
+            cut._noise = Noise(0.0, 0.0, 0.0)
+        before, after = sharp(6), blurred(6)
+        sigma, tails = after.conditions[:, 0], after.conditions[:, 3]
+        expected = blur_matrices(sigma, tails, before.truth.shape[1]) @ before.truth
+        torch.testing.assert_close(after.truth, expected, rtol=0, atol=1e-5)
+        told |= set(tails.tolist())
+    assert told == set(TAILS)
+
+
 @pytest.mark.parametrize(("profile", "variance"), [("uniform", 6.0), ("point", 1.0)])
 @pytest.mark.parametrize(
     ("ratio", "blur"), [(1.0, 1e-6), (1.0, 12.0), (0.3, 1e-6), (2.0, 1e-6), (4.0, 1e-6), (8.0, 1e-6)]
@@ -248,7 +263,7 @@ def test_blur_agrees_with_scipy(sigma):
 def test_blur_keeps_constants_and_none_keeps_all(tails):
     matrices = blur_matrices(torch.tensor([0.0, 0.3, 2.0, 50.0]), torch.full((4,), tails), 30)
     torch.testing.assert_close(matrices.sum(2), torch.ones(4, 30))
-    torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12 if tails != LONG else 1e-10)
+    torch.testing.assert_close(matrices[0], torch.eye(30), rtol=0, atol=1e-12 if tails != LONG_TAILS else 1e-10)
     assert (matrices >= 0).all()
 
 
@@ -258,7 +273,7 @@ def q_gaussian(away: np.ndarray, q: float) -> np.ndarray:
     return np.clip(1 + (q - 1) * beta * away**2, 0, None) ** (-1 / (q - 1))
 
 
-@pytest.mark.parametrize(("tails", "q"), [(SHORT, 0.0), (GAUSSIAN, 1 + 1e-9), (LONG, 1.5)])
+@pytest.mark.parametrize(("tails", "q"), [(SHORT_TAILS, 0.0), (GAUSSIAN, 1 + 1e-9), (LONG_TAILS, 1.5)])
 @pytest.mark.parametrize("sigma", [0.8, 3.0])
 def test_blurs_are_as_wide_at_half_maximum_whatever_their_tails(tails, q, sigma):
     kernel = blur_matrices(torch.tensor([sigma]), torch.tensor([tails]), 81)[0, 40].double().numpy()
@@ -268,11 +283,13 @@ def test_blurs_are_as_wide_at_half_maximum_whatever_their_tails(tails, q, sigma)
 
 
 def test_longer_tails_reach_farther():
-    blurs = blur_matrices(torch.full((3,), 3.0), torch.tensor([SHORT, GAUSSIAN, LONG]), 81)[:, 40]
+    blurs = blur_matrices(torch.full((3,), 3.0), torch.tensor([SHORT_TAILS, GAUSSIAN, LONG_TAILS]), 81)[:, 40]
     far = blurs[:, :30].sum(1)  # beyond three standard deviations
     assert far[0] == 0
     assert 0 < 10 * far[1] < far[2]
+    none = blur_matrices(torch.tensor([0.6]), torch.tensor([SHORT_TAILS]), 9)[0]
+    torch.testing.assert_close(none, torch.eye(9))  # so short that blurs like this are no blur
 
 
 def test_the_network_is_asked_for_the_shortest_tails():
-    assert Anisotropy(1.0).conditions(torch.zeros(2, 8, 8))[:, 3].tolist() == [SHORT, SHORT]
+    assert Anisotropy(1.0).conditions(torch.zeros(2, 8, 8))[:, 3].tolist() == [SHORT_TAILS, SHORT_TAILS]

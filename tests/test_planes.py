@@ -9,10 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import Stage, Step
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods._patches import Anisotropy
-from napari_microdiffusion.methods._planes import DIRECTIONS, XZ, YZ, Direction, lines, restore, through_planes
+from napari_microdiffusion.methods._planes import (
+    DIRECTIONS,
+    XZ,
+    YZ,
+    Direction,
+    line_count,
+    lines,
+    restore,
+    through_planes,
+)
 from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -22,24 +33,38 @@ SIZES = (5, 5), (4, 9), (9, 4), (1, 6), (6, 1)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_each_pixel_lies_on_one_line(size, direction):
-    rows, columns, inside = lines(size, direction)
-    counts = np.zeros(size, int)
-    np.add.at(counts, (rows[inside], columns[inside]), 1)
-    assert (counts == 1).all()
+    count = line_count(size, direction)
+    pixels, inside = lines(size, direction, 0, count)
+    assert len(pixels) == count
+    assert sorted(pixels[inside]) == list(range(size[0] * size[1]))
     assert inside.any(1).all()  # no line for nothing
-    assert len(rows) <= sum(size)
+    some = [lines(size, direction, number, number + 1) for number in range(count)]
+    np.testing.assert_array_equal(pixels, np.concatenate([each for each, _ in some]))
+    np.testing.assert_array_equal(inside, np.concatenate([each for _, each in some]))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_lines_go_on_in_their_direction_and_are_mirrored_beyond_the_image(size, direction):
-    rows, columns, inside = lines(size, direction)
-    steps = np.stack([np.diff(rows, axis=1), np.diff(columns, axis=1)], 2)
-    within = inside[:, 1:] & inside[:, :-1]
-    assert {tuple(step) for step in steps[within].tolist()} <= {direction, (-direction[0], -direction[1])}
-    assert (np.abs(steps) <= 1).all()  # also beyond
-    assert rows.min() == columns.min() == 0
-    assert (rows.max() + 1, columns.max() + 1) == size
+def test_lines_go_on_in_their_direction(size, direction):
+    pixels, inside = lines(size, direction, 0, line_count(size, direction))
+    rows, columns = np.divmod(pixels, size[1])
+    steps = np.stack([np.diff(rows, axis=1), np.diff(columns, axis=1)], 2)[inside[:, 1:] & inside[:, :-1]]
+    assert {tuple(step) for step in steps.tolist()} <= {direction, (-direction[0], -direction[1])}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("direction", [(1, 1), (1, -1)])
+def test_diagonals_go_on_in_the_mirror_beyond_the_image(size, direction):
+    """As through the image and its mirror images side by side, which numpy makes."""
+    pixels, _ = lines(size, direction, 0, line_count(size, direction))
+    short = min(size)
+    image = np.arange(size[0] * size[1]).reshape(size)
+    image = image if size[0] == short else image.T
+    beside = np.pad(image, ((0, 0), (short - 1, short - 1)), mode="symmetric")
+    slope = direction[1]
+    first = np.arange(line_count(size, direction)) + (0 if slope > 0 else short - 1)
+    along = np.arange(short)
+    np.testing.assert_array_equal(pixels, beside[along, first[:, None] + slope * along])
 
 
 class Told(nn.Module):
@@ -50,7 +75,7 @@ class Told(nn.Module):
     def forward(self, planes: Tensor, _: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         later = (torch.arange(planes.shape[1]) % 4 > 0).to(planes)[None, :, None]
         change = (later * conditions[:, 2, None, None]).expand_as(planes)
-        return change, torch.ones(len(planes), 2, *planes.shape[1:])
+        return change, torch.stack([planes, 2 * planes], 1)
 
 
 @pytest.fixture
@@ -65,18 +90,31 @@ def stack() -> ProjectionStack:
 def test_the_network_is_told_how_far_apart_columns_are(direction: Direction, apart, stack):
     start = np.zeros(stack.volume_shape, np.float32)
     found = np.full_like(start, np.nan)
-    for (y, x), estimate, _, _ in through_planes(Told(), stack, start, direction, Anisotropy(1.0), Context()):
-        found[:, y, x] = estimate
+    for at, estimate, *_ in through_planes(Told(), stack, start, direction, Anisotropy(1.0), Context()):
+        found.reshape(len(found), -1)[:, at] = estimate
     expected = np.where(np.arange(16) % 4 > 0, 0.25, -0.75) * math.log(apart)  # what no projection sees of it
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None], found.shape), atol=1e-5)
 
 
+@pytest.mark.parametrize("memory_bytes", [1, 2**31])
 @pytest.mark.parametrize("strength", [1.0, 1.4])
-def test_the_volume_is_the_mean_of_all_directions(strength, stack):
+def test_the_volume_is_the_mean_of_all_directions(strength, memory_bytes, stack):
     """Two of them change it here; the change alone grows with the strength, and not the interval."""
     start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
     volume = start.copy()
-    distances = exhaust(restore(Told(), stack, volume, Anisotropy(1.0), strength, Context()))
+    context = Context(memory_bytes=memory_bytes)
+    events, distances = collected(restore(Told(), stack, volume, Anisotropy(1.0), strength, context))
     change = strength * np.where(np.arange(16) % 4 > 0, 0.25, -0.75) * math.log(2) / 4
     np.testing.assert_allclose(volume, start + change[:, None, None], atol=1e-5)
-    np.testing.assert_allclose(distances, np.ones((2, *volume.shape)), atol=1e-6)
+    np.testing.assert_allclose(distances, np.stack([start, 2 * start]), atol=1e-5)
+    stage, *steps = (event for event in events if isinstance(event, Stage | Step))
+    assert isinstance(stage, Stage)
+    assert [step.done for step in steps][-1] == stage.steps  # type: ignore[union-attr]
+
+
+def test_stopped_half_way_what_was_restored_by_then_is_added(stack):
+    start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
+    volume = start.copy()
+    context = Context(cancelled=lambda: True)
+    exhaust(restore(Told(), stack, volume, Anisotropy(1.0), 1.4, context))
+    np.testing.assert_allclose(volume, start, atol=1e-5)  # XZ planes, which this network leaves as they are

@@ -54,12 +54,12 @@ def method(**settings: Any) -> dict[str, Any]:
         (
             record(),
             None,
-            "Axial blur 3.8 slices beyond the lateral one · voxels an estimated 2.1 times as deep as wide",
+            "Axial blur 3.8 slices beyond the lateral one · voxels taken to be 2.1 times as deep as wide",
         ),
         (record(method(ratio=2.1)), None, "· voxels 2.1 times as deep as wide"),
         (record(method(sigma=3.75)), None, "Axial blur 3.8 slices beyond the lateral one, as set ·"),
         (record(method(objective_na=0.8)), None, "beyond the lateral one, from the objective ·"),
-        (record({"weights": "w.safetensors"}), None, "beyond the lateral one ·"),  # chosen anew on this stack
+        (record({"weights": "w.safetensors"}), None, "lateral one · voxels 2.1"),  # chosen anew on this stack
         (record({"weights": "w.safetensors", **method(fine_tuning=9)}), None, "beyond the lateral one ·"),
         (record(elongation=2.0), None, "as deep as wide · structures 2 times as long along z as across"),
         (

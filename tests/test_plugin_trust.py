@@ -457,7 +457,7 @@ def test_stop_while_scoring(
     widget.run_box.stop_button.click()
     qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
     assert text in widget.result.trust._score_text.text()
-    assert ("dB, those that had their turn" in words(widget)) == bool(text)
+    assert ("dB (those that had their turn before the stop)" in words(widget)) == bool(text)
     assert widget.run_box._stage.text() == message
     assert notices == []
 

@@ -208,6 +208,12 @@ def test_the_range_is_that_of_the_priors_setting(name):
         spec(name, overrides={"prior.sigma": 99})
 
 
+@pytest.mark.parametrize("name", ["axial_diffusion", "axial_posterior"])
+def test_what_does_not_go_together_in_a_prior_is_told_without_all_of_it(name):
+    with pytest.raises(InvalidInput, match=r"^prior: sigma = 8 is more than largest_sigma = 6, [^:]*: raise that too"):
+        spec(name, overrides={"prior.sigma": 8.0})
+
+
 @pytest.mark.parametrize("name", ["microdiffusion", "sparse3diff"])
 def test_guidance_needs_a_network_that_saw_images_without_condition(name):
     with pytest.raises(InvalidInput, match="guidance above 0 needs p_uncond above 0"):

@@ -152,6 +152,7 @@ def test_what_axial_tested_by_itself_is_told(sigma: float, told: str) -> None:
     result = replace(result, volume=replace(result.volume, provenance=known))
     assert f"predicts hidden projections to {told} better than plain interpolation" in verdict(result, stack)
     assert "predicts hidden projections to 20.0 dB" in verdict(result, stack, 20.0)  # asked for, it counts
+    assert "to 20.0 dB (those that had their turn before the stop)" in verdict(result, stack, 20.0, partial=True)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ class PlaneNet(FoldedNet):
         unseen
             (Z,), 1 for slices that no projection in use has seen, else 0.
         conditions
-            (B, 4): axial blur beyond the lateral one, as a standard deviation in slices; logarithms of how many times
-            deeper and wider voxels are than usual; how far the blur's tails reach, -1 to 1.
+            (B, 4): axial blur beyond the lateral one in slices, the standard deviation of the Gaussian as wide at half
+            maximum; logarithms of how many times deeper and wider voxels are than usual; the blur's tails, -1, 0 or 1.
         """
         features = self.features(planes[:, None], unseen, _scaled(conditions))
         # the interval must not pull at the estimate: its head learns from the features, not they from it

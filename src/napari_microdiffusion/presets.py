@@ -150,9 +150,9 @@ def explain(error: ValidationError) -> str:
         owner = _owner(item["loc"], kinds)
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
         bounds = in_words(limits(info)) if info else ""
-        lines.append(
-            (f"{path} = {item['input']!r}: {message}" if path else message) + (f" ({bounds})" if bounds else "")
-        )
+        whole = item["type"] == "value_error" and isinstance(item["input"], dict)  # of a prior, too long to repeat
+        value = "" if whole else f" = {item['input']!r}"
+        lines.append((f"{path}{value}: {message}" if path else message) + (f" ({bounds})" if bounds else ""))
     return "; ".join(lines)
 
 

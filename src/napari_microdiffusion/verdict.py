@@ -36,7 +36,7 @@ def verdict(
     stack: ProjectionStack,
     held_out: float | None = None,
     baseline_held_out: float | None = None,
-    partly: bool = False,
+    partial: bool = False,
 ) -> str:
     """What was measured, what was inferred, how sure that is, and what would help, in one paragraph of plain words.
 
@@ -51,7 +51,7 @@ def verdict(
     held_out, baseline_held_out
         How well hidden projections are predicted, in dB: by the result's method, and by the conservative
         interpolation. None where it was not tried.
-    partly
+    partial
         Whether scoring was stopped before all of them had their turn.
     """
     sentences = [
@@ -59,7 +59,7 @@ def verdict(
         *(f"Beware: {told}." for told in spoilt(stack)),
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
-        f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out, partly)}.",
+        f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out, partial)}.",
         f"What would help: {_helpful(result, stack)}.",
     ]
     return " ".join(filter(None, sentences))
@@ -125,12 +125,13 @@ def _sure(result: Result) -> str:
     return f"{text}, and within about ±{_percent(doubtful)} at the least certain {_percent(flagged)} (flagged)"
 
 
-def _tested(result: Result, held_out: float | None, baseline: float | None, partly: bool) -> str:
+def _tested(result: Result, held_out: float | None, baseline: float | None, partial: bool) -> str:
     if held_out is None:
         held_out, baseline = _own_test(result)
     if held_out is None:
         return "it has not been tested on hidden projections"
-    text = f"it predicts hidden projections to {held_out:.1f} dB" + (", those that had their turn" if partly else "")
+    text = f"it predicts hidden projections to {held_out:.1f} dB"
+    text += " (those that had their turn before the stop)" if partial else ""
     provenance = result.volume.provenance or {}
     fell_back = _gives_reliability(provenance) and provenance.get("found", {}).get("fell_back")
     if baseline is None or fell_back or provenance.get("method") == "conservative":

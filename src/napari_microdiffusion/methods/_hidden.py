@@ -82,8 +82,8 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
         estimate = np.empty_like(volume)
-        for (y, x), planes, *_ in through_planes(net, shown, volume, XZ, anisotropy, context):
-            estimate[:, y, x] = planes
+        for at, planes, *_ in through_planes(net, shown, volume, XZ, anisotropy, context):
+            estimate.reshape(len(estimate), -1)[:, at] = planes
         missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
         products = missing**2, missing * change, change**2
         found.append([product.mean((1, 2)) for product in products])

@@ -28,7 +28,7 @@ KEPT, AVERAGED = 0.5, 0.7
 """About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
 voxel's depth, in pixels, over which that is averaged once more."""
 
-SHORT, GAUSSIAN, LONG = TAILS = -1.0, 0.0, 1.0
+SHORT_TAILS, GAUSSIAN, LONG_TAILS = TAILS = -1.0, 0.0, 1.0
 """How far the tails of an axial blur reach, see `blur_matrices`. Hidden projections do not tell them apart, and as with
 sigma the network is asked for the least blur (benchmarks/axial.md)."""
 
@@ -50,7 +50,7 @@ class Anisotropy:
 
     def conditions(self, planes: Tensor, apart: float = 1.0) -> Tensor:
         """(B, 4), as of `Patches`, for B planes whose columns are so many pixels ``apart``."""
-        told = [self.sigma, -math.log(self.elongation), math.log(apart), SHORT]
+        told = [self.sigma, -math.log(self.elongation), math.log(apart), SHORT_TAILS]
         return planes.new_tensor(told).expand(len(planes), 4)
 
 
@@ -230,15 +230,16 @@ class Cutter:
 
 
 def blur_matrices(blur: Tensor, tails: Tensor, depth: int) -> Tensor:
-    """Blurs along z, (B, Z, Z) with rows that sum to 1: q-Gaussians, for q = 0, 1 and 3/2.
+    """Blurs along z, (B, Z, Z) with rows that sum to 1: q-Gaussians (Tsallis 1988) for q = 0, 1 and 3/2.
 
     Parameters
     ----------
     blur
         (B,), standard deviations in slices of the Gaussians as wide at half maximum.
     tails
-        (B,), of `TAILS`: a parabola, close to the main lobe of a focus without aberrations; a Gaussian; a squared
-        Lorentzian, the focus of a Gaussian beam in two-photon excitation.
+        (B,), of `TAILS`: a parabola, which has none (up to 0.6 slices it blurs nothing); a Gaussian, near the main lobe
+        of a focus without aberrations, sinc² (Born and Wolf, Sec. 8.8); a squared Lorentzian, what two photons excite
+        on the axis of a Gaussian beam.
     """
     import torch
 
@@ -246,7 +247,7 @@ def blur_matrices(blur: Tensor, tails: Tensor, depth: int) -> Tensor:
     away = ((z[:, None] - z) / (FWHM / 2 * blur).clamp_min(1e-3)[:, None, None]).square()  # 1 at half of the maximum
     short, gaussian, long = (1 - away / 2).clamp_min(0), 0.5**away, (1 + (math.sqrt(2) - 1) * away) ** -2
     reach = tails[:, None, None]
-    weights = torch.where(reach == SHORT, short, torch.where(reach == LONG, long, gaussian))
+    weights = torch.where(reach == SHORT_TAILS, short, torch.where(reach == LONG_TAILS, long, gaussian))
     return weights / weights.sum(2, keepdim=True)
 
 

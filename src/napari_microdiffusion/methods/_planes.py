@@ -37,7 +37,7 @@ class Restored(NamedTuple):
     Parameters
     ----------
     at
-        Rows and columns (p,) of their columns of voxels in the volume.
+        (p,), where their columns of voxels lie: flat indices into an image (y, x).
     estimate
         (Z, p).
     distances
@@ -46,7 +46,7 @@ class Restored(NamedTuple):
         Their number.
     """
 
-    at: tuple[NDArray[np.int64], NDArray[np.int64]]
+    at: NDArray[np.int64]
     estimate: NDArray[np.float32]
     distances: NDArray[np.float32]
     planes: int
@@ -86,33 +86,32 @@ def restore(
     strength: float,
     context: Context,
 ) -> Generator[Event, None, NDArray[np.float32]]:
-    """Change an interpolated volume (Z, y, x) to the mean of its planes restored in all `DIRECTIONS`; until stopped.
-
-    It is changed in place.
+    """Change an interpolated volume to the mean of its planes restored in all `DIRECTIONS`; until stopped.
 
     Parameters
     ----------
+    volume
+        (Z, y, x), contiguous; changed in place.
     strength
         The change is multiplied by it.
 
     Returns
     -------
     distances
-        (2, Z, y, x) to the bounds of the 90 % interval, as the network states them.
+        (2, Z, y, x) to the bounds of the 90 % interval: the mean of what the network states for each plane.
     """
     start = volume.copy()
-    volume *= np.float32(1 - strength)
     spread = np.zeros((2, *volume.shape), np.float32)
+    size = volume.shape[1], volume.shape[2]
     share = np.float32(1 / len(DIRECTIONS))
-    size = start.shape[1], start.shape[2]
-    yield Stage("Restoring planes along z", sum(len(lines(size, direction)[0]) for direction in DIRECTIONS))
+    yield Stage("Restoring planes along z", sum(line_count(size, direction) for direction in DIRECTIONS))
     done = 0
     for direction in DIRECTIONS:
-        for (rows, columns), estimate, distances, planes in through_planes(
-            net, stack, start, direction, anisotropy, context
-        ):
-            volume[:, rows, columns] += np.float32(strength) * share * estimate
-            spread[:, :, rows, columns] += share * distances
+        for at, estimate, distances, planes in through_planes(net, stack, start, direction, anisotropy, context):
+            for z, image in enumerate(volume):  # numpy is slow to index the last two of three axes
+                image.reshape(-1)[at] += np.float32(strength) * share * (estimate[z] - start[z].reshape(-1)[at])
+                for bound, distance in zip(spread[:, z], distances[:, z], strict=True):
+                    bound.reshape(-1)[at] += share * distance
             done += planes
             yield Step(done)
             if context.should_stop():
@@ -133,39 +132,55 @@ def through_planes(
     import torch
 
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
-    rows, columns, inside = lines((volume.shape[1], volume.shape[2]), direction)
-    at_once = max(1, context.memory_bytes // plane_bytes(net, volume.shape[0] * rows.shape[1]))
-    for start in range(0, len(rows), at_once):
-        here = slice(start, start + at_once)
-        planes = np.moveaxis(volume[:, rows[here], columns[here]], 0, 1)
+    depth, *size = volume.shape
+    images, count = volume.reshape(depth, -1), line_count((size[0], size[1]), direction)
+    at_once = max(1, context.memory_bytes // plane_bytes(net, depth * max(size)))
+    for start in range(0, count, at_once):
+        pixels, inside = lines((size[0], size[1]), direction, start, min(start + at_once, count))
+        planes = np.take(images, pixels, axis=1).transpose(1, 0, 2)
         batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
         conditions = anisotropy.conditions(batch, math.hypot(*direction))
         with torch.no_grad():
             estimate, spread = restored(net, acquisition, ridge, batch, conditions, context)
         yield Restored(
-            (rows[here][inside[here]], columns[here][inside[here]]),
-            np.moveaxis(estimate.cpu().numpy(), 1, 0)[:, inside[here]],
-            np.moveaxis(spread.cpu().numpy(), 0, 2)[:, :, inside[here]],
+            pixels[inside],
+            estimate.transpose(0, 1).cpu().numpy()[:, inside],
+            spread.permute(1, 2, 0, 3).cpu().numpy()[:, :, inside],
             len(planes),
         )
 
 
-def lines(
-    size: tuple[int, int], direction: Direction
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """All lines of pixels across an image (y, x) in one direction: rows, columns, which lie inside; (lines, pixels).
+def line_count(size: tuple[int, int], direction: Direction) -> int:
+    """How many lines of pixels in one of `DIRECTIONS` cover an image (y, x)."""
+    height, width = size
+    return {XZ: height, YZ: width}.get(direction, height + width - 1)
 
-    Diagonals run along the shorter side, and are mirrored beyond the image.
+
+def lines(
+    size: tuple[int, int], direction: Direction, start: int, stop: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Lines of pixels across an image (y, x), by their numbers.
+
+    Parameters
+    ----------
+    direction
+        One of `DIRECTIONS`. Diagonals run along the shorter side, and are mirrored beyond the image.
+
+    Returns
+    -------
+    pixels
+        (lines, pixels of each): flat indices into the image.
+    inside
+        Of the same shape, whether they lie inside it.
     """
     down, right = direction
-    if not down or (right and size[0] > size[1]):
-        columns, rows, inside = lines((size[1], size[0]), (1, right * down))
-        return rows, columns, inside
-    along = np.arange(size[0])
-    first = np.arange(min(0, -right * along[-1]), size[1] - min(0, right * along[-1]))
-    across = first[:, None] + right * along
-    mirrored = np.minimum(across % (2 * size[1]), -(across + 1) % (2 * size[1]))
-    return np.broadcast_to(along, across.shape), mirrored, (across >= 0) & (across < size[1])
+    turned = not down or (right and size[0] > size[1])  # runs along x
+    long, wide = size[::-1] if turned else size
+    slope, along = right * down, np.arange(long)
+    across = np.arange(start, stop)[:, None] + min(0, -slope * (long - 1)) + slope * along
+    mirrored = np.minimum(across % (2 * wide), -(across + 1) % (2 * wide))
+    pixels = mirrored * size[1] + along if turned else along * size[1] + mirrored
+    return pixels, (across >= 0) & (across < wide)
 
 
 def deviation(distances: Array) -> Array:

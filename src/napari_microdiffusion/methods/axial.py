@@ -1,7 +1,7 @@
 """Axial super-resolution, learned from the lateral detail of the stack itself (docs/methods.md; ours).
 
 A lateral image of the sample, degraded along one axis as the beam degrades z, shows a network what was lost: it
-learns to undo that, and is applied to every XZ and every YZ plane. No truth, and no other data.
+learns to undo that, and is applied to planes along z in four directions. No truth, and no other data.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Axial(Method):
     consistency: FinalConsistency = "final"
     sigma: Auto = setting(
         None,
-        "blur along z beyond the lateral one, standard deviation in slices; auto (null): chosen by the held-out score",
+        "blur along z beyond the lateral one in slices, standard deviation of the Gaussian as wide at half maximum; "
+        "auto (null): chosen by the held-out score",
         ge=0,
         le=50,
         sampling=True,
@@ -95,7 +96,10 @@ class Axial(Method):
     def _agree(self) -> Self:
         """Refuse a sigma that the network does not learn."""
         if self.sigma is not None and self.sigma > self.largest_sigma:
-            raise ValueError(f"sigma={self.sigma:g} needs a largest_sigma of as much, not {self.largest_sigma:g}")
+            raise ValueError(
+                f"sigma = {self.sigma:g} is more than largest_sigma = {self.largest_sigma:g}, the most the network "
+                "learns: raise that too, and train again"
+            )
         return self
 
     def _idle(self) -> frozenset[str]:
@@ -249,8 +253,8 @@ class Axial(Method):
         data = interpolated(stack)
         sigma = self.given_sigma(stack)
         anisotropy = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
-        for (y, x), estimate, *_ in through_planes(net, stack, data.copy(), XZ, anisotropy, context):
-            data[:, y, x] = estimate
+        for at, estimate, *_ in through_planes(net, stack, data.copy(), XZ, anisotropy, context):
+            data.reshape(len(data), -1)[:, at] = estimate
             if context.should_stop():
                 return
         yield Preview(0, data)

@@ -98,8 +98,8 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     depth = "" if dz_um is None else f" ({sigma * dz_um:.2g} µm)"
     text = f"Axial blur {sigma:.2g} slices{depth} beyond the lateral one{_origin(provenance, bool(scores))}"
     if found.get("voxel_ratio") is not None:
-        guessed = dz_um is None and not _set(provenance, "ratio")
-        text += f" · voxels {'an estimated ' if guessed else ''}{found['voxel_ratio']:.2g} times as deep as wide"
+        known = dz_um is not None or _set(provenance, "ratio") or provenance.get("job", {}).get("weights")
+        text += f" · voxels {'' if known else 'taken to be '}{found['voxel_ratio']:.2g} times as deep as wide"
     elongation = found.get("elongation", 1.0)
     if elongation != 1:
         text += f" · structures {elongation:.2g} times as long along z as across{_set(provenance, 'elongation')}"
