@@ -680,12 +680,15 @@ STACKS: dict[str, Callable[[], Made]] = {
 GAINS = {"four projections": 0.5, "no noise at all": 0.2, "light that fades": 0.2, "an empty projection": 0.3}
 """Least that is to be had on some of them, in dB; on the others no harm is done."""
 
+LONGER: dict[str, dict[str, Any]] = {"an empty projection": {"steps": 200}}
+"""Where half of the seeds fall back after a shorter training."""
+
 
 @pytest.mark.parametrize("name", STACKS)
 def test_a_hard_stack_does_no_harm(name):
     """Finite, consistent, and no worse than the conservative interpolation, which it gives where in doubt."""
     stack, truth = STACKS[name]()
-    settings = {key: value for key, value in SHORT.items() if key != "ratio"}
+    settings = {key: value for key, value in SHORT.items() if key != "ratio"} | LONGER.get(name, {})
     result: Result = exhaust(run(job(Axial(**settings), stack), stack))
     volume = result.volume
     assert np.isfinite(volume.data).all()
