@@ -121,7 +121,6 @@ def _at(method: Any, path: str) -> Any:
         ("microdiffusion", {"prior": None, "gamma": 0.3}, "gamma would do nothing on this naive_diffusion"),
         ("microdiffusion", {"injection": "condition", "gamma": 0.3}, "gamma would do nothing on this microdiffusion"),
         ("microdiffusion", {"condition": "cross_attention", "attention": True}, "attention would"),
-        ("microdiffusion", {"prior_training": "joint", "prior.steps": 9}, r"prior\.steps would"),
         ("microdiffusion", {"prior.octaves": 5}, r"prior\.octaves would do nothing on this microdiffusion"),
         ("inr", {"epochs": 3, "steps": 5}, "steps would .* depends on, too .napari-microdiffusion methods inr"),
         ("inr", {"encoding": "sincos", "features": 64}, "features would"),

@@ -30,6 +30,9 @@ DIRECTIONS: tuple[Direction, ...] = XZ, YZ, (1, 1), (1, -1)
 """Steps along y and x from one column of voxels in a plane to the next. Each pixel lies on one line of each direction,
 and no value is interpolated; on the diagonals pixels are √2 apart, as the network is told."""
 
+PARTS = 4
+"""Of the planes in one direction, restored one after the other: copies of all would outweigh the volumes themselves."""
+
 
 class Restored(NamedTuple):
     """Some parallel planes after restoration.
@@ -134,7 +137,7 @@ def through_planes(
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
     depth, *size = volume.shape
     images, count = volume.reshape(depth, -1), line_count((size[0], size[1]), direction)
-    at_once = max(1, context.memory_bytes // plane_bytes(net, depth * max(size)))
+    at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * max(size)), count // PARTS))
     for start in range(0, count, at_once):
         pixels, inside = lines((size[0], size[1]), direction, start, min(start + at_once, count))
         planes = np.take(images, pixels, axis=1).transpose(1, 0, 2)

@@ -135,7 +135,6 @@ class Guided(Method):
     def _idle(self) -> frozenset[str]:
         """How a prior enters, where there is none, and such."""
         found = {"injection", "prior_training", "gamma", "pairing"} if self.prior is None else set()
-        found |= {"prior.steps", "prior.epochs"} if self.prior_training == "joint" else set()
         found |= {"gamma"} if self.injection == "condition" else set()
         found |= {"attention"} if self.condition == "cross_attention" else set()
         found |= {"steps"} if self.epochs is not None else set()
