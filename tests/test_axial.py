@@ -149,7 +149,9 @@ def test_overlapping_projections_are_explained_to_within_their_noise():
     stack = waves(Acquisition(slices=6, stride=3, count=8))
     method = Axial(**TINY)
     weights = scrambled(method, stack)
-    weights |= {name: weights[name] / 4 for name in ("change.weight", "change.bias")}  # still many times the range
+    weights |= {
+        name: weights[name] / 4 for name in ("change.weight", "change.bias")
+    }  # still many times the range, of which the noise's ridge leaves a share
     data = predicted(method, stack, weights).data
     assert np.abs(data - conservative(stack)).max() > 10
     ours, smoothest = (np.square(stack.acquisition.residual(v, stack.data)).mean() for v in (data, conservative(stack)))

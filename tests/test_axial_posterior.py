@@ -208,7 +208,7 @@ def test_progress_reaches_its_end_and_a_stop_gives_the_mean():
         range(1, stage.steps + 1)
     )
     asked = iter(range(1000))
-    context = Context(cancelled=lambda: next(asked) > 28)  # restoring asks 18 times
+    context = Context(cancelled=lambda: next(asked) > 26)  # restoring asks 16 times
     volume = exhaust(method.predict(stack, weights, context))
     assert context.stopped
     np.testing.assert_array_equal(volume.data, mean_of(method, stack, weights).data)

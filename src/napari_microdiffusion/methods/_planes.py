@@ -101,7 +101,8 @@ def restore(
     Returns
     -------
     distances
-        (2, Z, y, x) to the bounds of the 90 % interval: the mean of what the network states for each plane.
+        (2, Z, y, x) to the bounds of the 90 % interval: the mean of what the network states for each plane. Too small
+        after a stop.
     """
     start = volume.copy()
     spread = np.zeros((2, *volume.shape), np.float32)
@@ -137,7 +138,7 @@ def through_planes(
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
     depth, *size = volume.shape
     images, count = volume.reshape(depth, -1), line_count((size[0], size[1]), direction)
-    at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * max(size)), count // PARTS))
+    at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * max(size)), -(-count // PARTS)))
     for start in range(0, count, at_once):
         pixels, inside = lines((size[0], size[1]), direction, start, min(start + at_once, count))
         planes = np.take(images, pixels, axis=1).transpose(1, 0, 2)
@@ -178,12 +179,12 @@ def lines(
     """
     down, right = direction
     turned = not down or (right and size[0] > size[1])  # runs along x
-    long, wide = size[::-1] if turned else size
-    slope, along = right * down, np.arange(long)
-    across = np.arange(start, stop)[:, None] + min(0, -slope * (long - 1)) + slope * along
-    mirrored = np.minimum(across % (2 * wide), -(across + 1) % (2 * wide))
+    length, breadth = size[::-1] if turned else size
+    slope, along = right * down, np.arange(length)
+    across = np.arange(start, stop)[:, None] + min(0, -slope * (length - 1)) + slope * along
+    mirrored = np.minimum(across % (2 * breadth), -(across + 1) % (2 * breadth))
     pixels = mirrored * size[1] + along if turned else along * size[1] + mirrored
-    return pixels, (across >= 0) & (across < wide)
+    return pixels, (across >= 0) & (across < breadth)
 
 
 def deviation(distances: Array) -> Array:
