@@ -19,7 +19,7 @@ from napari_microdiffusion.methods._planes import (
     XZ,
     YZ,
     Direction,
-    line_count,
+    extent,
     lines,
     restore,
     through_planes,
@@ -33,9 +33,9 @@ SIZES = (5, 5), (4, 9), (9, 4), (1, 6), (6, 1)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_each_pixel_lies_on_one_line(size, direction):
-    count = line_count(size, direction)
+    count, length = extent(size, direction)
     pixels, inside = lines(size, direction, 0, count)
-    assert len(pixels) == count
+    assert pixels.shape == (count, length)
     assert sorted(pixels[inside]) == list(range(size[0] * size[1]))
     assert inside.any(1).all()  # no line for nothing
     some = [lines(size, direction, number, number + 1) for number in range(count)]
@@ -46,7 +46,7 @@ def test_each_pixel_lies_on_one_line(size, direction):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_lines_go_on_in_their_direction(size, direction):
-    pixels, inside = lines(size, direction, 0, line_count(size, direction))
+    pixels, inside = lines(size, direction, 0, extent(size, direction)[0])
     rows, columns = np.divmod(pixels, size[1])
     steps = np.stack([np.diff(rows, axis=1), np.diff(columns, axis=1)], 2)[inside[:, 1:] & inside[:, :-1]]
     assert {tuple(step) for step in steps.tolist()} <= {direction, (-direction[0], -direction[1])}
@@ -56,13 +56,13 @@ def test_lines_go_on_in_their_direction(size, direction):
 @pytest.mark.parametrize("direction", [(1, 1), (1, -1)])
 def test_diagonals_go_on_in_the_mirror_beyond_the_image(size, direction):
     """As through the image and its mirror images side by side, which numpy makes."""
-    pixels, _ = lines(size, direction, 0, line_count(size, direction))
+    pixels, _ = lines(size, direction, 0, extent(size, direction)[0])
     short = min(size)
     image = np.arange(size[0] * size[1]).reshape(size)
     image = image if size[0] == short else image.T
     beside = np.pad(image, ((0, 0), (short - 1, short - 1)), mode="symmetric")
     slope = direction[1]
-    first = np.arange(line_count(size, direction)) + (0 if slope > 0 else short - 1)
+    first = np.arange(extent(size, direction)[0]) + (0 if slope > 0 else short - 1)
     along = np.arange(short)
     np.testing.assert_array_equal(pixels, beside[along, first[:, None] + slope * along])
 

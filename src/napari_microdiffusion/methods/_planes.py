@@ -34,7 +34,7 @@ PARTS = 4
 """Of the planes in one direction, restored one after the other: copies of all would outweigh the volumes themselves."""
 
 
-class Restored(NamedTuple):
+class RestoredPlanes(NamedTuple):
     """Some parallel planes after restoration.
 
     Parameters
@@ -108,10 +108,11 @@ def restore(
     spread = np.zeros((2, *volume.shape), np.float32)
     size = volume.shape[1], volume.shape[2]
     share = np.float32(1 / len(DIRECTIONS))
-    yield Stage("Restoring planes along z", sum(line_count(size, direction) for direction in DIRECTIONS))
+    yield Stage("Restoring planes along z", sum(extent(size, direction)[0] for direction in DIRECTIONS))
     done = 0
     for direction in DIRECTIONS:
-        for at, estimate, distances, planes in through_planes(net, stack, start, direction, anisotropy, context):
+        restoring = through_planes(net, stack, start, direction, anisotropy, context, PARTS)
+        for at, estimate, distances, planes in restoring:
             for z, image in enumerate(volume):  # numpy is slow to index the last two of three axes
                 image.reshape(-1)[at] += np.float32(strength) * share * (estimate[z] - start[z].reshape(-1)[at])
                 for bound, distance in zip(spread[:, z], distances[:, z], strict=True):
@@ -131,22 +132,26 @@ def through_planes(
     direction: Direction,
     anisotropy: Anisotropy,
     context: Context,
-) -> Generator[Restored, None, None]:
-    """Restore all planes of an interpolated volume (Z, y, x) that lie in one direction, batchwise."""
+    parts: int = 1,
+) -> Generator[RestoredPlanes, None, None]:
+    """Restore all planes of an interpolated volume (Z, y, x) that lie in one direction, in batches, so many at least.
+
+    A batch is read before it is given: the volume may be changed there.
+    """
     import torch
 
     acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
-    depth, *size = volume.shape
-    images, count = volume.reshape(depth, -1), line_count((size[0], size[1]), direction)
-    at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * max(size)), -(-count // PARTS)))
+    depth, height, width = volume.shape
+    images, (count, length) = volume.reshape(depth, -1), extent((height, width), direction)
+    at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * length), -(-count // parts)))
     for start in range(0, count, at_once):
-        pixels, inside = lines((size[0], size[1]), direction, start, min(start + at_once, count))
+        pixels, inside = lines((height, width), direction, start, min(start + at_once, count))
         planes = np.take(images, pixels, axis=1).transpose(1, 0, 2)
         batch = torch.from_numpy(np.ascontiguousarray(planes)).to(context.device)
         conditions = anisotropy.conditions(batch, math.hypot(*direction))
         with torch.no_grad():
             estimate, spread = restored(net, acquisition, ridge, batch, conditions, context)
-        yield Restored(
+        yield RestoredPlanes(
             pixels[inside],
             estimate.transpose(0, 1).cpu().numpy()[:, inside],
             spread.permute(1, 2, 0, 3).cpu().numpy()[:, :, inside],
@@ -154,10 +159,10 @@ def through_planes(
         )
 
 
-def line_count(size: tuple[int, int], direction: Direction) -> int:
-    """How many lines of pixels in one of `DIRECTIONS` cover an image (y, x)."""
+def extent(size: tuple[int, int], direction: Direction) -> tuple[int, int]:
+    """How many lines in one of `DIRECTIONS` cover an image (y, x), and of how many pixels each."""
     height, width = size
-    return {XZ: height, YZ: width}.get(direction, height + width - 1)
+    return {XZ: (height, width), YZ: (width, height)}.get(direction, (height + width - 1, min(size)))
 
 
 def lines(

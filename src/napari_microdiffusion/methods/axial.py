@@ -253,7 +253,7 @@ class Axial(Method):
         data = interpolated(stack)
         sigma = self.given_sigma(stack)
         anisotropy = Anisotropy(FALLBACK.sigma if sigma is None else sigma, self.elongation or FALLBACK.elongation)
-        for at, estimate, *_ in through_planes(net, stack, data.copy(), XZ, anisotropy, context):
+        for at, estimate, *_ in through_planes(net, stack, data, XZ, anisotropy, context):
             data.reshape(len(data), -1)[:, at] = estimate
             if context.should_stop():
                 return
