@@ -382,6 +382,46 @@ def test_slices_that_no_projection_has_seen(acquisition, unseen):
     assert sum(unseen) == (~acquisition.seen).sum()
 
 
+SECOND = {"slices": 4, "profile": "measured", "weights": (0, 1, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "fixed"),
+    [
+        (Acquisition(slices=4, profile="point", count=3), [0, 4, 8]),
+        (Acquisition(slices=4, profile="point", count=3).without((1,)), [0, 8]),
+        (Acquisition(slices=1, stride=4, count=3), [0, 4, 8]),
+        (Acquisition(slices=1, count=3), [0, 1, 2]),
+        (Acquisition(slices=5, stride=4, profile="gaussian", fwhm=0.1, count=3), [2, 6, 10]),
+        (Acquisition(**SECOND, count=3), [1, 5, 9]),
+        (Acquisition(slices=4, count=3), []),
+        (Acquisition(slices=4, profile="gaussian", count=3), []),
+    ],
+)
+def test_slices_that_a_projection_shows_by_themselves(acquisition, fixed):
+    assert np.flatnonzero(acquisition.fixed).tolist() == fixed
+    assert acquisition.single == bool(fixed)
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "decoupled"),
+    [
+        (Acquisition(slices=6), True),
+        (Acquisition(slices=6, stride=5), False),
+        (Acquisition(slices=6, stride=3, profile="point"), True),
+        (Acquisition(slices=6, stride=3, profile="measured", weights=(0, 1, 2, 1, 0, 0)), True),
+        (Acquisition(slices=6, stride=3, profile="measured", weights=(0, 1, 2, 1, 1e-3, 0)), False),
+        (Acquisition(slices=6, stride=3, profile="gaussian"), False),
+    ],
+)
+def test_projections_that_share_no_slice_are_decoupled(acquisition, decoupled):
+    assert acquisition.decoupled == decoupled
+    bound = acquisition.bound(4)
+    assert (np.count_nonzero(bound.matrix, axis=0) <= 1).all() == decoupled
+    stack = np.random.default_rng(0).random((4, 8, 8))
+    assert (bound.ridge(stack) == 0) == decoupled
+
+
 @pytest.mark.parametrize(
     ("one", "other", "alike"),
     [

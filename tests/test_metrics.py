@@ -219,6 +219,9 @@ def test_without_a_truth_or_a_reliability_there_is_no_coverage(truth, estimate, 
         (Acquisition(slices=3, profile="point", count=3), 9, [1, 2, 4, 5]),
         (Acquisition(slices=1, stride=3, profile="point", count=3), 7, [1, 2, 4, 5]),
         (Acquisition(slices=3, profile="point", count=4).without((1,)), 12, [1, 2, 3, 4, 5, 7, 8]),
+        (Acquisition(slices=3, profile="point", count=4).without((0,)), 12, [4, 5, 7, 8]),
+        (Acquisition(slices=1, stride=3, count=3), 7, [1, 2, 4, 5]),
+        (Acquisition(slices=3, profile="measured", weights=(0, 1, 0), count=3), 9, [2, 3, 5, 6]),
         (Acquisition(slices=1, profile="point", count=3), 3, [0, 1, 2]),  # nothing was inferred
     ],
 )

@@ -12,7 +12,7 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context, Linear, RecurrentMz, Weights
-from napari_microdiffusion.methods._sequences import Drawer, Rule, sequences, to_be_found
+from napari_microdiffusion.methods._sequences import Drawer, Rule, sequences
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import sources, spec
 from napari_microdiffusion.run import exhaust
@@ -88,13 +88,6 @@ def test_what_is_shown_encloses_every_slice(acquisition, inputs):
     inside = (acquisition.slice_centres >= centres[0]) & (acquisition.slice_centres <= centres[-1])
     assert (shown.distances[inside].min(1) <= 0).all()
     assert (shown.distances[inside].max(1) >= 0).all()
-
-
-def test_slices_that_are_projections_need_not_be_found():
-    assert np.flatnonzero(~to_be_found(POINT.bound(3))).tolist() == [0, 4, 8]
-    assert np.flatnonzero(~to_be_found(POINT.bound(3).without((1,)))).tolist() == [0, 8]
-    assert to_be_found(Acquisition(slices=4, count=3)).all()
-    assert not to_be_found(Acquisition(slices=1, count=3)).any()
 
 
 # -- what it is trained on ------------------------------------------------------------------
@@ -242,7 +235,7 @@ def test_every_acquisition(acquisition):
     assert data.shape == stack.volume_shape
     assert data.dtype == np.float32
     assert np.isfinite(data).all()
-    wanted = np.flatnonzero(to_be_found(acquisition))
+    wanted = np.flatnonzero(~acquisition.fixed)
     assert [event.start for event in events if isinstance(event, Preview)][1:] == wanted.tolist()
     assert [event.done for event in events if isinstance(event, Step)] == list(range(1, len(wanted) + 1))
     linear = exhaust(Linear().predict(stack, {}, Context())).data

@@ -24,6 +24,9 @@ Profile = Literal["uniform", "gaussian", "point", "measured"]
 
 MINIMUM_PROJECTIONS = 3
 
+NEGLIGIBLE = 1e-6
+"""A weight that is less of the largest counts as none: a slice at the far end of a narrow beam is not measured."""
+
 
 class Acquisition(BaseModel):
     """How a volume of Z slices became K projections.
@@ -123,7 +126,13 @@ class Acquisition(BaseModel):
             weights = np.exp(exponent.min() - exponent)  # not 0 everywhere for a narrow beam between two slices
         else:
             weights = np.asarray(self.weights, np.float64)
+        weights = np.where(weights < NEGLIGIBLE * weights.max(), 0.0, weights)
         return np.asarray(weights / weights.sum(), np.float64)
+
+    @property
+    def single(self) -> bool:
+        """Whether a projection is one slice, however the profile says so."""
+        return bool(np.count_nonzero(self.profile_weights) == 1)
 
     @property
     def effective_slices(self) -> float:
@@ -159,9 +168,15 @@ class Acquisition(BaseModel):
         return inside - len(seen), self.depth - inside
 
     @property
+    def fixed(self) -> NDArray[np.bool_]:
+        """Which slices some projection in use shows all by themselves, shape (Z,)."""
+        alone = np.count_nonzero(self.matrix, axis=1) == 1
+        return np.asarray(self.matrix[alone].any(0))
+
+    @property
     def decoupled(self) -> bool:
         """Whether every slice belongs to one projection at most, so that blocks can be treated apart."""
-        return self.step >= self.slices
+        return self.step > int(np.ptp(np.flatnonzero(self.profile_weights)))
 
     @property
     def description(self) -> str:

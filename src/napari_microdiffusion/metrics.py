@@ -221,11 +221,11 @@ def _residual_rows(volume: NDArray[Any], projections: ProjectionStack) -> Iterat
 
 
 def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.bool_]:
-    """Which of the slices count in a score, shape (depth,): all, or for a point profile those between acquired ones."""
+    """Which of the slices count in a score, shape (depth,): all, or of sparse slices those between acquired ones."""
     scored = np.ones(depth, bool)
-    if acquisition is not None and acquisition.profile == "point":
-        scored[acquisition.starts] = False
-        scored[acquisition.starts[-1] :] = False
+    if acquisition is not None and acquisition.single:
+        acquired = np.flatnonzero(acquisition.fixed)
+        scored[: acquired[0]] = scored[acquired] = scored[acquired[-1] :] = False
     return scored if scored.any() else ~scored  # every slice acquired: nothing was inferred, so all count
 
 

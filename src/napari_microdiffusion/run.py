@@ -213,7 +213,7 @@ def _shown(
 
 
 def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
-    """Say which slices no projection in use has seen; those between points are what a point profile is about."""
+    """Say which slices no projection in use has seen; those between single slices are what is to be found."""
     gaps, beyond = acquisition.unseen
     if len(acquisition.matrix) == acquisition.depth:
         yield Notice(
@@ -222,7 +222,7 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
         )
     if beyond:
         yield Notice(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
-    if gaps and acquisition.profile != "point":
+    if gaps and not acquisition.single:
         yield Notice(
             f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
         )

@@ -68,7 +68,7 @@ def verdict(
 def _measured(result: Result, stack: ProjectionStack) -> str:
     acquisition = stack.acquisition
     n, scale = acquisition.slices, stack.volume_scale_um
-    if acquisition.profile == "point" or n == 1:
+    if acquisition.single:
         each = f"each a single slice, {acquisition.step} slices apart" if acquisition.step > 1 else "each a slice"
     else:
         mean = "the mean" if acquisition.profile == "uniform" else "a weighted mean"
@@ -89,7 +89,7 @@ def _inferred(stack: ProjectionStack) -> str:
     if count == depth:
         return "nothing along the depth, as there is a projection for every slice"
     share = f"{100 * (1 - count / depth):.0f} % of the detail along z is the method's inference"
-    if acquisition.profile == "point" or acquisition.slices == 1:
+    if acquisition.single:
         text = f"{depth - count} of {depth} slices were not measured: {share}"
     else:
         text = (
@@ -183,7 +183,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         advice.append("the setting consistency = final, as the volume contradicts the projections by more than noise")
     if len(stack.data) <= MINIMUM_PROJECTIONS:
         advice.append("four or more projections, so that one can be hidden to test the method")
-    if acquisition.step > acquisition.slices > 1 and acquisition.profile != "point":
+    if acquisition.step > acquisition.slices and not acquisition.single:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
     share, of_what = _noise_share(result, stack, mean, usual)
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
@@ -197,7 +197,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
 
 def _finer(stack: ProjectionStack) -> str:
     acquisition = stack.acquisition
-    if acquisition.profile == "point" or acquisition.slices == 1:
+    if acquisition.single:
         return f"slices measured closer together than every {acquisition.step}"
     return f"fewer slices per projection than {acquisition.slices} (a shorter beam and smaller steps)"
 

@@ -102,8 +102,7 @@ def widening_needed(
         if context.should_stop():
             return None
         whole = patches.acquisition.replace(hidden=())
-        alone = np.count_nonzero(whole.matrix, 1) == 1
-        inferred = ~whole.matrix[alone].any(0)
+        inferred = ~whole.fixed
         if not inferred.any():
             return 1.0
         seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)

@@ -63,13 +63,6 @@ def linear_matrix(acquisition: Acquisition) -> NDArray[np.float64]:
     return linear_weights(acquisition.projection_centres, acquisition.slice_centres)
 
 
-def to_be_found(acquisition: Acquisition) -> NDArray[np.bool_]:
-    """Which slices are not shown by a projection all by themselves, (Z,)."""
-    alone = (acquisition.matrix > 0).sum(1) == 1
-    found: NDArray[np.bool_] = ~acquisition.matrix[alone].any(0)
-    return found
-
-
 @dataclass(frozen=True)
 class Batch:
     """Training crops, float32.
@@ -167,7 +160,7 @@ class Drawer:
 
         What lies beyond the outermost is hard to tell: its errors are large, and most of training would go there.
         """
-        wanted = to_be_found(acquisition)
+        wanted = ~acquisition.fixed
         if not wanted.any():
             wanted = ~wanted
         centres, slices = acquisition.projection_centres, acquisition.slice_centres
@@ -191,7 +184,7 @@ def linear_error(volume: NDArray[np.float32], acquisition: Acquisition) -> float
     """Root mean square error of linear interpolation in the slices to be found of a volume (Z, y, x), never zero."""
     bound = acquisition.fitted(len(volume))
     volume = volume[: bound.depth]
-    error = (along_z(linear_matrix(bound), bound.project(volume)) - volume)[to_be_found(bound)]
+    error = (along_z(linear_matrix(bound), bound.project(volume)) - volume)[~bound.fixed]
     return max(1e-3, float(np.sqrt(np.mean(np.square(error))))) if error.size else 1.0
 
 

@@ -59,7 +59,7 @@ class Windows:
     @property
     def exact(self) -> bool:
         """Whether a projection is a slice."""
-        return bool(np.count_nonzero(self.profile) == 1)
+        return self.acquisition.single
 
     @property
     def first(self) -> int:

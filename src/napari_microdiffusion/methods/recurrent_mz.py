@@ -17,7 +17,7 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
-from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences, to_be_found
+from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences
 from ._training import ahead, descend, muon
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class RecurrentMz(Method):
         net = self._network(context)
         net.load_state_dict(weights)
         net.requires_grad_(False).eval()
-        wanted = np.flatnonzero(to_be_found(stack.acquisition))
+        wanted = np.flatnonzero(~stack.acquisition.fixed)
         size = max(1, context.memory_bytes // self._slice_bytes(stack))
         yield Stage("Making the slices", len(wanted))
         yield Preview(0, data.copy())
