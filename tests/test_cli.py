@@ -248,6 +248,41 @@ class TestReconstruct:
         done("reconstruct", "h.ome.tif", "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
         assert io.read_volume("w.ome.tif").shape[0] == 30
 
+    def test_a_statement_against_the_file_is_taken_and_said(self) -> None:
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--overwrite", "--method", "linear")
+        told = "p says of itself 6 slices, stride 6, uniform profile, and is taken to be of 4 slices"
+        assert told in invoke(*order, "--slices", "4").stderr
+        assert io.read_volume("v.ome.tif").shape[0] == 20
+        assert told in invoke("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--slices", "4").stderr
+        assert "says of itself" not in invoke(*order, "--slices", "6").stderr
+
+    def test_projections_are_not_simulated_from_projections(self) -> None:
+        assert "p.ome.tif holds projections" in refused("simulate", "p.ome.tif", "-o", "q.ome.tif", "--slices", "2")
+
+    def test_an_export_is_as_good_a_truth_as_the_volume(self) -> None:
+        truth = io.read_volume("t.ome.tif")
+        floats = replace(truth, data=truth.data / np.float32(100), source_dtype="float32")
+        io.write_volume(floats, "t8.ome.tif", dtype="uint8")
+        done("simulate", "t8.ome.tif", "-o", "p8.ome.tif", "--slices", "6")
+        done("reconstruct", "p8.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        done("reconstruct", "p.ome.tif", "-o", "w.ome.tif", "--method", "linear")
+        scores = [
+            json.loads(done("evaluate", *pair, "--json"))["psnr"]
+            for pair in (("v.ome.tif", "--truth", "t8.ome.tif"), ("w.ome.tif", "--truth", "t.ome.tif"))
+        ]
+        assert scores[0] == pytest.approx(scores[1], abs=0.1)
+
+    def test_weights_outlive_a_volume_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise RunFailed("v.ome.tif could not be written: the disk is full")
+
+        monkeypatch.setattr(io, "write_volume", full)
+        told = invoke("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        assert told.exit_code != 0
+        assert f"--weights {Path('w.safetensors').resolve()} makes the volume again without training" in told.stderr
+        monkeypatch.undo()
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", "w.safetensors")
+
     def test_what_a_reliability_would_replace_is_seen_before_any_work(self, folder: Path) -> None:
         (folder / "v_reliability.ome.tif").write_text("mine")
         order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--overwrite", "--method")

@@ -89,7 +89,8 @@ def run(
     Parameters
     ----------
     job
-        What to do; its ``projections`` path and voxel size are for the record, ``stack`` is used.
+        What to do; where its projections lie, how they were made and their voxel size is for the record, ``stack`` and
+        what that says are used.
     stack
         (k, y, x), any real dtype.
     weights
@@ -229,11 +230,16 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
 
 
 def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float) -> dict[str, Any]:
+    used: dict[str, Any] = {"acquisition": stack.acquisition}
+    if job.scale_um is not None and (
+        stack.volume_scale_um is None or not np.allclose(job.scale_um, stack.volume_scale_um)
+    ):
+        used["scale_um"] = None  # a replay must not state what this run was not given
     return {
         "software": "napari-microdiffusion",
         "versions": {name: version(name) for name in ("napari-microdiffusion", "torch", "numpy", "scipy")},
         "method": name_of(job.method),
-        "job": job.model_copy(update={"acquisition": stack.acquisition}).model_dump(mode="json"),
+        "job": job.model_copy(update=used).model_dump(mode="json"),
         "seed": job.seed,
         "device": context.device,
         "precision": context.dtype,

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import io
 from ..acquisition import Acquisition
-from ..events import InvalidInput
+from ..events import InvalidInput, RunFailed
 from ..numbering import numbers_of
 from ..presets import name_of
 from ..run import Result, run
@@ -40,6 +40,7 @@ def simulated(
         if path is not None:
             io.check_distinct(path, truth)
             io.check_output(path, 0, overwrite)
+    io.inspect(truth).check_volume(truth.name, "they are simulated from fully sampled volumes")
     volume = io.read_volume(truth, channel, time)
     stack, covered = volume.simulate(acquisition)
     stack.check()
@@ -72,10 +73,15 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     interrupt = Interrupt()
     with interrupt.listening():
         result = _run(prepared, interrupt)
-        exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
-        saved = None
+        saved = None  # first of all: training took the time
         if options.save_weights is not None and not result.partial:
             saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
+        try:
+            exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
+        except (InvalidInput, RunFailed):
+            if saved is not None:
+                note(f"note: the weights are in {saved}: --weights {saved} makes the volume again without training")
+            raise
     if options.save_weights is not None and saved is None:
         note(f"note: the weights were not saved to {options.save_weights}: the run was stopped before its end")
     _compare_inputs(prepared, result)

@@ -95,7 +95,8 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     source = job.projections
     assert source is not None
-    if "job" in (io.inspect(source).provenance or {}):
+    described = io.inspect(source)
+    if "job" in (described.provenance or {}):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
     if draft.others is not None and draft.record.get("input_sha256") not in (None, stack.sha256):
@@ -112,10 +113,16 @@ def prepare(options: Options) -> Prepared:
         io.check_beside(output)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
-    notice = None
-    if draft.trained is not None:
-        notice = draft.trained.check(stack)
-    return Prepared(job, stack, draft.trained, output, draft.record, [notice] if notice else [])
+    notices = [contradicted(described, stack), None if draft.trained is None else draft.trained.check(stack)]
+    return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
+
+
+def contradicted(described: io.Description, stack: ProjectionStack) -> str | None:
+    """What to say where a file of projections says of itself that they were made in another way than is stated."""
+    own, stated = described.acquisition, stack.acquisition
+    if own is None or own.alike(stated):
+        return None
+    return f"{described.name} says of itself {own.description}, and is taken to be of {stated.description}, as stated"
 
 
 def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:

@@ -24,6 +24,7 @@ from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
 from ..volume import ProjectionStack, Volume
 from .console import INTERRUPTED, Interrupt, follow, note
+from .jobs import contradicted
 from .values import acquisition_of, job_of, method_of, overrides_of, voxel_size_of
 
 LABELS = {
@@ -88,17 +89,18 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     """
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     _check(options, acquisition)
-    found = io.read_volume(options.volume)
+    found = io.read_volume(*_chosen(options.volume, options))
     recipe = _recipe(options, found) if options.held_out else None
-    estimate = io.original_intensities(found)
-    known = None if options.truth is None else io.original_intensities(io.read_volume(*_chosen(options.truth, options)))
+    known = None if options.truth is None else io.read_volume(*_chosen(options.truth, options))
     if known is not None:
         _warn_of_known(found, known)
     if (found.provenance or {}).get("complete") is False:
         note(f"note: {found.name} is partial: the run that made it was stopped")
     stack = _stack(options, acquisition, recipe, found)
-    values: dict[str, Any] = dict(evaluate(estimate, known, stack))
-    if known is not None and (told := scales_apart(estimate.data, known.data)):
+    values: dict[str, Any] = dict(evaluate(found, known, stack))
+    if options.projections and stack and (told := contradicted(io.inspect(options.projections), stack)):
+        note(f"note: {told}")
+    if known is not None and (told := scales_apart(found.data, known.data)):
         note(f"note: {told}")
     if recipe is None or stack is None:
         return values, 0

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
+from ..numbering import numbers_of
 from ..volume import ProjectionStack, Volume
 from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, storable, to_type
@@ -45,7 +46,6 @@ __all__ = [
     "check_distinct",
     "check_output",
     "inspect",
-    "original_intensities",
     "read_profile",
     "read_projections",
     "read_volume",
@@ -90,8 +90,8 @@ def read_volume(
 ) -> Volume:
     """A volume (z, y, x) in the file's own dtype, with scale and provenance where the file states them.
 
-    A reliability that was saved with it comes along where its file still lies beside the volume's. It is float32, on
-    the scale of `original_intensities`.
+    An 8 or 16 bit export whose values were mapped is float32, on the intensity scale it was exported from. A
+    reliability that was saved with it comes along where its file still lies beside the volume's, on that scale too.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def read_volume(
     """
     path = Path(path)
     with open_source(path, READERS) as source:
-        data = source.stack(channel, time)
+        data = original_intensities(source.stack(channel, time), source.record)
         found = reliability.reliability_of(source, path, READERS) if with_reliability else None
         return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source), found)
 
@@ -135,17 +135,21 @@ def read_projections(
     Parameters
     ----------
     acquisition
-        How the projections were made; None takes it from the file. Those hidden in it are left out of those that the
-        file holds.
+        How the projections were made; None takes it from the file, as does one like the file's that is not bound to a
+        number of projections. Those hidden in it are left out of those that the file holds.
 
     Raises
     ------
     InvalidInput
-        Also if no acquisition is given and the file carries none, or it does not describe this many projections.
+        Also if no acquisition is given and the file carries none, it does not describe this many projections, or it
+        uses some that the file says it lacks.
     """
     path = Path(path)
     with open_source(path, READERS) as source:
-        acquisition = acquisition or _acquisition(source)
+        if acquisition is None:
+            acquisition = _acquisition(source)
+        elif acquisition.count is None and (own := _usable_acquisition(source)) and own.alike(acquisition):
+            acquisition = own
         if acquisition is None:
             raise InvalidInput(
                 f"{path.name} does not say how its projections were made: "
@@ -247,18 +251,25 @@ def _acquisition(source: Source) -> Acquisition | None:
         ) from error
 
 
+def _usable_acquisition(source: Source) -> Acquisition | None:
+    """The file's own, where it carries one that can be used."""
+    with suppress(InvalidInput):
+        return _acquisition(source)
+    return None
+
+
 def _in_use(data: NDArray[Any], acquisition: Acquisition, source: Source) -> NDArray[Any]:
     """Those images of a file that an acquisition uses, where the file holds them and more."""
     if not acquisition.hidden:
         return data
     held = tuple(range(len(data))) if len(data) == acquisition.count else acquisition.shown
-    with suppress(InvalidInput):  # the file's own may be of no use
-        own = _acquisition(source)
-        if own is not None and own.count == acquisition.count and len(own.shown) == len(data):
-            held = own.shown
-    if not set(acquisition.shown) < set(held):
-        return data
-    return data[[held.index(index) for index in acquisition.shown]]
+    own = _usable_acquisition(source)
+    if own is not None and own.count == acquisition.count and len(own.shown) == len(data):
+        held = own.shown
+    lacking = set(acquisition.shown) - set(held)
+    if lacking:
+        raise InvalidInput(f"{source.name} lacks projection {numbers_of(sorted(lacking))}: leave it out here, too")
+    return data if acquisition.shown == held else data[[held.index(index) for index in acquisition.shown]]
 
 
 def _provenance(source: Source) -> dict[str, Any] | None:

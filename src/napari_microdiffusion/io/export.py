@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,13 +68,20 @@ def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
     return Converted(stored, mapping, record)
 
 
-def original_intensities(volume: Volume) -> Volume:
-    """A volume read from an 8 or 16 bit export on the intensity scale it was exported from, float32; others as is."""
-    record = (volume.provenance or {}).get("export") or {}
+def original_intensities(stored: NDArray[Any], record: dict[str, Any]) -> NDArray[Any]:
+    """Values of an export on the intensity scale they were exported from, float32; as they are if they were kept.
+
+    Parameters
+    ----------
+    record
+        Of the export, as `to_type` makes it.
+    """
     if "gain" not in record or (record["offset"], record["gain"]) == (0.0, 1.0):
-        return volume
-    values = volume.data * np.float32(record["gain"]) + np.float32(record["offset"])
-    return replace(volume, data=values.astype(np.float32))
+        return stored
+    values = stored.astype(np.float32)
+    values *= np.float32(record["gain"])
+    values += np.float32(record["offset"])
+    return values
 
 
 def storable(data: NDArray[Any]) -> NDArray[Any]:

@@ -72,6 +72,18 @@ class Description:
         if self.unusable:
             raise InvalidInput(self.unusable)
 
+    def check_volume(self, file: str, because: str) -> None:
+        """Refuse a ``file``, by its name, that holds projections where a fully sampled volume is wanted.
+
+        Raises
+        ------
+        InvalidInput
+            Ending with the reason for it.
+        """
+        self.check_acquisition()
+        if self.acquisition is not None:
+            raise InvalidInput(f"{file} holds projections: {because}")
+
 
 @dataclass(frozen=True)
 class Source:

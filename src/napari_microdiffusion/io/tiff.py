@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import threading
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -162,15 +163,21 @@ def _refuse_entities(file: tifffile.TiffFile, name: str) -> None:
 
 @contextmanager
 def _overheard() -> Generator[list[str]]:
-    """What tifffile logs meanwhile, instead of on the terminal: it fills missing images with zeros and only says so."""
+    """What tifffile logs meanwhile, instead of on the terminal: it fills missing images with zeros and only says so.
+
+    Of this thread alone: another may be reading a file of its own.
+    """
     lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    own = threading.get_ident()
+
+    def to_others(record: logging.LogRecord) -> bool:
+        if record.thread == own:
+            lines.append(record.getMessage())
+        return record.thread != own
+
     logger = tifffile.logger()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    logger.addFilter(to_others)
     try:
         yield lines
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+        logger.removeFilter(to_others)

@@ -8,11 +8,24 @@ from collections.abc import Iterable
 _MICROMETRES = {
     **dict.fromkeys(("pm", "picometer"), 1e-6),
     **dict.fromkeys(("å", "angstrom"), 1e-4),
-    **dict.fromkeys(("nm", "nanometer", "nanometre", "nanometers"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometre", "nanometers", "nanometres"), 1e-3),
     **dict.fromkeys(
-        ("µm", "um", "micron", "microns", "micrometer", "micrometre", "micrometers", "\\u00b5m", "µ", "u"), 1.0
+        (
+            "µm",
+            "um",
+            "micron",
+            "microns",
+            "micrometer",
+            "micrometre",
+            "micrometers",
+            "micrometres",
+            "\\u00b5m",
+            "µ",
+            "u",
+        ),
+        1.0,
     ),
-    **dict.fromkeys(("mm", "millimeter", "millimetre", "millimeters"), 1e3),
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "millimeters", "millimetres"), 1e3),
     **dict.fromkeys(("cm", "centimeter", "centimetre", "centimeters"), 1e4),
     **dict.fromkeys(("m", "meter", "metre", "meters"), 1e6),
     **dict.fromkeys(("in", "inch", "inches", '"'), 25_400.0),

@@ -48,9 +48,7 @@ def read_volumes(given: Sequence[Path], channel: int | None, time: int | None) -
 
 def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     described = inspect(path)
-    described.check_acquisition()  # so it holds projections
-    if described.acquisition is not None:
-        raise InvalidInput(f"{path.name} holds projections: a base model is trained on fully sampled volumes")
+    described.check_volume(path.name, "a base model is trained on fully sampled volumes")
     if "job" in (described.provenance or {}):
         raise InvalidInput(f"{path.name} was reconstructed: a base model is trained on measured volumes")
     chosen = channel if described.channels > 1 else None, time if described.times > 1 else None

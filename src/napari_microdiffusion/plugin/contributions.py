@@ -121,9 +121,9 @@ def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
 
 def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     """Of a reliability beside it nothing is shown: it takes three times the memory, and opens as layers of its own."""
-    from ..io import original_intensities, read_volume
+    from ..io import read_volume
 
-    return original_intensities(read_volume(path, channel, time, with_reliability=False))
+    return read_volume(path, channel, time, with_reliability=False)
 
 
 def _with_time(attributes: dict[str, Any]) -> dict[str, Any]:
