@@ -22,6 +22,13 @@ def test_noise_variance_finds_the_noise_under_structure(dtype):
     assert noise_variance(images.astype(dtype)) == pytest.approx(400, rel=0.1)
 
 
+def test_intensities_whose_sums_their_type_has_no_room_for():
+    images = 40 * waves() + 800 * np.random.default_rng(3).standard_normal(waves().shape)
+    images = images.clip(0, 60_000).astype(np.float16)
+    assert noise_variance(images) == pytest.approx(800**2, rel=0.1)
+    assert Noise.of(images.astype(np.uint16)).variance(np.asarray([4e4])) == pytest.approx(800**2, rel=0.2)
+
+
 LIGHT = np.asarray([700.0, 1000.0, 1500.0])
 
 CAMERAS = {

@@ -13,7 +13,7 @@ from .numerics import Array
 CLASSES = 10
 """Of brightness, as many pixels in each, in which noise is measured."""
 
-PIXELS = 2**24
+PIXELS = 2**22
 """Enough to measure it in."""
 
 BLOCK = 16
@@ -31,7 +31,7 @@ MOST = 4.0
 
 def noise_variance(images: NDArray[Any]) -> float:
     """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
-    return _robust(_second_differences(images))
+    return _robust(_second_differences(_some(images)))
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class Noise:
     @classmethod
     def of(cls, images: NDArray[Any]) -> Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
-        every = min(-(-images.size // PIXELS), len(images))
-        some = images[every // 2 :: every]
+        some = _some(images)
         second, brightness = _second_differences(some), _brightness(some)
         order = np.argsort(brightness, axis=None, kind="stable")
         classes = [
@@ -160,6 +159,13 @@ def _autocovariance(blocks: NDArray[Any], lag: int) -> float:
     own = blocks - blocks.mean((1, 2), keepdims=True)
     along_y, along_x = own[:, lag:] * own[:, : BLOCK - lag], own[:, :, lag:] * own[:, :, : BLOCK - lag]
     return float(along_y.mean() + along_x.mean()) / 2
+
+
+def _some(images: NDArray[Any]) -> NDArray[Any]:
+    """Enough of images (k, y, x), spread over all, as floating-point numbers in which their sums have room."""
+    every = min(-(-images.size // PIXELS), len(images))
+    some = images[every // 2 :: every]
+    return some.astype(np.result_type(some, np.float32), copy=False)
 
 
 def _second_differences(images: NDArray[Any]) -> NDArray[Any]:

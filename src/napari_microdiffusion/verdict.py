@@ -24,6 +24,9 @@ them."""
 MIXED = 1 / 3, 2 / 3
 """Shares of noise in the uncertainty: below the first, finer sampling is what helps, above the second more signal."""
 
+ROUNDING = 1e-5
+"""Of a sigma that was tried, in slices: it is kept with the weights as float32."""
+
 VOXELS = 2**21
 """Medians are taken over so many voxels, about."""
 
@@ -165,7 +168,7 @@ def _own_test(result: Result) -> tuple[float | None, float | None]:
     """
     found = (result.volume.provenance or {}).get("found", {})
     curve, sigma = found.get("sigma_curve"), found.get("sigma_slices")
-    if _prior(result) or not curve or not curve[0][0] <= sigma <= curve[-1][0]:
+    if _prior(result) or not curve or not curve[0][0] - ROUNDING <= sigma <= curve[-1][0] + ROUNDING:
         return None, None
     if found.get("fell_back"):
         return found["interpolation_held_out_db"], None

@@ -181,10 +181,20 @@ class ProjectionStack:
         dz, y, x = scale_um
         return replace(self, scale_um=(dz * self.acquisition.step, y, x))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 of the pixels, (k, y, x)."""
         return pixels_sha256(self.data)
+
+    @cached_property
+    def ridge(self) -> float:
+        """What `Acquisition.ridge` finds for these projections; 0 unless they overlap."""
+        return self.acquisition.ridge(self.data)
+
+    @property
+    def interpolation(self) -> NDArray[np.float64]:
+        """The conservative interpolation as weights (Z, K) of the projections, see `Acquisition.smoothest`."""
+        return self.acquisition.smoothest(self.ridge)
 
     def without(self, indices: Iterable[int]) -> ProjectionStack:
         """The stack with some projections (indices among those in use) hidden; the volume keeps its depth."""

@@ -224,8 +224,7 @@ def make_consistent(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     cannot see. With overlap, a volume that explains the projections to within their noise stays as it is: each
     further step would only fit more of the noise.
     """
-    acquisition = stack.acquisition
-    ridge = acquisition.ridge(stack.data)
+    acquisition, ridge = stack.acquisition, stack.ridge
     if ridge and residual_stats(data, stack).rms ** 2 <= noise_variance(stack.data):
         return
     for row in range(data.shape[1]):

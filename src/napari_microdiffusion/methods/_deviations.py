@@ -86,7 +86,7 @@ class Deviations:
 
         from ..diffusion import sample, slice_noise
 
-        acquisition, ridge, device = stack.acquisition, stack.acquisition.ridge(stack.data), self.context.device
+        acquisition, ridge, device = stack.acquisition, stack.ridge, self.context.device
         mean, std = (torch.from_numpy(volume).to(device) for volume in known)
         std = std.clamp_min(LEAST)
 

@@ -36,7 +36,7 @@ class Filling:
     def __init__(self, stack: ProjectionStack, windows: Windows) -> None:
         acquisition = stack.acquisition
         self.windows, self.shown = windows, acquisition.shown
-        self.data = along_z(acquisition.smoothest(acquisition.ridge(stack.data)), stack.data).astype(np.float32)
+        self.data = along_z(stack.interpolation, stack.data).astype(np.float32)
         acquired = len(self.shown) + len(acquisition.hidden)
         self._measured = self._projected(np.arange(acquired) * acquisition.step)
         self._measured[list(self.shown)] = stack.data

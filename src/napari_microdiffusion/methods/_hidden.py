@@ -80,7 +80,7 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
             return None
         shown = stack.without(fold)
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
-        volume = along_z(shown.acquisition.smoothest(shown.acquisition.ridge(shown.data)), shown.data[:, rows])
+        volume = along_z(shown.interpolation, shown.data[:, rows])
         estimate = np.empty_like(volume)
         for at, planes, *_ in through_planes(net, shown, volume, XZ, anisotropy, context):
             estimate.reshape(len(estimate), -1)[:, at] = planes

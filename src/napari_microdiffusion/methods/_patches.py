@@ -105,8 +105,7 @@ class Cutter:
 
         self._acquisition = stack.acquisition.replace(count=None, hidden=())
         self._images = torch.from_numpy(np.ascontiguousarray(stack.data))
-        slices = stack.acquisition.smoothest(stack.acquisition.ridge(stack.data))
-        self._sources = [torch.tensor(m, dtype=torch.float32) for m in (slices, np.eye(len(stack.data)))]
+        self._sources = [torch.tensor(m, dtype=torch.float32) for m in (stack.interpolation, np.eye(len(stack.data)))]
         self.ratio = ratio
         self._largest_blur, self._hiding = largest_blur, hiding
         self._generator = generator

@@ -140,7 +140,7 @@ def through_planes(
     """
     import torch
 
-    acquisition, ridge = stack.acquisition, stack.acquisition.ridge(stack.data)
+    acquisition, ridge = stack.acquisition, stack.ridge
     depth, height, width = volume.shape
     images, (count, length) = volume.reshape(depth, -1), extent((height, width), direction)
     at_once = max(1, min(context.memory_bytes // plane_bytes(net, depth * length), -(-count // parts)))

@@ -108,6 +108,6 @@ class Sampler:
         if not self.every_step or not rows.any():
             return lambda clean: clean
         forward = acquisition.matrix[rows, batch.start : batch.stop]
-        backward = acquisition.correction(acquisition.ridge(self.stack.data))[batch.start : batch.stop, rows]
+        backward = acquisition.correction(self.stack.ridge)[batch.start : batch.stop, rows]
         measured = torch.from_numpy(self.stack.data[rows])[:, None].to(self.context.device) * 2 - 1
         return lambda clean: clean + along_z(backward, measured - along_z(forward, clean))

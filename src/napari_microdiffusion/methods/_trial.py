@@ -178,10 +178,9 @@ def try_out(
         finite(float(scores[anisotropy].mean()))
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
-    ridge = stack.acquisition.ridge(stack.data)
-    needed = widening_needed(net, cut, ridge, context)  # patches of all kinds: of extreme ones it saw few
+    needed = widening_needed(net, cut, stack.ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
-        needed = widening_needed(net, cut, ridge, context, Anisotropy(trial.sigma, trial.elongation))
+        needed = widening_needed(net, cut, stack.ridge, context, Anisotropy(trial.sigma, trial.elongation))
     if needed is None:
         return trial
     yield Step(USUAL)

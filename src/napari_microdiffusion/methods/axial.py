@@ -236,7 +236,7 @@ class Axial(Method):
         self, net: PlaneNet, cut: Cutter, stack: ProjectionStack, context: Context, steps: int
     ) -> Generator[Event, None, None]:
         """Train the network in place, until the run is stopped."""
-        loss = LateralLoss.of(cut, self.batch, stack.acquisition.ridge(stack.data), context)
+        loss = LateralLoss.of(cut, self.batch, stack.ridge, context)
         optimisers = muon(net, self.learning_rate)
         with ahead(lambda: cut(self.batch), context) as patches:
             training = descend(
@@ -323,4 +323,4 @@ class Axial(Method):
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
     """The conservative interpolation (Z, y, x), where training and restoring start from."""
-    return along_z(stack.acquisition.smoothest(stack.acquisition.ridge(stack.data)), stack.data)
+    return along_z(stack.interpolation, stack.data)

@@ -170,13 +170,12 @@ class AxialPosterior(Method):
         net = self.prior.loaded(stack, prior, context)
         fresh = replace(context, seed=context.seed + 1)  # patches that the mean was not fitted to
         cut = self.prior.cutter(stack, Trial.of(prior).ratio, fresh)
-        ridge = stack.acquisition.ridge(stack.data)
         generator = torch.Generator().manual_seed(context.seed)
         optimisers = muon(model.denoiser, self.learning_rate)
         with ahead(lambda: cut(self.batch), context) as patches:
 
             def loss() -> Tensor:
-                return model.loss(net, patches(), ridge, generator)
+                return model.loss(net, patches(), stack.ridge, generator)
 
             yield from descend("Training the diffusion of deviations", loss, optimisers, self.steps, "cosine", context)
 

@@ -67,4 +67,4 @@ class Conservative(Interpolation):
     consistency: FinalConsistency = "final"
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
-        return stack.acquisition.smoothest(stack.acquisition.ridge(stack.data))
+        return stack.interpolation
