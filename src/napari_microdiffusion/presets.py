@@ -25,7 +25,7 @@ from .methods import (
     RecurrentMz,
     Sparse3Diff,
 )
-from .methods._base import in_words, limits
+from .methods._settings import in_words, limits
 
 PresetName = Literal["preview", "standard", "paper"]
 PRESETS: tuple[str, ...] = get_args(PresetName)

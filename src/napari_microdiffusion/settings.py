@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from .methods import Method
-from .methods._base import in_words, limits
+from .methods._settings import in_words, limits
 from .presets import PRESETS, recipe_of, sources, spec
 
 

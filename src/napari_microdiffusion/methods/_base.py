@@ -6,62 +6,23 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
 from ..noise import noise_variance
 from ..volume import ProjectionStack, Volume
+from ._settings import FinalConsistency
 
 if TYPE_CHECKING:
     import torch
 
 Weights = dict[str, "torch.Tensor"]
-FinalConsistency = Annotated[
-    Literal["none", "final"],
-    Field(
-        description="make the finished volume reproduce the measured projections exactly (final), "
-        "or leave it as computed (none)",
-        json_schema_extra={"stage": "sampling"},
-    ),
-]
-
-
-UNGUIDED = "guidance above 0 needs p_uncond above 0: else the network never learns what to be guided away from"
-"""Said of settings that do not go together."""
-
-
-def setting(default: Any, description: str, *, sampling: bool = False, **limits: Any) -> Any:
-    """A field of a method's spec: its default, its meaning in plain words, its range.
-
-    ``sampling`` marks what may be changed on weights that are already trained.
-    """
-    return Field(
-        default, description=description, json_schema_extra={"stage": "sampling" if sampling else "training"}, **limits
-    )
-
-
-def limits(info: FieldInfo) -> dict[str, float]:
-    """The bounds of a setting, by pydantic's names, as far as there are any."""
-    keys = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length")
-    return {key: getattr(limit, key) for limit in info.metadata for key in keys if hasattr(limit, key)}
-
-
-def in_words(bounds: dict[str, float]) -> str:
-    """Bounds as people say them: ``0 to 1``, ``above 0, at most 100``."""
-    words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
-    words |= {"multiple_of": "a multiple of {}", "min_length": "{} entries or more", "max_length": "{} at most"}
-    if {"ge", "le"} <= bounds.keys():
-        words = words | {"ge": "{}", "le": "to {}"}
-        words = {key: words[key] for key in ("ge", "le", *words)}
-    parts = [text.format(bounds[key]) for key, text in words.items() if key in bounds]
-    return ", ".join(parts).replace(", to ", " to ")
 
 
 @dataclass

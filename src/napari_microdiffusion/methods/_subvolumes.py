@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
+from ._base import Context, Method, Weights, autocast, kept
 from ._filling import Filling
+from ._settings import (
+    BetaEnd,
+    BetaStart,
+    Crop,
+    FinalConsistency,
+    LearningRate,
+    LevelSpacing,
+    Multipliers,
+    RateSchedule,
+    SamplerName,
+    Timesteps,
+    UNetChannels,
+    setting,
+)
 from ._training import ahead, descend, muon
 from ._windows import Cutter, Variety, Windows
 
@@ -39,27 +52,19 @@ class Subvolumes(Method):
     further: int = setting(
         1, "measured images shown on each side beyond the two that enclose the wanted slices", ge=0, le=8
     )
-    timesteps: int = setting(1000, "noise levels of the training schedule, T", ge=2, le=10_000)
-    beta_start: float = setting(1e-4, "noise variance of the first level", gt=0, lt=1)
-    beta_end: float = setting(0.02, "noise variance of the last level", gt=0, lt=1)
-    sampler: Literal["ddim", "ddpm"] = setting(
-        "ddim", "ddim: few steps, no fresh noise; ddpm: random, best with all T steps", sampling=True
-    )
-    spacing: Literal["quadratic", "uniform"] = setting(
-        "uniform",
-        "noise levels of the sampling steps: dense near the clean image (quadratic) or even (uniform)",
-        sampling=True,
-    )
+    timesteps: Timesteps = 1000
+    beta_start: BetaStart = 1e-4
+    beta_end: BetaEnd = 0.02
+    sampler: SamplerName = "ddim"
+    spacing: LevelSpacing = "uniform"
     sampling_steps: int = setting(1, "denoising steps for each subvolume", ge=1, le=10_000, sampling=True)
-    channels: int = setting(48, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
-    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = setting(
-        (1, 2), "channels at each resolution, as multiples", min_length=1, max_length=5
-    )
+    channels: UNetChannels = 48
+    multipliers: Multipliers = (1, 2)
     fold: int = setting(2, "pixels along y and x that the network takes as one, with more channels: faster", ge=1, le=4)
     attention: bool = setting(False, "self-attention at the lowest resolution")
     steps: int = setting(1500, "training steps on full volumes", ge=1, le=10_000_000)
     batch: int = setting(16, "subvolumes in each training step", ge=1, le=1024)
-    crop: int = setting(48, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
+    crop: Crop = 48
     turning: float = setting(
         0.5, "share of training subvolumes whose depth is a lateral axis of the volume", ge=0, le=1
     )
@@ -86,10 +91,8 @@ class Subvolumes(Method):
         le=1,
     )
     optimiser: Literal["muon", "adamw"] = setting("muon", "muon gets further in as many steps; adamw: the usual one")
-    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
-    schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
-    )
+    learning_rate: LearningRate = 3e-3
+    schedule: RateSchedule = "cosine"
 
     def unsuited(self, acquisition: Acquisition) -> str | None:
         """It works between projections that do not overlap."""

@@ -19,11 +19,12 @@ from ..events import Event, InvalidInput, Notice, Preview, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
 from ..volume import ProjectionStack, Reliability, Volume
-from ._base import Context, FinalConsistency, Method, Weights, kept, make_consistent, setting
+from ._base import Context, Method, Weights, kept, make_consistent
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
 from ._ratio import RATIOS, doubts, doubts_of_weights, ratio_of
+from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
 from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
 
@@ -77,11 +78,11 @@ class Axial(Method):
     )
     wavelength_nm: float = setting(520.0, "wavelength of the detected light, in nm", ge=200, le=2000)
     refractive_index: float = setting(1.33, "refractive index of the immersion medium", ge=1, le=2)
-    channels: int = setting(24, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
-    blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
-    steps: int = setting(2300, "training steps", ge=1, le=10_000_000)
-    batch: int = setting(6, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
-    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
+    channels: NetworkChannels = 24
+    blocks: Blocks = 4
+    steps: Steps = 2300
+    batch: PatchBatch = 6
+    learning_rate: LearningRate = 3e-3
     hiding: float = setting(0.3, "share of training batches in which some projections are hidden", ge=0, le=1)
     largest_sigma: float = setting(6.0, "largest sigma trained for and tried, in slices", gt=0, le=50)
     fine_tuning: int = setting(

@@ -16,20 +16,10 @@ import numpy as np
 
 from ..events import Event, Notice, Preview, Stage, relay
 from ..volume import ProjectionStack, Reliability, Volume
-from ._base import (
-    DENOISER,
-    PRIOR,
-    Context,
-    FinalConsistency,
-    Method,
-    Weights,
-    make_consistent,
-    setting,
-    with_prefix,
-    without_prefix,
-)
+from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, with_prefix, without_prefix
 from ._deviations import Deviations
 from ._planes import Z90, fold_of
+from ._settings import Blocks, DiffusionSteps, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, setting
 from ._training import ahead, descend, muon
 from ._trial import Trial
 from .axial import Axial
@@ -67,11 +57,11 @@ class AxialPosterior(Method):
         sampling=True,
     )
     sampling_steps: int = setting(32, "denoising steps for each sample", ge=1, le=1000, sampling=True)
-    channels: int = setting(32, "channels of the network at full resolution", ge=8, le=512, multiple_of=8)
-    blocks: int = setting(4, "residual blocks at full resolution", ge=2, le=64, multiple_of=2)
-    steps: int = setting(600, "training steps of the diffusion model", ge=1, le=10_000_000)
-    batch: int = setting(12, "patches of 96 slices and 64 pixels in each training step", ge=1, le=1024)
-    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
+    channels: NetworkChannels = 32
+    blocks: Blocks = 4
+    steps: DiffusionSteps = 600
+    batch: PatchBatch = 12
+    learning_rate: LearningRate = 3e-3
 
     @property
     def refines(self) -> bool:

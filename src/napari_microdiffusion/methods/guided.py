@@ -17,22 +17,26 @@ from pydantic import Field, model_validator
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import (
-    DENOISER,
-    PRIOR,
-    UNGUIDED,
-    Context,
-    Method,
-    Weights,
-    autocast,
-    finite,
-    setting,
-    with_prefix,
-    without_prefix,
-)
+from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
+from ._settings import (
+    UNGUIDED,
+    BetaEnd,
+    BetaStart,
+    Crop,
+    Crops,
+    DiffusionSteps,
+    Guidance,
+    LevelSpacing,
+    Multipliers,
+    RateSchedule,
+    SamplerName,
+    Timesteps,
+    UNetChannels,
+    setting,
+)
 from .axial import Axial
 from .implicit import Inr
 from .interpolation import Conservative, Cubic, Linear
@@ -79,45 +83,33 @@ class Guided(Method):
         "what the network predicts: the clean image (x0), the noise (epsilon), a mix of both (v), "
         "or what the best linear denoiser leaves over (preconditioned)",
     )
-    timesteps: int = setting(1000, "noise levels of the training schedule, T", ge=2, le=10_000)
-    beta_start: float = setting(1e-4, "noise variance of the first level", gt=0, lt=1)
-    beta_end: float = setting(0.02, "noise variance of the last level", gt=0, lt=1)
-    sampler: Literal["ddim", "ddpm"] = setting(
-        "ddim", "ddim: few steps, no fresh noise; ddpm: random, best with all T steps", sampling=True
-    )
-    spacing: Literal["quadratic", "uniform"] = setting(
-        "quadratic",
-        "noise levels of the sampling steps: dense near the clean image (quadratic) or even (uniform)",
-        sampling=True,
-    )
+    timesteps: Timesteps = 1000
+    beta_start: BetaStart = 1e-4
+    beta_end: BetaEnd = 0.02
+    sampler: SamplerName = "ddim"
+    spacing: LevelSpacing = "quadratic"
     sampling_steps: int = setting(12, "denoising steps for each slice", ge=1, le=10_000, sampling=True)
-    guidance: float = setting(
-        0.0, "strength w of classifier-free guidance; 0 needs half the time", ge=0, le=20, sampling=True
-    )
+    guidance: Guidance = 0.0
     condition: Literal["addition", "cross_attention", "none"] = setting(
         "addition",
         "how the closest projection and the depth enter: added to every block (addition), attended to at the "
         "lowest resolution (cross_attention), or not at all (none)",
     )
     p_uncond: float = setting(0.1, "share of training images that are shown without their condition", ge=0, le=1)
-    channels: int = setting(16, "channels of the U-Net at full resolution", ge=8, le=512, multiple_of=8)
-    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = setting(
-        (1, 2, 4), "channels at each resolution, as multiples", min_length=1, max_length=5
-    )
+    channels: UNetChannels = 16
+    multipliers: Multipliers = (1, 2, 4)
     attention: bool = setting(
         False, "self-attention at the lowest resolution; attention to the condition takes its place"
     )
-    steps: int = setting(300, "training steps of the diffusion model", ge=1, le=10_000_000)
+    steps: DiffusionSteps = 300
     epochs: int | None = setting(
         None, "training length as passes over all projections, instead of steps", ge=1, le=100_000
     )
-    batch: int = setting(8, "crops in each training step", ge=1, le=1024)
-    crop: int = setting(64, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
+    batch: Crops = 8
+    crop: Crop = 64
     learning_rate: float = setting(2e-3, "learning rate of AdamW", gt=0, le=1)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", ge=0, le=1)
-    schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
-    )
+    schedule: RateSchedule = "cosine"
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

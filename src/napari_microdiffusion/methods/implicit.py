@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, decay, finite, kept, make_consistent, setting
+from ._base import Context, Method, Weights, autocast, decay, finite, kept, make_consistent
+from ._settings import FinalConsistency, RateSchedule, Steps, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,15 +67,13 @@ class Inr(Method):
         "none keeps each slice as it is",
         sampling=True,
     )
-    steps: int = setting(500, "training steps", ge=1, le=10_000_000)
+    steps: Steps = 500
     epochs: int | None = setting(
         None, "training length as passes over all measured pixels, instead of steps", ge=1, le=100_000
     )
     rays: int = setting(4096, "measured pixels in each training step", ge=16, le=1_000_000)
     learning_rate: float = setting(4e-3, "learning rate of Adam", gt=0, le=1)
-    schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
-    )
+    schedule: RateSchedule = "cosine"
     coherence: float = setting(0.0, "weight of a penalty on the difference of adjacent slices", ge=0, le=100)
 
     def _idle(self) -> frozenset[str]:

@@ -15,7 +15,8 @@ from scipy.interpolate import CubicSpline
 from ..events import Event, Preview
 from ..numerics import along_z, linear_weights
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights
+from ._base import Context, Method, Weights
+from ._settings import FinalConsistency
 
 
 class Interpolation(Method):

@@ -16,8 +16,9 @@ from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, FinalConsistency, Method, Weights, autocast, kept, setting
+from ._base import Context, Method, Weights, autocast, kept
 from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences
+from ._settings import Crop, Crops, FinalConsistency, LearningRate, NetworkChannels, RateSchedule, Steps, setting
 from ._training import ahead, descend, muon
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RecurrentMz(Method):
     residual: bool = setting(
         True, "add to the linear interpolation (true), or make the slice from nothing, as in the paper (false)"
     )
-    channels: int = setting(24, "channels of the network at its finest level", ge=8, le=512, multiple_of=8)
+    channels: NetworkChannels = 24
     levels: int = setting(2, "resolutions of the network", ge=1, le=6)
     loss: Literal["berhu", "l1", "l2"] = setting(
         "l2", "what is made small: the reverse Huber loss as in the paper, the absolute or the squared error"
@@ -51,16 +52,14 @@ class RecurrentMz(Method):
     noise: float = setting(
         0.1, "most training crops get noise of up to this, as a share of the intensity range", ge=0, le=1
     )
-    steps: int = setting(1000, "training steps", ge=1, le=10_000_000)
-    batch: int = setting(8, "crops in each training step", ge=1, le=1024)
-    crop: int = setting(48, "side of a training crop, in pixels", ge=16, le=1024, multiple_of=16)
+    steps: Steps = 1000
+    batch: Crops = 8
+    crop: Crop = 48
     optimiser: Literal["muon", "adam"] = setting(
         "muon", "muon: gets further in as many steps; adam: as in the released code"
     )
-    learning_rate: float = setting(3e-3, "learning rate of the optimiser", gt=0, le=1)
-    schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate: the same throughout (constant), or falling to zero (cosine)"
-    )
+    learning_rate: LearningRate = 3e-3
+    schedule: RateSchedule = "cosine"
 
     def pretrain(
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context

@@ -10,8 +10,9 @@ from pydantic import model_validator
 
 from ..events import Event, Notice, Stage, Step
 from ..volume import ProjectionStack
-from ._base import UNGUIDED, Context, Weights, autocast, finite, kept, setting
+from ._base import Context, Weights, autocast, finite, kept
 from ._filling import Filling
+from ._settings import UNGUIDED, Guidance, setting
 from ._subvolumes import Subvolumes
 from ._training import take_step
 from ._windows import Batch
@@ -44,9 +45,7 @@ class Sparse3Diff(Subvolumes):
         "relative", "how slices are counted along z: within the subvolume (relative), or from the top (absolute)"
     )
     p_uncond: float = setting(0.1, "share of training subvolumes that are shown without positions", ge=0, le=1)
-    guidance: float = setting(
-        0.0, "strength w of classifier-free guidance; 0 needs half the time", ge=0, le=20, sampling=True
-    )
+    guidance: Guidance = 0.0
     align: bool = setting(True, "fit the base model to the stack's own images before the volume is made", sampling=True)
     align_among: Literal["measured", "inferred"] = setting(
         "inferred",
