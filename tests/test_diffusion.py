@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_microdiffusion.diffusion import Schedule, sample, slice_noise, step
+from napari_microdiffusion.diffusion import Schedule, clean_of, guided, sample, slice_noise, step
 from napari_microdiffusion.run import exhaust
 
 T = 100
@@ -288,3 +288,19 @@ def test_angular_levels_keep_the_variance_that_even_angles_keep():
     angle = math.acos(float(schedule.alpha_bar[-1].sqrt())) / 10
     *_, last = sample(lambda x, t: schedule.alpha_bar[t].sqrt() * x, x, schedule, levels)
     assert float(last.var()) == pytest.approx(math.cos(angle) ** 20, rel=0.02)
+
+
+@pytest.mark.parametrize("parameterisation", ["x0", "epsilon", "v"])
+def test_what_a_perfect_network_predicts_means_the_clean_image(parameterisation):
+    clean, noise, t = normal(1), normal(2), torch.tensor([0, T // 2, T - 1])
+    schedule = Schedule(T, *BETAS)
+    signal, sigma = levels = schedule.levels(t, clean)
+    output = {"x0": clean, "epsilon": noise, "v": signal * noise - sigma * clean}[parameterisation]
+    torch.testing.assert_close(clean_of(parameterisation, output, schedule.noised(clean, noise, t), levels), clean)
+
+
+def test_guidance_goes_on_beyond_the_condition():
+    with_c, without_c = normal(1), normal(2)
+    torch.testing.assert_close(guided(with_c, without_c, 0.0), with_c)
+    torch.testing.assert_close(guided(with_c, without_c, 1.5) - with_c, 1.5 * (with_c - without_c))
+    torch.testing.assert_close(guided(with_c, with_c, 1.5), with_c)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .diffusion import Parameterisation, Schedule
+from .diffusion import Parameterisation, Schedule, clean_of, guided
 from .unet import IMAGE_FEATURES, POSITION_FEATURES, ConditionEncoder, Conditioning, UNet
 
 Injection = Literal["interpolation", "condition"]
@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
         unet: UNet,
         schedule: Schedule,
         gamma: float,
-        parameterisation: Parameterisation,
+        parameterisation: Parameterisation | Literal["preconditioned"],
         conditioning: Conditioning = "addition",
         injection: Injection = "interpolation",
     ) -> None:
@@ -117,30 +117,20 @@ class Denoiser(nn.Module):
         return functional.mse_loss(output.float(), target)
 
     def estimate(self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor, guidance: float = 0.0) -> Tensor:
-        """x_0 (B, 1, y, x) with classifier-free guidance: (1 + w)·conditional − w·unconditional (Eq. 7).
-
-        The estimate of x_0 is affine in that of the noise, so guiding one guides the other. Without conditions there
-        is nothing to guide.
-        """
+        """x_0 (B, 1, y, x) with classifier-free guidance (Eq. 7); without conditions there is nothing to guide."""
         if guidance == 0 or self.encoder is None:
             return self._clean(noisy, guide, t, condition)
         empty = self.encoder.empty.expand_as(condition)
         with_c, without_c = self._clean(
             torch.cat([noisy, noisy]), torch.cat([guide, guide]), torch.cat([t, t]), torch.cat([condition, empty])
         ).chunk(2)
-        return (1 + guidance) * with_c - guidance * without_c
+        return guided(with_c, without_c, guidance)
 
     def _clean(self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         output, (skip, scale) = self._output(noisy, guide, t, condition)
-        output = output.float()
-        signal, sigma = self.schedule.levels(t, noisy)
-        if self.parameterisation == "x0":
-            return output
-        if self.parameterisation == "epsilon":
-            return (noisy - sigma * output) / signal
-        if self.parameterisation == "v":
-            return signal * noisy - sigma * output
-        return self.mean + skip + scale * output
+        if self.parameterisation == "preconditioned":
+            return self.mean + skip + scale * output.float()
+        return clean_of(self.parameterisation, output.float(), noisy, self.schedule.levels(t, noisy))
 
     def _output(
         self, noisy: Tensor, guide: Tensor, t: Tensor, condition: Tensor

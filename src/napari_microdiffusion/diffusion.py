@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Parameterisation = Literal["x0", "epsilon", "v", "preconditioned"]
+Parameterisation = Literal["x0", "epsilon", "v"]
 Spacing = Literal["uniform", "quadratic", "angular"]
 
 
@@ -61,6 +61,30 @@ class Schedule:
             return [round(self.timesteps - i * self.timesteps / steps) - 1 for i in range(steps)]
         square = (self.timesteps - 1) * (1 - np.arange(steps) / max(1, steps - 1)) ** 2
         return sorted({int(t) for t in square.round()}, reverse=True)
+
+
+def clean_of(
+    parameterisation: Parameterisation, output: Tensor, noisy: Tensor, levels: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The estimate of x_0 that a network's output means: x_0 itself, the noise, or v = √ᾱ ε − √(1−ᾱ) x_0.
+
+    Parameters
+    ----------
+    levels
+        (√ᾱ_t, √(1 − ᾱ_t)) of the noisy images, from `Schedule.levels`.
+    """
+    signal, sigma = levels
+    if parameterisation == "v":
+        return signal * noisy - sigma * output
+    return (noisy - sigma * output) / signal if parameterisation == "epsilon" else output
+
+
+def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022): (1 + w)·conditional − w·unconditional.
+
+    An estimate of x_0 is affine in that of the noise, so guiding one guides the other.
+    """
+    return (1 + guidance) * conditional - guidance * unconditional
 
 
 def step(

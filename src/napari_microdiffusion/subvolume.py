@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .diffusion import Schedule
+from .diffusion import Schedule, clean_of, guided
 from .unet import UNet, sinusoidal
 
 Parameterisation = Literal["v", "epsilon", "preconditioned"]
@@ -112,7 +112,7 @@ class SubvolumeNet(nn.Module):
         return (self._weight(t, clean) * error).square().mean()
 
     def estimate(self, known: Tensor, noisy: Tensor, t: Tensor, positions: Tensor, guidance: float = 0.0) -> Tensor:
-        """X_0 (B, m, y, x) with classifier-free guidance: (1 + w)·conditional − w·unconditional (Eq. 5)."""
+        """X_0 (B, m, y, x) with classifier-free guidance (Eq. 5)."""
         tokens = self._tokens(positions)
         if tokens is None or guidance == 0:
             clean = self._clean(known, noisy, t, tokens)
@@ -120,7 +120,7 @@ class SubvolumeNet(nn.Module):
             both = torch.cat([tokens, self._nothing(tokens)])
             known, noisy, t = (torch.cat([tensor, tensor]) for tensor in (known, noisy, t))
             with_c, without_c = self._clean(known, noisy, t, both).chunk(2)
-            clean = (1 + guidance) * with_c - guidance * without_c
+            clean = guided(with_c, without_c, guidance)
         # 1/√ᾱ blows the errors of an estimated noise up, most at the first step: keep to the range, as Ho et al. do
         return clean.clamp(-RANGE, RANGE) if self.parameterisation == "epsilon" else clean
 
@@ -141,9 +141,7 @@ class SubvolumeNet(nn.Module):
         output: Tensor
         if self.parameterisation != "preconditioned":
             output = self.unet(torch.cat([above, noisy, below], 1), t, tokens).float()
-            if self.parameterisation == "v":
-                return signal * noisy - sigma * output
-            return (noisy - sigma * output) / signal
+            return clean_of(self.parameterisation, output, noisy, (signal, sigma))
         guide = self.interpolated(known)
         size = ((signal * self.spread) ** 2 + sigma**2).sqrt()
         rest = (noisy - signal * guide) / size
