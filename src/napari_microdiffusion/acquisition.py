@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .events import InvalidInput
 from .noise import noise_variance
-from .numerics import Array, along_z, least_change, smoothest_change
+from .numerics import Array, along_z, least_change, linear_weights, smoothest_change
 
 Profile = Literal["uniform", "gaussian", "point", "measured"]
 
@@ -260,6 +260,11 @@ class Acquisition(BaseModel):
         for row, start in zip(matrix, self.starts, strict=True):
             row[start : start + self.slices] = self.profile_weights
         return matrix
+
+    @property
+    def linear(self) -> NDArray[np.float64]:
+        """Linear interpolation between projection centres, constant beyond the outer ones: weights (Z, K)."""
+        return linear_weights(self.projection_centres, self.slice_centres)
 
     def project(self, volume: Array) -> Array:
         """A x: projections (K, ...) of a volume (Z, ...)."""

@@ -118,10 +118,8 @@ def adjusted(method: Method, overrides: dict[str, Any]) -> Method:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or key not in node or key == "kind":
-            raise InvalidInput(
-                f"{name_of(method)} has no setting {path!r}; "
-                f"its settings are {', '.join(sorted(_paths(method.model_dump())))}"
-            )
+            known = sorted(path for path in flat(method.model_dump()) if path.split(".")[-1] != "kind")
+            raise InvalidInput(f"{name_of(method)} has no setting {path!r}; its settings are {', '.join(known)}")
         node[key] = value
     return validated(values)
 
@@ -196,14 +194,12 @@ def _values(name: str, preset: str) -> dict[str, Any]:
     return {"kind": kind, **values}
 
 
-def _paths(values: dict[str, Any], above: str = "") -> list[str]:
-    paths: list[str] = []
+def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted path."""
+    result: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            paths += _paths(value, f"{above}{key}.")
-        elif key != "kind":
-            paths.append(above + key)
-    return paths
+        result |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return result
 
 
 @cache

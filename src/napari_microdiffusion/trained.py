@@ -16,7 +16,7 @@ from .checks import check_weights
 from .events import InvalidInput
 from .methods import Inr, Method, Weights
 from .numbering import numbers_of
-from .presets import name_of, override, validated
+from .presets import flat, name_of, override, validated
 from .pretraining import Base
 from .settings import sampling_paths
 from .volume import ProjectionStack
@@ -217,14 +217,6 @@ def check_sampling_only(trained: Method, wanted: Method) -> None:
             f"{', '.join(fixed)} cannot be changed on the trained weights of {name_of(trained)}: "
             f"change {', '.join(allowed)}, or train again"
         )
-
-
-def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested values by dotted path."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return result
 
 
 def _left_out(acquisition: Acquisition) -> str:

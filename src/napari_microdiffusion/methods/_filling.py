@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..numerics import along_z
+from ..numerics import along_z, linear_weights
 from ..volume import ProjectionStack
 from ._windows import Batch, Windows
 
@@ -151,8 +151,7 @@ class Filling:
         windows, step = self.windows, self.windows.acquisition.step
         positions = np.concatenate([[0.0], spread * windows.inner, [float(spread * step)]])
         at = number * step + np.arange(len(windows.profile)) + 0.5 - windows.centre
-        each = np.stack([np.interp(at, positions, unit) for unit in np.eye(len(positions))], 1)
-        weights: NDArray[np.float64] = windows.profile @ each
+        weights: NDArray[np.float64] = windows.profile @ linear_weights(positions, at)
         return weights
 
     def _projected(self, starts: NDArray[np.int64], crop: Crop = (slice(None), slice(None))) -> Images:

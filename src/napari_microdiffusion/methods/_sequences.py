@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..numerics import along_z, blurred_along_z, linear_weights
+from ..numerics import along_z, blurred_along_z
 
 BEYOND = 0.1
 """Share of training slices that may lie beyond the outermost projections."""
@@ -56,11 +56,6 @@ def sequences(acquisition: Acquisition, inputs: int) -> Sequences:
     distances = np.take_along_axis(away, chosen, 1)
     missing = (0, 0), (inputs - chosen.shape[1], 0)
     return Sequences(np.pad(chosen, missing, mode="edge"), np.pad(distances, missing, mode="edge").astype(np.float32))
-
-
-def linear_matrix(acquisition: Acquisition) -> NDArray[np.float64]:
-    """Shape (Z, K): linear interpolation between projection centres, constant beyond the outer ones."""
-    return linear_weights(acquisition.projection_centres, acquisition.slice_centres)
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ class Drawer:
         if self._rule.noise and random.random() < CHANGED:
             noise = np.float32(random.uniform(0, self._rule.noise))
             images = images + noise * random.standard_normal(images.shape, np.float32)
-        linear = along_z(linear_matrix(acquisition)[z : z + 1], images)[0]
+        linear = along_z(acquisition.linear[z : z + 1], images)[0]
         shown = sequences(acquisition, self._rule.inputs)
         spread = np.asarray(gain * self._spreads[which], np.float32)
         return images[shown.chosen[z]], shown.distances[z], linear, crop[z], spread
@@ -184,7 +179,7 @@ def linear_error(volume: NDArray[np.float32], acquisition: Acquisition) -> float
     """Root mean square error of linear interpolation in the slices to be found of a volume (Z, y, x), never zero."""
     bound = acquisition.fitted(len(volume))
     volume = volume[: bound.depth]
-    error = (along_z(linear_matrix(bound), bound.project(volume)) - volume)[~bound.fixed]
+    error = (along_z(bound.linear, bound.project(volume)) - volume)[~bound.fixed]
     return max(1e-3, float(np.sqrt(np.mean(np.square(error))))) if error.size else 1.0
 
 

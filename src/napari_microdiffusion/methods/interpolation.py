@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from ..events import Event, Preview
-from ..numerics import along_z, linear_weights
+from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights
 from ._settings import FinalConsistency
@@ -42,7 +42,7 @@ class Linear(Interpolation):
     kind: Literal["linear"] = "linear"
 
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
-        return linear_weights(stack.acquisition.projection_centres, stack.acquisition.slice_centres)
+        return stack.acquisition.linear
 
 
 class Cubic(Interpolation):

@@ -17,7 +17,7 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, kept
-from ._sequences import Batch, Drawer, Rule, linear_matrix, sequences
+from ._sequences import Batch, Drawer, Rule, sequences
 from ._settings import Crop, Crops, FinalConsistency, LearningRate, NetworkChannels, RateSchedule, Steps, setting
 from ._training import ahead, descend, muon
 
@@ -83,7 +83,7 @@ class RecurrentMz(Method):
         """Every slice that no projection shows by itself, in batches; those that one does are as projected."""
         images = stack.data.astype(np.float32, copy=False)
         shown = sequences(stack.acquisition, self.inputs)
-        data = along_z(linear_matrix(stack.acquisition), images)
+        data = along_z(stack.acquisition.linear, images)
         net = self._network(context)
         net.load_state_dict(weights)
         net.requires_grad_(False).eval()

@@ -14,8 +14,7 @@ from ..events import InvalidInput
 from ..hardware import Device
 from ..images import MINIMUM_LATERAL
 from ..numbering import numbered
-from ..presets import METHODS, PRESETS, PresetName, name_of, spec
-from ..trained import flat
+from ..presets import METHODS, PRESETS, PresetName, flat, name_of, spec
 
 if TYPE_CHECKING:
     from ..methods import Method
