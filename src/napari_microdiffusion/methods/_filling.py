@@ -150,7 +150,7 @@ class Filling:
         """Of the images of a wider subvolume, (m + 2,), in the projection ``number`` steps below the one above."""
         windows, step = self.windows, self.windows.acquisition.step
         positions = np.concatenate([[0.0], spread * windows.inner, [float(spread * step)]])
-        at: NDArray[np.float64] = number * step + np.arange(len(windows.profile)) + 0.5 - windows.centre
+        at = np.arange(len(windows.profile), dtype=np.float64) + (number * step + 0.5 - windows.centre)
         weights: NDArray[np.float64] = windows.profile @ linear_weights(positions, at)
         return weights
 
