@@ -256,6 +256,12 @@ class TestReconstruct:
         assert told in invoke("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--slices", "4").stderr
         assert "says of itself" not in invoke(*order, "--slices", "6").stderr
 
+    def test_a_folder_is_no_output(self, folder: Path) -> None:
+        told = refused("simulate", "truth.ome.tif", "-o", ".", "--slices", "6")
+        assert ". is a folder: give the name of a file in it, such as out.ome.tif" in told
+        (folder / "results").mkdir()
+        assert "such as results/out.ome.tif" in refused("reconstruct", "p.ome.tif", "-o", "results")
+
     def test_projections_are_not_simulated_from_projections(self) -> None:
         assert "p.ome.tif holds projections" in refused("simulate", "p.ome.tif", "-o", "q.ome.tif", "--slices", "2")
 

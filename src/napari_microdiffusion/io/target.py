@@ -59,6 +59,8 @@ def check_output(
     """
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
+        if path.is_dir():
+            raise InvalidInput(f"{path} is a folder: give the name of a file in it, such as {path / 'out'}{suffixes[0]}")
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")
     path = path.resolve()
     _check_existing(path, overwrite)
