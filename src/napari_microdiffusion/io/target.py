@@ -59,7 +59,7 @@ def check_output(
     """
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
-        _check_file(path)
+        _check_file(path, suffixes)
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")
     path = path.resolve()
     _check_existing(path, overwrite)
@@ -87,17 +87,17 @@ def check_distinct(output: str | Path, source: str | Path) -> None:
     InvalidInput
         If both are the same file or folder, links resolved, the input lies in the output, or that is just a folder.
     """
-    _check_file(Path(output))
+    _check_file(Path(output), SUFFIXES)
     target, given = Path(output).resolve(), Path(source).resolve()
     same = target.exists() and given.exists() and target.samefile(given)
     if same or target == given or target in given.parents:
         raise InvalidInput(f"{Path(output).name} is the input itself and would be replaced: choose another name")
 
 
-def _check_file(output: Path) -> None:
-    if output.is_dir() and not output.name.lower().endswith(SUFFIXES):
+def _check_file(output: Path, suffixes: tuple[str, ...]) -> None:
+    if output.is_dir() and not output.name.lower().endswith(suffixes):
         raise InvalidInput(
-            f"{output} is a folder: give the name of a file in it, such as {output / 'out'}{SUFFIXES[0]}"
+            f"{output} is a folder: give the name of a file in it, such as {output / 'out'}{suffixes[0]}"
         )
 
 
