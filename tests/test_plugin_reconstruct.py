@@ -15,10 +15,10 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Preview, Stage, Step
-from napari_microdiffusion.io import read_volume
+from napari_microdiffusion.io import read_volume, write_projections
 from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.metrics import evaluate
-from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.layers import KEY, facts
@@ -203,6 +203,7 @@ def test_closing_the_widget_stops_the_run(opened: Open, qtbot: Any, method: Call
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)
+    assert viewer.layers[-1].name == "Conservative interpolation · vessels projections (partial)"
     viewer.layers.pop(0)  # nobody listens any more
 
 
@@ -218,6 +219,25 @@ def test_out_of_memory_is_one_readable_notice(
     assert "crop" in notices[0]
     assert viewer.layers[-1].name.endswith("(failed)")
     assert as_volume(viewer.layers[-1]).provenance == {"complete": False}
+
+
+def test_a_failure_is_told_in_full_and_leaves_the_result_before_as_it_was(
+    opened: Open, qtbot: Any, notices: list[str]
+) -> None:
+    viewer, widget = opened()
+    finish(qtbot, widget)
+    scores = widget.result._values["psnr"].text()
+    first, failure = viewer.layers[-1], widget.run_box._failure
+    viewer.add_image(np.where(np.arange(36)[:, None, None] == 3, np.nan, np.ones(TINY)), name="spoilt")
+    widget.setValue(widget.value().replace(truth="spoilt"))
+    finish(qtbot, widget)
+    assert failure.text() == notices[0]
+    assert failure.text().endswith("no score can be given against it")
+    assert not failure.isHidden()
+    assert (widget.result.current(), widget.result._values["psnr"].text()) == (first.name, scores)
+    widget.setValue(widget.value().replace(truth=""))
+    widget.data.beam.slices.setValue(5)  # other data
+    assert failure.isHidden()
 
 
 def test_a_run_after_an_error_works(
@@ -408,6 +428,50 @@ def test_a_voxel_size_that_was_cleared_stays_away(opened: Open) -> None:
     assert widget.value().scale_um is None
 
 
+@pytest.mark.parametrize(
+    ("keys", "size", "red"),
+    [("2,5", 2.5, False), ("2.5", 2.5, False), ("12345.67", 12345.67, False), ("0", None, True), ("1e", None, True)],
+)
+def test_a_voxel_size_as_people_type_it(opened: Open, qtbot: Any, keys: str, size: float | None, red: bool) -> None:
+    _, widget = opened()
+    line = widget.data.voxel._lines[0]
+    line.selectAll()
+    qtbot.keyClicks(line, keys)
+    scale = widget.value().scale_um
+    assert (scale and scale[0]) == size
+    assert bool(line.styleSheet()) == red
+    line.editingFinished.emit()
+    assert line.cursorPosition() == 0  # its first digits are in sight
+
+
+def test_a_setting_that_is_refused_is_red_and_a_comma_is_a_point(opened: Open) -> None:
+    _, widget = opened(method="axial")
+    editor = widget.method.advanced._editors["objective_na"]
+    for text, red in (("0,8", False), ("8", True), ("", False), ("abc", True)):
+        editor._inner.setText(text)
+        editor.changed.emit()
+        assert bool(editor.styleSheet()) == red
+        assert widget.run_box.run_button.isEnabled() != red
+
+
+def test_what_speaks_against_the_choices_is_said(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened()
+    assert "Beware" not in widget.data.line.text()
+    widget.setValue(widget.value().replace(truth=""))
+    widget.data.beam.slices.setValue(4)
+    assert "Beware: the file of vessels projections says 6 slices, stride 6" in widget.data.line.text()
+    assert widget.run_box.run_button.isEnabled()
+    widget.data.beam.slices.setValue(6)
+    finish(qtbot, widget)
+    made = as_volume(viewer.layers[-1])
+    viewer.add_image(made.data, name="mine", metadata={KEY: {"role": "volume", "provenance": made.provenance}})
+    widget.setValue(widget.value().replace(truth="mine"))
+    assert "Beware: mine was itself reconstructed" in widget.data.line.text()
+    viewer.layers["vessels projections"].rotate = 30
+    widget.data.refresh()
+    assert "is shown rotated or sheared, and the result will not be" in widget.data.line.text()
+
+
 @pytest.mark.parametrize("value", [0.0012345678, 1e-5, 0.1 + 0.2, 3.0])
 def test_a_setting_keeps_all_its_digits(opened: Open, value: float) -> None:
     _, widget = opened(method="axial", overrides={"sigma": value})
@@ -447,6 +511,20 @@ def test_save_and_replay(opened: Open, qtbot: Any, tmp_path: Path) -> None:
 )
 def test_suffix_of_a_saved_volume(typed: str, zarr: bool, name: str) -> None:
     assert volume_path(Path(typed), zarr) == Path(name)
+
+
+def test_a_measurement_is_not_replaced_by_its_volume(
+    opened: Open, qtbot: Any, notices: list[str], stack: ProjectionStack, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.ome.tif"
+    write_projections(stack, path)
+    before = path.read_bytes()
+    viewer, widget = opened(layers=read_layers(path))
+    finish(qtbot, widget)
+    widget._files.write(viewer.layers[-1], path)
+    qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
+    assert "is the input itself and would be replaced" in notices[0]
+    assert path.read_bytes() == before
 
 
 def test_saving_asks_before_it_replaces(

@@ -11,6 +11,7 @@ import pytest
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Conservative
 from napari_microdiffusion.metrics import Residual, residual_stats
+from napari_microdiffusion.numerics import along_z
 from napari_microdiffusion.run import Job, Result, exhaust, run
 from napari_microdiffusion.verdict import verdict
 from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
@@ -261,6 +262,13 @@ def test_noise_that_grows_with_the_light_is_told_of_bright_pixels_too() -> None:
 def test_a_stopped_run_is_called_unfinished() -> None:
     assert verdict(*made(partial=True)).startswith("Unfinished: the run was stopped")
     assert "Unfinished" not in verdict(*made())
+
+
+def test_a_run_that_was_stopped_before_anything_was_learned_says_so() -> None:
+    result, stack = made(partial=True)
+    assert "this is what it had by then." in verdict(result, stack)
+    plain = replace(result.volume, data=along_z(stack.interpolation, stack.data).astype(np.float32))
+    assert "this is still the conservative interpolation" in verdict(replace(result, volume=plain), stack)
 
 
 def test_one_paragraph_on_a_real_run_of_integers(stack: ProjectionStack) -> None:

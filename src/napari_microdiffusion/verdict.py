@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .acquisition import MINIMUM_PROJECTIONS
 from .checks import spoilt
 from .noise import Noise
+from .numerics import along_z
 from .presets import METHODS
 from .run import Result
 from .volume import ProjectionStack, Reliability
@@ -23,6 +24,9 @@ them."""
 
 MIXED = 1 / 3, 2 / 3
 """Shares of noise in the uncertainty: below the first, finer sampling is what helps, above the second more signal."""
+
+UNTOUCHED = 1e-4
+"""Differences from the interpolation, over the projections' range, that are those of rounding."""
 
 ROUNDING = 1e-5
 """Of a sigma that was tried, in slices: it is kept with the weights as float32."""
@@ -58,7 +62,7 @@ def verdict(
         Whether scoring was stopped before all of them had their turn.
     """
     sentences = [
-        "Unfinished: the run was stopped, and this is what it had by then." if result.partial else "",
+        f"Unfinished: the run was stopped, and this is {_so_far(result, stack)}." if result.partial else "",
         *(f"Beware: {told}." for told in spoilt(stack)),
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
@@ -66,6 +70,15 @@ def verdict(
         f"What would help: {_helpful(result, stack)}.",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _so_far(result: Result, stack: ProjectionStack) -> str:
+    """What a stopped run leaves: whether anything was learned by then shows in a plane across the middle."""
+    y = stack.shape[1] // 2
+    interpolated = along_z(stack.interpolation, stack.data[:, y].astype(np.float32))
+    if np.abs(result.volume.data[:, y] - interpolated).max() > UNTOUCHED * _span(stack.data):
+        return "what it had by then"
+    return "still the conservative interpolation, as nothing that was learned had come into it"
 
 
 def _measured(result: Result, stack: ProjectionStack) -> str:

@@ -117,9 +117,10 @@ class Volume:
         Raises
         ------
         InvalidInput
-            If fewer than three projections fit into the depth.
+            If fewer than three projections fit into the depth; for NaN, infinite or constant values.
         """
         bound = acquisition.fitted(self.shape[0])
+        check_values(self.data, self.name)
         truth = replace(self, data=self.data[: bound.depth], reliability=None)
         scale = None if self.scale_um is None else (self.scale_um[0] * bound.step, *self.scale_um[1:])
         images = bound.project(truth.data.astype(np.float32, copy=False))

@@ -42,6 +42,8 @@ def simulated(
             io.check_output(path, 0, overwrite)
     io.inspect(truth).check_volume(truth.name, "they are simulated from fully sampled volumes")
     volume = io.read_volume(truth, channel, time)
+    if "job" in (volume.provenance or {}):
+        note(f"note: {volume.name} was itself reconstructed: it is no ground truth")
     stack, covered = volume.simulate(acquisition)
     stack.check()
     if truth_out is not None:

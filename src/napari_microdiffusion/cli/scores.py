@@ -185,7 +185,9 @@ def _method(options: Options, before: Job | None) -> Method:
 
 
 def _warn_of_known(volume: Volume, truth: Volume) -> None:
-    """Say so where the base model that made a volume was trained on the truth."""
+    """Say so where the truth was itself reconstructed, or the base model that made a volume was trained on it."""
+    if "job" in (truth.provenance or {}):
+        note(f"note: {truth.name} was itself reconstructed: scores only tell how much alike both are")
     listed = (volume.provenance or {}).get("trained_on")
     records = []
     for entry in listed if isinstance(listed, list) else []:

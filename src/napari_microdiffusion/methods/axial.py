@@ -219,7 +219,7 @@ class Axial(Method):
             + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
-        if trial.widening > 1:
+        if trial.widening > 1 and not self._doubt(trial):  # else there will be no error bars
             yield Notice(
                 f"error bars are made {trial.widening:.2g} times as wide as the network states them: training was "
                 "short, or on a stack with less noise; more steps would help"

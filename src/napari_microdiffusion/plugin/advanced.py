@@ -22,6 +22,7 @@ from superqt import QCollapsible
 from ..events import InvalidInput
 from ..presets import adjusted, parse_value, spec
 from ..settings import Setting, settings_of
+from .choices import RED
 
 GROUPS = {"prior": "First guess (prior)"}
 LABELS = {
@@ -130,6 +131,18 @@ class AdvancedSettings(QCollapsible):
             reason = FIXED if path in self._fixed else IDLE if path in idle else ""
             editor.setEnabled(not reason)
             editor.setToolTip(reason or self._tooltips[path])
+            editor.setStyleSheet(RED if self._wrong(path) else "")
+
+    def _wrong(self, path: str) -> bool:
+        """Whether a value by itself is refused."""
+        value = self._editors[path].value()
+        if _same(value, self._preset[path]):
+            return False
+        try:
+            adjusted(self._start, {path: value})
+        except InvalidInput as error:
+            return path in str(error)  # else it is that two values do not go together
+        return False
 
     def _edited(self) -> None:
         self._grey_out()
@@ -190,6 +203,7 @@ class Editor(QWidget):
                 return None if unused else self._inner.value()
             case _:
                 text = self._inner.text().strip()
+                text = text if "[" in text else text.replace(",", ".")  # a decimal comma, not a list
                 return parse_value(text) if text else None
 
     def set_value(self, value: Any) -> None:

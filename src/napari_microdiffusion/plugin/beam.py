@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from ..acquisition import Acquisition
 from ..events import InvalidInput
 from .advanced import unscrolled
+from .choices import RED
 from .layers import Triple
 
 PROFILES = {
@@ -151,7 +152,7 @@ class VoxelSize(QWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._lines = [QLineEdit() for _ in "zyx"]
-        numbers = QDoubleValidator(1e-6, 1e6, 9)
+        numbers = _Sizes(1e-6, 1e6, 9)
         plain = QLocale.c()
         plain.setNumberOptions(QLocale.NumberOption.RejectGroupSeparator)  # 1,000 would pass, and float() refuse it
         numbers.setLocale(plain)
@@ -162,6 +163,7 @@ class VoxelSize(QWidget):
             line.setPlaceholderText("?")
             line.setToolTip(f"Size of a voxel of the volume along {axis} in µm; filled in where the file states it")
             line.textEdited.connect(self._typed)
+            line.editingFinished.connect(lambda line=line: line.setCursorPosition(0))  # cut off are its last digits
             layout.addWidget(line, 1)
         layout.addWidget(QLabel("µm"))
         self.set_value(None)
@@ -179,7 +181,8 @@ class VoxelSize(QWidget):
         """Show a voxel size without saying that it changed."""
         for line, size in zip(self._lines, scale_um or (None,) * 3, strict=True):
             line.setText("" if size is None else f"{size:.6g}")
-            line.setCursorPosition(0)  # where it is cut off, its last digits are
+            line.setCursorPosition(0)
+        self._mark()
         self._exact, self._shown_texts = scale_um, self._texts()  # what is shown is rounded
 
     def _texts(self) -> list[str]:
@@ -191,7 +194,20 @@ class VoxelSize(QWidget):
 
     def _typed(self) -> None:
         self.edited = True
+        self._mark()
         self.changed.emit()
+
+    def _mark(self) -> None:
+        """In red what is no size: it counts as not stated."""
+        for line in self._lines:
+            line.setStyleSheet(RED if line.text() and not line.hasAcceptableInput() else "")
+
+
+class _Sizes(QDoubleValidator):
+    """Takes a comma for a point: left out, 2,5 would become 25."""
+
+    def validate(self, text: str, place: int) -> object:
+        return super().validate(text.replace(",", "."), place)
 
 
 def _spin(low: int, high: int, tooltip: str) -> QSpinBox:

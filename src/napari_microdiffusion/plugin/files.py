@@ -64,10 +64,13 @@ class Files:
     def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
         volume = as_volume(layer)
+        sources = [each for other in self._viewer.layers if (each := facts(other).get("path")) is not None]
 
         def write() -> str:
-            from ..io import write_volume
+            from ..io import check_distinct, write_volume
 
+            for source in sources:  # a measurement must not be replaced by what was made from it
+                check_distinct(path, source)
             written = write_volume(volume, path, dtype=dtype, overwrite=overwrite)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")

@@ -19,6 +19,10 @@ CURVE_TOOLTIP = (
 )
 
 
+LEAST_DB = 1.0
+"""What the axis spans at least: differences far below what the test can tell must not look large."""
+
+
 class FoundBox(QWidget):
     """A line or two in words, and the score over the blurs that were tried; hidden where nothing was found."""
 
@@ -85,7 +89,8 @@ class FoundBox(QWidget):
             pen = mkPen("#c0c0c0", style=Qt.PenStyle.DashLine)
             self._plot.addItem(InfiniteLine(floor, angle=0, pen=pen, label="interpolation", labelOpts=label))
             shown.append(floor)
-        self._plot.setYRange(min(shown), max(shown), padding=0.15)
+        short = max(0.0, LEAST_DB - np.ptp(shown)) / 2
+        self._plot.setYRange(min(shown) - short, max(shown) + short, padding=0.15)
 
 
 def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:

@@ -112,7 +112,22 @@ def header(layer: Image) -> Source:
     data = base(layer)
     shape = tuple(int(n) for n in data.shape)
     lacking = len((facts(layer).get("acquisition") or {}).get("hidden", ()))
-    return Source(layer.name, shape if layer.rgb else shape[-3:], str(data.dtype), bool(layer.rgb), lacking)
+    made = "job" in (facts(layer).get("provenance") or {})
+    turned = (
+        not np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+        or not np.allclose(layer.rotate, np.eye(layer.ndim))
+        or bool(np.any(layer.shear))
+    )
+    return Source(
+        layer.name,
+        shape if layer.rgb else shape[-3:],
+        str(data.dtype),
+        bool(layer.rgb),
+        lacking,
+        known_acquisition(layer),
+        made,
+        turned,
+    )
 
 
 def base(layer: Image) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class LiveLayer(QObject):
             axis_labels=("z", "y", "x"),
         )
         link_contrast(self.layer, reference)
+        self.destroyed.connect(_left(self.layer))
         self._timer.start()
         return self.layer
 
@@ -85,6 +88,18 @@ class LiveLayer(QObject):
         if self._stale and self.layer is not None and not self.gone:
             self._stale = False
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+
+def _left(layer: Image) -> Callable[..., None]:
+    """Says of a layer that it is partial, if the panel is closed before its run has ended."""
+    name, known = layer.name, layer.metadata[KEY]
+
+    def left(*_: object) -> None:
+        if layer.metadata.get(KEY) is known and layer.name == name:
+            with suppress(RuntimeError):  # the window may be gone as well
+                layer.name += " (partial)"
+
+    return left
 
 
 def _alike(truth: Image, source: Image) -> bool:

@@ -191,6 +191,12 @@ class Source:
         Whether it is a colour image.
     lacking
         Projections that were acquired and are not among its images.
+    acquisition
+        How its file says that its projections were made; None where it does not.
+    made
+        Whether it is a volume that was reconstructed.
+    turned
+        Whether the layer is shown rotated, sheared, or otherwise transformed.
     """
 
     name: str
@@ -198,6 +204,9 @@ class Source:
     dtype: str = "float32"
     rgb: bool = False
     lacking: int = 0
+    acquisition: Acquisition | None = None
+    made: bool = False
+    turned: bool = False
 
     def check(self) -> None:
         """Refuse what is not a stack of grey images.
@@ -284,5 +293,22 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
     return built
 
 
+def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> str:
+    """What people should know of choices that work: one sentence each, empty if there is nothing."""
+    if source is None:
+        return ""
+    told = []
+    own, whole = source.acquisition, source if setup.simulate else truth
+    if setup.simulate and own is not None:
+        told.append(f"{source.name} holds projections, says its file, and no full volume")
+    elif own is not None and not own.alike(setup.acquisition):
+        told.append(f"the file of {source.name} says {own.description}")
+    if whole is not None and whole.made:
+        told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
+    if source.turned:
+        told.append(f"{source.name} is shown rotated or sheared, and the result will not be")
+    return " ".join(f"Beware: {each}." for each in told)
+
+
 def _by(numbers: tuple[float, ...]) -> str:
-    return " × ".join(f"{number:.4g}" for number in numbers)
+    return " × ".join(f"{number:.4g}" if number < 1e4 else f"{number:.0f}" for number in numbers)

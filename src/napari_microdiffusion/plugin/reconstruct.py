@@ -21,7 +21,7 @@ from .data_box import DataBox
 from .files import Files
 from .layers import facts, header
 from .method_box import MethodBox
-from .model import Setup, Source, choices_of, plan
+from .model import Setup, Source, choices_of, doubts, plan
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
@@ -144,12 +144,15 @@ class ReconstructWidget(QWidget):
 
     def _failed(self, message: str) -> None:
         self._finish(message, "The last run failed", done=False)
+        self._offer_results(self.result.current())  # the one before, as it was
+        self.run_box.show_failure(message)
         show_error(message)
         self.finished.emit(False)
 
     def _none_made(self, message: str, line: str) -> None:
         """There is no score, or no base model."""
         self._finish(message, line, done=False)
+        self.run_box.show_failure(message)
         show_error(message)
 
     def _begin(self, stage: str = "Reading the images") -> None:
@@ -177,7 +180,9 @@ class ReconstructWidget(QWidget):
     def _changed(self) -> None:
         setup = self.value()
         try:
-            line, style = self._plan(setup), PLAIN
+            line = self._plan(setup)
+            beware = doubts(setup, *self._headers())
+            line, style = (f"{line}. {beware}", RED) if beware else (line, PLAIN)
         except InvalidInput as error:
             line, style = str(error)[:1].upper() + str(error)[1:], RED
         self.data.line.setText(line)
@@ -190,10 +195,12 @@ class ReconstructWidget(QWidget):
         self.valueChanged.emit(setup)
 
     def _plan(self, setup: Setup) -> str:
-        headers: list[Source | None] = [
-            None if layer is None else header(layer) for layer in (self.data.source(), self.data.truth())
-        ]
-        return plan(setup, *headers)
+        return plan(setup, *self._headers())
+
+    def _headers(self) -> tuple[Source | None, Source | None]:
+        """Of the chosen image and the chosen truth."""
+        source, truth = (None if layer is None else header(layer) for layer in (self.data.source(), self.data.truth()))
+        return source, truth
 
     def _layers_changed(self) -> None:
         self.data.refresh()
@@ -242,7 +249,7 @@ class ReconstructWidget(QWidget):
         self._area = QScrollArea()
         self._area.setWidget(inside)
         self._area.setWidgetResizable(True)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._area)
@@ -250,6 +257,7 @@ class ReconstructWidget(QWidget):
 
     def _connect(self) -> None:
         self.data.changed.connect(self._changed)
+        self.data.changed.connect(self.run_box.forget_failure)
         self.method.changed.connect(self._changed)
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)

@@ -7,6 +7,7 @@ import math
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from .choices import RED, paragraph
 from .follow import Progress
 
 CURVE_POINTS = 600
@@ -28,6 +29,9 @@ class RunBox(QGroupBox):
         self.stop_button.clicked.connect(self._stopping)
         self._stage, self._left = QLabel("Ready"), QLabel()
         self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._failure = paragraph()
+        self._failure.setStyleSheet(RED)
+        self._failure.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._bar = QProgressBar()
         self._bar.setRange(0, 1)
         self._curve = LossCurve()
@@ -35,7 +39,9 @@ class RunBox(QGroupBox):
         layout.addLayout(_row(self.run_button, self.stop_button))
         layout.addLayout(_row(self._stage, self._left, stretch=(1, 0)))
         layout.addWidget(self._bar)
+        layout.addWidget(self._failure)
         layout.addWidget(self._curve)
+        self.show_failure("")
         self.set_running(False)
 
     def set_running(self, running: bool) -> None:
@@ -52,6 +58,7 @@ class RunBox(QGroupBox):
     def begin(self, stage: str = "Reading the images") -> None:
         """A run begins."""
         self.set_running(True)
+        self.show_failure("")
         self._say(stage)
         self._bar.setRange(0, 1)  # not (0, 0): a moving bar has the whole window composed 60 times a second
         self._bar.setValue(0)
@@ -74,9 +81,21 @@ class RunBox(QGroupBox):
         self._bar.setValue(int(done))
         self._say(message)
 
+    def show_failure(self, message: str) -> None:
+        """Why the last run failed, in full; empty: it did not."""
+        self._failure.setText(message)
+        self._failure.setVisible(bool(message))
+
+    def forget_failure(self) -> None:
+        """Other data are chosen: what was wrong with those before is of no interest any more."""
+        if self._failure.text():
+            self.show_failure("")
+            self._say("Ready")
+
     def _stopping(self) -> None:
         self.stop_button.setEnabled(False)
-        self._say("Stopping")
+        loading = self._stage.toolTip().startswith("Loading")
+        self._say("Stopping, once the software is loaded" if loading else "Stopping")
         self.stop.emit()
 
     def _say(self, stage: str, left: str = "") -> None:

@@ -145,7 +145,8 @@ class Session(QObject):
             "ran": Ran(self._job, self._stack, result, outcome.trained),
         }
         self.deleteLater()
-        self._live.finish(known, " (partial)" if result.partial else "")
+        fell_back = (result.volume.provenance or {}).get("found", {}).get("fell_back")
+        self._live.finish(known, " (partial)" if result.partial else " (interpolation)" if fell_back else "")
         self.scored.emit(outcome.scores, self._truth is not None)
         if removed:
             self.ended.emit("Stopped, as its layer was removed")
