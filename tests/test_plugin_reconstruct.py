@@ -21,8 +21,11 @@ from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
-from napari_microdiffusion.plugin.layers import KEY, facts
+from napari_microdiffusion.plugin.layers import KEY, Ran, facts
+from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
+from napari_microdiffusion.presets import spec
+from napari_microdiffusion.run import Job
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 pytestmark = pytest.mark.skipif(
@@ -124,6 +127,13 @@ def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
     assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].max() > 100
 
 
+def test_how_a_result_was_made_tells_it_from_another() -> None:
+    stack = ProjectionStack(np.ones((4, 32, 32), np.float32), Acquisition(slices=3))
+    job = Job(method=spec("inr", "preview", {"steps": 6}), seed=4)
+    assert how(Ran(job, stack, None)) == "3 slices, stride 3, uniform profile; preview but steps = 6; seed 4"  # type: ignore[arg-type]
+    assert how(None) == ""
+
+
 def test_network_trains_and_every_view_works(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(show=True, method="inr", overrides=INR)
     widget.run()
@@ -145,6 +155,8 @@ def test_runs_stay_as_layers(opened: Open, qtbot: Any) -> None:
     names = [layer.name for layer in widget.results()]
     assert names == ["Linear interpolation · vessels projections", "Conservative interpolation · vessels projections"]
     assert widget.result.current() == names[1]
+    hints = [widget.result._results.itemData(row, 3) for row in range(2)]  # Qt.ToolTipRole
+    assert hints == ["6 slices, stride 6, uniform profile"] * 2
     before = widget.result._values["psnr"].text()
     widget.result._results.setCurrentText(names[0])
     assert widget.result._values["psnr"].text() != before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
@@ -79,13 +80,15 @@ class ResultBox(QGroupBox):
         self._job.clicked.connect(self.save_job)
         self._lay_out()
         self.show_scores({}, has_truth=True)
-        self.offer([], None)
+        self.offer({}, None)
 
-    def offer(self, names: list[str], chosen: str | None) -> None:
-        """The results there are, and the one to show."""
+    def offer(self, names: Mapping[str, str], chosen: str | None) -> None:
+        """The results there are, each with how it was made, and the one to show."""
         self._results.blockSignals(True)
         self._results.clear()
-        self._results.addItems(names or ["no result yet"])
+        for row, (name, how) in enumerate((names or {"no result yet": ""}).items()):
+            self._results.addItem(name)
+            self._results.setItemData(row, how, Qt.ItemDataRole.ToolTipRole)
         self._results.setCurrentText(chosen or "")
         self._results.blockSignals(False)
         self._results.setEnabled(bool(names))

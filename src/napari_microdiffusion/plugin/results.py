@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.QtCore import QObject
 
-from .layers import facts
+from .layers import Ran, facts
 from .live import show_side_by_side
+from .model import choices_of
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from .files import Files
     from .result_box import ResultBox
     from .trusting import Trusting
+
+
+def how(ran: Any) -> str:
+    """How a result was made, where its name does not tell it from another: beam, settings, seed."""
+    if not isinstance(ran, Ran):
+        return ""
+    job = ran.job
+    settings = choices_of(job.method)
+    changed = ", ".join(f"{path} = {value}" for path, value in settings["overrides"].items())
+    told = [ran.stack.acquisition.description]
+    if job.method.learned:
+        told += [f"{settings['preset']}{f' but {changed}' if changed else ''}", f"seed {job.seed}"]
+    return "; ".join(told)
 
 
 class Results(QObject):
@@ -47,8 +61,9 @@ class Results(QObject):
 
     def offer(self, chosen: str = "") -> None:
         """Offer what there is, with one chosen by name, else the newest."""
-        names = [layer.name for layer in self.layers()]
-        self._box.offer(names, chosen if chosen in names else (names[-1] if names else None))
+        offered = {layer.name: how(facts(layer).get("ran")) for layer in self.layers()}
+        newest = next(reversed(offered), None)
+        self._box.offer(offered, chosen if chosen in offered else newest)
 
     def show(self) -> None:
         """Show what is known of the chosen one."""
