@@ -57,6 +57,7 @@ def widths(typical: float, doubtful: float) -> np.ndarray:
     [
         ({}, "Measured: 6 projections, each the mean of 6 slices (12 µm of depth)"),
         ({"scale": None}, "each the mean of 6 slices; the volume"),
+        ({"scale": (2057.6, 0.5, 0.5)}, "of 6 slices (12346 µm of depth)"),
         (
             {"acquisition": Acquisition(slices=6, profile="gaussian")},
             "each a weighted mean of 6 slices (12 µm of depth)",

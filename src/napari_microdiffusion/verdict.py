@@ -88,7 +88,7 @@ def _measured(result: Result, stack: ProjectionStack) -> str:
         each = f"each a single slice, {acquisition.step} slices apart" if acquisition.step > 1 else "each a slice"
     else:
         mean = "the mean" if acquisition.profile == "uniform" else "a weighted mean"
-        deep = f" ({n * scale[0]:.3g} µm of depth)" if scale else ""
+        deep = f" ({_microns(n * scale[0])} of depth)" if scale else ""
         each = f"each {mean} of {n} slices{deep}"
     span = _span(stack.data)
     typical, worst = (_percent(value / span) for value in (result.residual.rms, result.residual.maximum))
@@ -250,6 +250,10 @@ def _noise(stack: ProjectionStack) -> tuple[float, float]:
 
 def _span(data: NDArray[Any]) -> float:
     return max(float(data.max()) - float(data.min()), 1e-30)
+
+
+def _microns(length: float) -> str:
+    return f"{length:.3g} µm" if length < 1000 else f"{length:.0f} µm"
 
 
 def _percent(share: float) -> str:
