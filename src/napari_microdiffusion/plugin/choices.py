@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtCore import QEvent, QObject, QSize
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QWidget
 
 RED = "color: #f0605a"
 """Of lines that say what is wrong."""
+
+
+NARROWEST = 400
+"""Pixels across which paragraphs read well."""
+
+
+class UprightArea(QScrollArea):
+    """Scrolls up and down, and is as wide as what it holds, which hangs on napari's font size."""
+
+    def minimumSizeHint(self) -> QSize:
+        size, inside = super().minimumSizeHint(), self.widget()
+        if inside is not None:
+            bar = self.verticalScrollBar().sizeHint().width()
+            size.setWidth(max(NARROWEST, inside.minimumSizeHint().width() + bar + 2 * self.frameWidth()))
+        return size
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
 
 
 def paragraph() -> QLabel:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import napari.viewer
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
 from .base import Bases
 from .basing import Basing
-from .choices import RED
+from .choices import RED, UprightArea
 from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
@@ -246,14 +246,12 @@ class ReconstructWidget(QWidget):
         for box in (self.data, self.method, self.run_box, self.result):
             boxes.addWidget(box)
         boxes.addStretch(1)
-        self._area = QScrollArea()
+        self._area = UprightArea()
         self._area.setWidget(inside)
         self._area.setWidgetResizable(True)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._area)
-        self.setMinimumWidth(400)
 
     def _connect(self) -> None:
         self.data.changed.connect(self._changed)
