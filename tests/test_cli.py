@@ -278,15 +278,26 @@ class TestReconstruct:
         ]
         assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
+    def test_a_volume_outlives_weights_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise RunFailed("w.safetensors could not be written: the disk is full")
+
+        monkeypatch.setattr(commands, "save_trained", full)
+        told = invoke("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        assert told.exit_code != 0
+        assert "w.safetensors could not be written" in told.stderr
+        assert f"the volume is in {Path('v.ome.tif').resolve()}" in told.stderr
+        assert io.read_volume("v.ome.tif").shape[0] == 30
+
     def test_weights_outlive_a_volume_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: Any, **__: Any) -> None:
             raise RunFailed("v.ome.tif could not be written: the disk is full")
 
-        monkeypatch.setattr(io, "write_volume", full)
-        told = invoke("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
+        with monkeypatch.context() as patched:
+            patched.setattr(io, "write_volume", full)
+            told = invoke("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *TINY_INR, "--save-weights", "w.safetensors")
         assert told.exit_code != 0
         assert f"--weights {Path('w.safetensors').resolve()} makes the volume again without training" in told.stderr
-        monkeypatch.undo()
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", "w.safetensors")
 
     def test_what_a_reliability_would_replace_is_seen_before_any_work(self, folder: Path) -> None:

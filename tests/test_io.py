@@ -84,6 +84,17 @@ class TestSaveThenLoad:
         io.write_projections(stack, tmp_path / "p.tif")
         assert io.read_projections(tmp_path / "p.tif", Acquisition(slices=2)).volume_shape[0] == 12
 
+    def test_a_record_of_another_number_of_images_can_be_done_without(
+        self, tmp_path: Path, stack: ProjectionStack
+    ) -> None:
+        wrong = ProjectionStack(stack.data, stack.acquisition)
+        io.write_projections(wrong, tmp_path / "p.zarr")
+        metadata = tmp_path / "p.zarr" / "zarr.json"
+        metadata.write_text(metadata.read_text().replace('"count": 6', '"count": 7'))
+        with pytest.raises(InvalidInput, match="choose the acquisition"):
+            io.read_projections(tmp_path / "p.zarr")
+        assert io.read_projections(tmp_path / "p.zarr", Acquisition(slices=6)).volume_shape[0] == 36
+
     def test_without_an_acquisition(self, tmp_path: Path, stack: ProjectionStack) -> None:
         np.save(tmp_path / "p.npy", stack.data)
         with pytest.raises(InvalidInput, match="--slices"):
@@ -321,7 +332,10 @@ class TestTiff:
             during.set()
             assert found.result() == ["corrupted page list"]
             np.testing.assert_array_equal(source.stack(None, None), truth.data)
-        assert tifffile.logger().filters == []
+            with tiff._overheard() as inner:  # a reliability beside a volume
+                tifffile.logger().warning("of both")
+            assert inner == ["of both"]
+        assert tifffile.logger().propagate
 
     def test_fewer_images_than_described(self, tmp_path: Path, hyperstack: np.ndarray) -> None:
         xml = tifffile.OmeXml()

@@ -29,6 +29,14 @@ def test_intensities_whose_sums_their_type_has_no_room_for():
     assert Noise.of(images.astype(np.uint16)).variance(np.asarray([4e4])) == pytest.approx(800**2, rel=0.2)
 
 
+def test_the_noise_of_a_large_stack_is_not_that_of_one_image(monkeypatch):
+    images = waves((5, 128, 128)) + 20 * np.random.default_rng(3).standard_normal((5, 128, 128))
+    images[2] = 0  # blank
+    monkeypatch.setattr("napari_microdiffusion.noise.PIXELS", images.size // 2)
+    assert noise_variance(images[[0, 1, 3, 4]]) == pytest.approx(400, rel=0.15)
+    assert noise_variance(images) > 150  # a fifth of the pixels has none
+
+
 LIGHT = np.asarray([700.0, 1000.0, 1500.0])
 
 CAMERAS = {

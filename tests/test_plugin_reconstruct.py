@@ -15,7 +15,7 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Event, Preview, Stage, Step
-from napari_microdiffusion.io import read_volume, write_projections
+from napari_microdiffusion.io import read_volume, write_projections, write_volume
 from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import read_layers, sample
@@ -131,6 +131,10 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     stack = ProjectionStack(np.ones((4, 32, 32), np.float32), Acquisition(slices=3))
     job = Job(method=spec("inr", "preview", {"steps": 6}), seed=4)
     assert how(Ran(job, stack, None)) == "3 slices, stride 3, uniform profile; preview but steps = 6; seed 4"  # type: ignore[arg-type]
+    plain = Job(method=spec("linear", "preview", {"consistency": "final"}))
+    assert how(Ran(plain, stack.without([1]), None)) == (  # type: ignore[arg-type]
+        "3 slices, stride 3, uniform profile; without projection 2; consistency = final"
+    )
     assert how(None) == ""
 
 
@@ -247,9 +251,23 @@ def test_a_failure_is_told_in_full_and_leaves_the_result_before_as_it_was(
     assert failure.text().endswith("no score can be given against it")
     assert not failure.isHidden()
     assert (widget.result.current(), widget.result._values["psnr"].text()) == (first.name, scores)
-    widget.setValue(widget.value().replace(truth=""))
+    viewer.add_image(np.ones(TINY), name="of no interest")
+    assert not failure.isHidden()
     widget.data.beam.slices.setValue(5)  # other data
     assert failure.isHidden()
+
+
+def test_what_was_there_before_a_run_broke_off_is_shown_again(
+    opened: Open, qtbot: Any, notices: list[str], method: Callable[[Any], None]
+) -> None:
+    viewer, widget = opened(method="linear")
+    finish(qtbot, widget)
+    first = viewer.layers[-1].name
+    method(Hungry())
+    finish(qtbot, widget)
+    assert viewer.layers[-1].name.endswith("(failed)")
+    assert widget.result.current() == first
+    assert widget.run_box._failure.text() == notices[0]
 
 
 def test_a_run_after_an_error_works(
@@ -442,7 +460,16 @@ def test_a_voxel_size_that_was_cleared_stays_away(opened: Open) -> None:
 
 @pytest.mark.parametrize(
     ("keys", "size", "red"),
-    [("2,5", 2.5, False), ("2.5", 2.5, False), ("12345.67", 12345.67, False), ("0", None, True), ("1e", None, True)],
+    [
+        ("2,5", 2.5, False),
+        ("0,125", 0.125, False),
+        ("1,000", None, True),
+        ("1,000.5", None, True),
+        ("2.5", 2.5, False),
+        ("12345.67", 12345.67, False),
+        ("0", None, True),
+        ("1e", None, True),
+    ],
 )
 def test_a_voxel_size_as_people_type_it(opened: Open, qtbot: Any, keys: str, size: float | None, red: bool) -> None:
     _, widget = opened()
@@ -481,7 +508,7 @@ def test_what_speaks_against_the_choices_is_said(opened: Open, qtbot: Any) -> No
     assert "Beware: mine was itself reconstructed" in widget.data.line.text()
     viewer.layers["vessels projections"].rotate = 30
     widget.data.refresh()
-    assert "is shown rotated or sheared, and the result will not be" in widget.data.line.text()
+    assert "is shown rotated, sheared or otherwise transformed, and the result will not be" in widget.data.line.text()
 
 
 @pytest.mark.parametrize("value", [0.0012345678, 1e-5, 0.1 + 0.2, 3.0])
@@ -528,6 +555,8 @@ def test_suffix_of_a_saved_volume(typed: str, zarr: bool, name: str) -> None:
 def test_a_measurement_is_not_replaced_by_its_volume(
     opened: Open, qtbot: Any, notices: list[str], stack: ProjectionStack, tmp_path: Path
 ) -> None:
+    from napari.layers import Layer
+
     path = tmp_path / "p.ome.tif"
     write_projections(stack, path)
     before = path.read_bytes()
@@ -537,6 +566,13 @@ def test_a_measurement_is_not_replaced_by_its_volume(
     qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
     assert "is the input itself and would be replaced" in notices[0]
     assert path.read_bytes() == before
+    saved = tmp_path / "v.ome.tif"  # what was made from it may take its own place, open or not
+    write_volume(as_volume(viewer.layers[-1]), saved)
+    for layer in read_layers(saved):
+        viewer.add_layer(Layer.create(*layer))
+    saved_at = saved.stat().st_ino
+    widget._files.write(widget.results()[-1], saved)
+    qtbot.waitUntil(lambda: saved.exists() and saved.stat().st_ino != saved_at, timeout=10_000)
 
 
 def test_saving_asks_before_it_replaces(

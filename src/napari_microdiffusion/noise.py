@@ -13,7 +13,7 @@ from .numerics import Array
 CLASSES = 10
 """Of brightness, as many pixels in each, in which noise is measured."""
 
-PIXELS = 2**22
+PIXELS = 2**24
 """Enough to measure it in."""
 
 BLOCK = 16
@@ -31,7 +31,9 @@ MOST = 4.0
 
 def noise_variance(images: NDArray[Any]) -> float:
     """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
-    return _robust(_second_differences(_some(images)))
+    rows = max(BLOCK, PIXELS // 4 * images.shape[1] // max(images.size, 1))  # of every image, one may be blank
+    top = max(0, (images.shape[1] - rows) // 2)
+    return _robust(_second_differences(_floating(images[:, top : top + rows])))
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,14 @@ def _autocovariance(blocks: NDArray[Any], lag: int) -> float:
 
 
 def _some(images: NDArray[Any]) -> NDArray[Any]:
-    """Enough of images (k, y, x), spread over all, as floating-point numbers in which their sums have room."""
+    """Enough of images (k, y, x), spread over all."""
     every = min(-(-images.size // PIXELS), len(images))
-    some = images[every // 2 :: every]
-    return some.astype(np.result_type(some, np.float32), copy=False)
+    return _floating(images[every // 2 :: every])
+
+
+def _floating(images: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in which their sums have room."""
+    return images.astype(np.result_type(images, np.float32), copy=False)
 
 
 def _second_differences(images: NDArray[Any]) -> NDArray[Any]:

@@ -75,15 +75,21 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     interrupt = Interrupt()
     with interrupt.listening():
         result = _run(prepared, interrupt)
-        saved = None  # first of all: training took the time
-        if options.save_weights is not None and not result.partial:
-            saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
+        saved, failure = None, None
+        if options.save_weights is not None and not result.partial:  # first of all: training took the time
+            try:
+                saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
+            except (InvalidInput, RunFailed) as error:
+                failure = error  # to be told once the volume is safe
         try:
             exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
         except (InvalidInput, RunFailed):
             if saved is not None:
                 note(f"note: the weights are in {saved}: --weights {saved} makes the volume again without training")
             raise
+    if failure is not None:
+        note(f"note: the volume is in {exported.path}")
+        raise failure
     if options.save_weights is not None and saved is None:
         note(f"note: the weights were not saved to {options.save_weights}: the run was stopped before its end")
     _compare_inputs(prepared, result)

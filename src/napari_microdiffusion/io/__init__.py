@@ -146,16 +146,16 @@ def read_projections(
     """
     path = Path(path)
     with open_source(path, READERS) as source:
-        if acquisition is None:
-            acquisition = _acquisition(source)
-        elif acquisition.count is None and (own := _usable_acquisition(source)) and own.alike(acquisition):
-            acquisition = own
+        given, acquisition = acquisition, acquisition or _acquisition(source)
         if acquisition is None:
             raise InvalidInput(
                 f"{path.name} does not say how its projections were made: "
                 "give the slices that one projection stands for (--slices), and the stride and profile"
             )
         data = source.stack(channel, time)
+        own = _usable_acquisition(source)
+        if given and given.count is None and own and own.alike(given) and len(own.shown) == len(data):
+            acquisition = own
         data = _in_use(data, acquisition, source)
         return ProjectionStack(data, acquisition, source.scale_um, stem(path), _source_dtype(source))
 

@@ -161,23 +161,26 @@ def _refuse_entities(file: tifffile.TiffFile, name: str) -> None:
         raise InvalidInput(f"{name} has a description with a document type definition, which is not read")
 
 
+_listening = threading.local()
+"""What each thread hears meanwhile: another may be reading a file of its own."""
+
+
 @contextmanager
 def _overheard() -> Generator[list[str]]:
-    """What tifffile logs meanwhile, instead of on the terminal: it fills missing images with zeros and only says so.
-
-    Of this thread alone: another may be reading a file of its own.
-    """
+    """What tifffile logs meanwhile, instead of on the terminal: it fills missing images with zeros and only says so."""
+    tifffile.logger().addFilter(_told)  # once: the same one is not added again
+    before = getattr(_listening, "lists", [])
     lines: list[str] = []
-    own = threading.get_ident()
-
-    def to_others(record: logging.LogRecord) -> bool:
-        if record.thread == own:
-            lines.append(record.getMessage())
-        return record.thread != own
-
-    logger = tifffile.logger()
-    logger.addFilter(to_others)
+    _listening.lists = [*before, lines]
     try:
         yield lines
     finally:
-        logger.removeFilter(to_others)
+        _listening.lists = before
+
+
+def _told(record: logging.LogRecord) -> bool:
+    """Whether a record is for others: all who listen in this thread hear it."""
+    lists = getattr(_listening, "lists", [])
+    for lines in lists:
+        lines.append(record.getMessage())
+    return not lists

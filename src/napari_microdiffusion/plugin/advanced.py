@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
@@ -23,6 +24,8 @@ from ..events import InvalidInput
 from ..presets import adjusted, parse_value, spec
 from ..settings import Setting, settings_of
 from .choices import RED
+
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 GROUPS = {"prior": "First guess (prior)"}
 LABELS = {
@@ -203,7 +206,7 @@ class Editor(QWidget):
                 return None if unused else self._inner.value()
             case _:
                 text = self._inner.text().strip()
-                text = text if "[" in text else text.replace(",", ".")  # a decimal comma, not a list
+                text = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
                 return parse_value(text) if text else None
 
     def set_value(self, value: Any) -> None:

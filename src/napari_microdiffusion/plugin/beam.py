@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from qtpy.QtCore import QLocale, QSignalBlocker, Signal
-from qtpy.QtGui import QDoubleValidator
+from qtpy.QtGui import QDoubleValidator, QValidator
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -24,6 +25,8 @@ from ..events import InvalidInput
 from .advanced import unscrolled
 from .choices import RED
 from .layers import Triple
+
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
 PROFILES = {
     "uniform": ("uniform", "Every slice counts the same: a Bessel beam of even brightness"),
@@ -174,7 +177,7 @@ class VoxelSize(QWidget):
             return self._exact
         if not all(line.hasAcceptableInput() for line in self._lines):
             return None
-        z, y, x = (float(line.text()) for line in self._lines)
+        z, y, x = (float(line.text().replace(",", ".")) for line in self._lines)
         return z, y, x
 
     def set_value(self, scale_um: Triple | None) -> None:
@@ -204,10 +207,12 @@ class VoxelSize(QWidget):
 
 
 class _Sizes(QDoubleValidator):
-    """Takes a comma for a point: left out, 2,5 would become 25."""
+    """Takes a comma for a point, as 2,5 would become 25 without it; but not where it may group thousands."""
 
     def validate(self, text: str, place: int) -> object:
-        return super().validate(text.replace(",", "."), place)
+        if ("," in text and "." in text) or THOUSANDS.fullmatch(text):
+            return QValidator.State.Intermediate, text, place
+        return super().validate(text.replace(",", "."), place)[0], text, place  # type: ignore[index]
 
 
 def _spin(low: int, high: int, tooltip: str) -> QSpinBox:

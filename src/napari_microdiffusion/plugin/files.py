@@ -64,12 +64,12 @@ class Files:
     def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
         volume = as_volume(layer)
-        sources = [each for other in self._viewer.layers if (each := facts(other).get("path")) is not None]
+        sources = [known["path"] for other in self._viewer.layers if _measured(known := facts(other))]
 
         def write() -> str:
             from ..io import check_distinct, write_volume
 
-            for source in sources:  # a measurement must not be replaced by what was made from it
+            for source in sources:
                 check_distinct(path, source)
             written = write_volume(volume, path, dtype=dtype, overwrite=overwrite)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
@@ -202,6 +202,11 @@ def as_volume(layer: Image) -> Volume:
     data, scale = in_memory(pixels(layer, {})), spacing_um(layer)
     found = reliability(known, data)
     return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"), found)
+
+
+def _measured(known: dict[str, Any]) -> bool:
+    """Whether a layer is a file that was not reconstructed: what was made from it must not take its place."""
+    return known.get("path") is not None and "job" not in (known.get("provenance") or {})
 
 
 def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:

@@ -196,7 +196,7 @@ class Source:
     made
         Whether it is a volume that was reconstructed.
     turned
-        Whether the layer is shown rotated, sheared, or otherwise transformed.
+        Whether the layer is shown rotated, sheared, or transformed by a matrix.
     """
 
     name: str
@@ -306,7 +306,7 @@ def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> 
     if whole is not None and whole.made:
         told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
     if source.turned:
-        told.append(f"{source.name} is shown rotated or sheared, and the result will not be")
+        told.append(f"{source.name} is shown rotated, sheared or otherwise transformed, and the result will not be")
     return " ".join(f"Beware: {each}." for each in told)
 
 

@@ -53,6 +53,8 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
+        self._before = ""
+        self._failed_with: dict[str, Any] = {}
         self.message = ""
         """How the last run ended, in words."""
         self._bases = Bases()
@@ -101,6 +103,7 @@ class ReconstructWidget(QWidget):
         if source is None or self.problem():
             show_error(self.problem())
             return
+        self._before = self.result.current()
         self._begin()
         base = self._bases.chosen(setup)
         trained = None if base is None else base.trained
@@ -144,16 +147,24 @@ class ReconstructWidget(QWidget):
 
     def _failed(self, message: str) -> None:
         self._finish(message, "The last run failed", done=False)
-        self._offer_results(self.result.current())  # the one before, as it was
-        self.run_box.show_failure(message)
-        show_error(message)
+        self._offer_results(self._before)
+        self._show_failure(message)
         self.finished.emit(False)
 
     def _none_made(self, message: str, line: str) -> None:
         """There is no score, or no base model."""
         self._finish(message, line, done=False)
+        self._show_failure(message)
+
+    def _show_failure(self, message: str) -> None:
+        """In the panel until other data are chosen, and as a notification."""
+        self._failed_with = self.data.value()
         self.run_box.show_failure(message)
         show_error(message)
+
+    def _forget_failure(self) -> None:
+        if self.data.value() != self._failed_with:
+            self.run_box.forget_failure()
 
     def _begin(self, stage: str = "Reading the images") -> None:
         """Something runs from now on."""
@@ -255,7 +266,7 @@ class ReconstructWidget(QWidget):
 
     def _connect(self) -> None:
         self.data.changed.connect(self._changed)
-        self.data.changed.connect(self.run_box.forget_failure)
+        self.data.changed.connect(self._forget_failure)
         self.method.changed.connect(self._changed)
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from qtpy.QtCore import QObject
 
+from ..numbering import numbers_of
 from .layers import Ran, facts
 from .live import show_side_by_side
 from .model import choices_of
@@ -26,10 +27,16 @@ def how(ran: Any) -> str:
     job = ran.job
     settings = choices_of(job.method)
     changed = ", ".join(f"{path} = {value}" for path, value in settings["overrides"].items())
-    told = [ran.stack.acquisition.description]
+    acquisition = ran.stack.acquisition
+    told = [
+        acquisition.description,
+        f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
+    ]
     if job.method.learned:
         told += [f"{settings['preset']}{f' but {changed}' if changed else ''}", f"seed {job.seed}"]
-    return "; ".join(told)
+    else:
+        told.append(changed)
+    return "; ".join(filter(None, told))
 
 
 class Results(QObject):
