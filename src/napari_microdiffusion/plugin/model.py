@@ -170,7 +170,7 @@ def choices_of(method: Method) -> dict[str, Any]:
     name = name_of(method)
     wanted = {path: value for path, value in flat(method.model_dump()).items() if path not in method.idle}
     presets = {preset: flat(spec(name, preset).model_dump()) for preset in PRESETS}
-    differing = {preset: {k: v for k, v in wanted.items() if v != values[k]} for preset, values in presets.items()}
+    differing = {preset: {k: v for k, v in wanted.items() if v != values.get(k)} for preset, values in presets.items()}
     nearest = min(differing, key=lambda preset: len(differing[preset]))
     return {"method": name, "preset": nearest, "overrides": differing[nearest]}
 
