@@ -70,6 +70,8 @@ def clean_of(
 
     Parameters
     ----------
+    output, noisy
+        What the network gives, and x_t; (B, ...) both, as is the estimate.
     levels
         (√ᾱ_t, √(1 − ᾱ_t)) of the noisy images, from `Schedule.levels`.
     """
@@ -80,7 +82,7 @@ def clean_of(
 
 
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): (1 + w)·conditional − w·unconditional.
+    """Classifier-free guidance (Ho and Salimans 2022): (1 + w)·conditional − w·unconditional, all (B, ...).
 
     An estimate of x_0 is affine in that of the noise, so guiding one guides the other.
     """

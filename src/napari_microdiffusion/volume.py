@@ -127,6 +127,11 @@ class Volume:
         return ProjectionStack(images, bound, scale, f"{self.name} projections", self.source_dtype), truth
 
 
+def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
+    """Whether a record of how a volume was made is that of a run, so that it is no measurement."""
+    return "job" in (provenance or {})
+
+
 @dataclass(frozen=True, eq=False)
 class ProjectionStack:
     """K images, each a weighted mean of consecutive slices of an unknown volume.

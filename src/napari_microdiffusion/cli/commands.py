@@ -13,6 +13,7 @@ from ..numbering import numbers_of
 from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
+from ..volume import was_reconstructed
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
 
@@ -42,7 +43,7 @@ def simulated(
             io.check_output(path, 0, overwrite)
     io.inspect(truth).check_volume(truth.name, "they are simulated from fully sampled volumes")
     volume = io.read_volume(truth, channel, time)
-    if "job" in (volume.provenance or {}):
+    if was_reconstructed(volume.provenance):
         note(f"note: {volume.name} was itself reconstructed: it is no ground truth")
     stack, covered = volume.simulate(acquisition)
     stack.check()
@@ -75,21 +76,7 @@ def reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     interrupt = Interrupt()
     with interrupt.listening():
         result = _run(prepared, interrupt)
-        saved, failure = None, None
-        if options.save_weights is not None and not result.partial:  # first of all: training took the time
-            try:
-                saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
-            except (InvalidInput, RunFailed) as error:
-                failure = error  # to be told once the volume is safe
-        try:
-            exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
-        except (InvalidInput, RunFailed):
-            if saved is not None:
-                note(f"note: the weights are in {saved}: --weights {saved} makes the volume again without training")
-            raise
-    if failure is not None:
-        note(f"note: the volume is in {exported.path}")
-        raise failure
+        exported, saved = _written(options, prepared, result)
     if options.save_weights is not None and saved is None:
         note(f"note: the weights were not saved to {options.save_weights}: the run was stopped before its end")
     _compare_inputs(prepared, result)
@@ -122,6 +109,26 @@ def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
         preview_seconds=PREVIEW_SECONDS,
     )
     return follow(events)
+
+
+def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.Exported, Path | None]:
+    """Write the weights, if they are to be kept, and the volume: neither is lost where the other cannot be written."""
+    saved, failure = None, None
+    if options.save_weights is not None and not result.partial:
+        try:
+            saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
+        except (InvalidInput, RunFailed) as error:
+            failure = error
+    try:
+        exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
+    except (InvalidInput, RunFailed):
+        if saved is not None:
+            note(f"note: the weights are in {saved}: --weights {saved} makes the volume again without training")
+        raise
+    if failure is not None:
+        note(f"note: the volume is in {exported.path}")
+        raise failure
+    return exported, saved
 
 
 def _save_weights(path: Path, prepared: Prepared, result: Result, overwrite: bool) -> Path:

@@ -18,7 +18,7 @@ from ..numbering import numbered
 from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
-from ..volume import ProjectionStack
+from ..volume import ProjectionStack, was_reconstructed
 from .values import acquisition_of, job_of, method_of, voxel_size_of
 
 
@@ -96,7 +96,7 @@ def prepare(options: Options) -> Prepared:
     source = job.projections
     assert source is not None
     described = io.inspect(source)
-    if "job" in (described.provenance or {}):
+    if was_reconstructed(described.provenance):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
     if draft.others is not None and draft.record.get("input_sha256") not in (None, stack.sha256):

@@ -22,7 +22,7 @@ from ..pretraining import trained_on
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
-from ..volume import ProjectionStack, Volume
+from ..volume import ProjectionStack, Volume, was_reconstructed
 from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import contradicted
 from .values import acquisition_of, job_of, method_of, overrides_of, voxel_size_of
@@ -186,7 +186,7 @@ def _method(options: Options, before: Job | None) -> Method:
 
 def _warn_of_known(volume: Volume, truth: Volume) -> None:
     """Say so where the truth was itself reconstructed, or the base model that made a volume was trained on it."""
-    if "job" in (truth.provenance or {}):
+    if was_reconstructed(truth.provenance):
         note(f"note: {truth.name} was itself reconstructed: scores only tell how much alike both are")
     listed = (volume.provenance or {}).get("trained_on")
     records = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..events import InvalidInput
 from ..images import check_values
-from ..volume import Volume
+from ..volume import Volume, was_reconstructed
 from . import READERS, inspect, read_volume
 
 
@@ -49,7 +49,7 @@ def read_volumes(given: Sequence[Path], channel: int | None, time: int | None) -
 def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     described = inspect(path)
     described.check_volume(path.name, "a base model is trained on fully sampled volumes")
-    if "job" in (described.provenance or {}):
+    if was_reconstructed(described.provenance):
         raise InvalidInput(f"{path.name} was reconstructed: a base model is trained on measured volumes")
     chosen = channel if described.channels > 1 else None, time if described.times > 1 else None
     volume = read_volume(path, *chosen, with_reliability=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
 from ..images import MINIMUM_LATERAL, check_values
-from ..volume import Volume
+from ..volume import Volume, was_reconstructed
 from .layers import facts, header, in_memory, pixels, spacing_um, there
 from .model import Setup
 
@@ -136,7 +136,7 @@ def _truths(volumes: list[Image], setup: Setup, source: Image | None, truth: Ima
 def _reason(layer: Image, least: int, is_truth: bool) -> str:
     if is_truth:
         return TRUTH
-    if "job" in facts(layer).get("provenance", {}):
+    if was_reconstructed(facts(layer).get("provenance")):
         return MADE
     depth, y, x = header(layer).shape
     return _too_small(depth, (y, x), least)

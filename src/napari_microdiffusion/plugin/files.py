@@ -13,7 +13,7 @@ from superqt.utils import FunctionWorker
 
 from ..events import EngineError
 from ..presets import name_of
-from ..volume import ProjectionStack, Volume
+from ..volume import ProjectionStack, Volume, was_reconstructed
 from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
 from .model import Setup, covered
 
@@ -206,7 +206,7 @@ def as_volume(layer: Image) -> Volume:
 
 def _measured(known: dict[str, Any]) -> bool:
     """Whether a layer is a file that was not reconstructed: what was made from it must not take its place."""
-    return known.get("path") is not None and "job" not in (known.get("provenance") or {})
+    return known.get("path") is not None and not was_reconstructed(known.get("provenance"))
 
 
 def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:

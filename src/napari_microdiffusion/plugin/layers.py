@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..volume import ProjectionStack, Reliability, Volume
+from ..volume import ProjectionStack, Reliability, Volume, was_reconstructed
 from .model import Source
 
 if TYPE_CHECKING:
@@ -112,12 +112,7 @@ def header(layer: Image) -> Source:
     data = base(layer)
     shape = tuple(int(n) for n in data.shape)
     lacking = len((facts(layer).get("acquisition") or {}).get("hidden", ()))
-    made = "job" in (facts(layer).get("provenance") or {})
-    turned = (
-        not np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
-        or not np.allclose(layer.rotate, np.eye(layer.ndim))
-        or bool(np.any(layer.shear))
-    )
+    made = was_reconstructed(facts(layer).get("provenance"))
     return Source(
         layer.name,
         shape if layer.rgb else shape[-3:],
@@ -126,8 +121,14 @@ def header(layer: Image) -> Source:
         lacking,
         known_acquisition(layer),
         made,
-        turned,
+        _turned(layer),
     )
+
+
+def _turned(layer: Image) -> bool:
+    """Whether more than its scale and place tell where a layer is shown."""
+    plain = np.allclose(layer.rotate, np.eye(layer.ndim)) and not np.any(layer.shear)
+    return not (plain and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1)))
 
 
 def base(layer: Image) -> Any:
