@@ -1056,7 +1056,7 @@ class TestMethods:
     def test_as_text(self) -> None:
         text = done("methods")
         assert all(name in text for name in presets.METHODS)
-        assert text.count("Needs a base model: see pretrain.") == len(pretrained_methods())
+        assert text.count("Needs a base model") == len(pretrained_methods())
         assert "prior.features" in done("methods", "microdiffusion")
         assert "there are linear" in refused("methods", "magic")
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.descriptions import DESCRIPTIONS
 from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.plugin.follow import Recorder, spread
-from napari_microdiffusion.plugin.model import Setup, Source, choices_of, friendly, method_order, plan
+from napari_microdiffusion.plugin.model import Setup, Source, choices_of, plan
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.trained import check_sampling_only
 from napari_microdiffusion.volume import ProjectionStack, Volume
@@ -65,8 +66,7 @@ def test_plan_says_what_is_wrong(setup: Setup, source: Source | None, truth: Sou
 
 
 def test_every_method_is_offered_once() -> None:
-    assert sorted(method_order()) == sorted(METHODS)
-    assert all(friendly(name)[1] for name in METHODS)
+    assert sorted(DESCRIPTIONS) == sorted(METHODS)
 
 
 def test_job_holds_what_was_chosen(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "first-use.md"]
 DEFAULT_METHOD = "sparse3diff"
 QUICK = {  # the settings that decide how long learned methods take
-    "microdiffusion": "--set steps=2 --set sampling_steps=2 --set channels=8 --set prior.steps=2 --set prior.width=8",
+    "axial": "--set steps=2 --set channels=8 --set batch=1",
     "recurrent_mz": "--set steps=2 --set channels=8 --set batch=1 --set crop=16",
     "sparse3diff": "--set steps=2 --set channels=8 --set batch=1 --set crop=16",
 }

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..presets import FIXED, METHODS, PRESETS, name_of, spec
 from ..settings import Setting, settings_of
+
+HINTS = (
+    "settings of one: napari-microdiffusion methods NAME; all as data: methods --json",
+    "a base model, for those that need one: napari-microdiffusion pretrain",
+)
 
 
 def as_data(name: str | None) -> dict[str, Any]:
@@ -18,12 +24,11 @@ def as_text(name: str | None) -> str:
     """Names with a line each; for one method all settings."""
     if name is None:
         width = max(map(len, METHODS)) + 2
-        lines = [f"{each:<{width}}{_describe(each)}" for each in METHODS]
-        return "\n".join(
-            [*lines, "", "settings of one: napari-microdiffusion methods NAME; all as data: methods --json"]
-        )
+        lines = [f"{each:<{width}}{description.text}" for each, description in DESCRIPTIONS.items()]
+        return "\n".join([*lines, "", *HINTS])
     blocks = [_block(setting) for setting in settings_of(*_names(name))]
-    return "\n".join([f"{name}: {_describe(name)}", "change with --set KEY=VALUE", "", *blocks])
+    told = f"{name}: {DESCRIPTIONS[name].text}", _define(name), "change with --set KEY=VALUE", ""
+    return "\n".join([*told, *blocks])
 
 
 def _names(name: str | None) -> tuple[str, ...]:
@@ -39,7 +44,9 @@ def _method(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": method.kind,
-        "description": _describe(name),
+        "title": DESCRIPTIONS[name].title,
+        "description": DESCRIPTIONS[name].text,
+        "definition": _define(name),
         "trained": method.learned,
         "needs_base_model": method.pretrained,
         "settings": [_setting(each) for each in settings_of(name)],
@@ -61,16 +68,14 @@ def _setting(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _describe(name: str) -> str:
+def _define(name: str) -> str:
+    """What a method is, in a specialist's words."""
     method = spec(name)
     text = (type(method).__doc__ or "").strip().splitlines()[0]
     prior = getattr(method, "prior", None)
     if hasattr(method, "prior"):
         text += f" Here: {'no prior' if prior is None else f'prior {name_of(prior)}'}."
-    text += "".join(f" Here: {key} {value}." for key, value in FIXED.get(name, {}).items())
-    if method.pretrained:
-        text += " Needs a base model: see pretrain."
-    return text
+    return text + "".join(f" Here: {key} {value}." for key, value in FIXED.get(name, {}).items())
 
 
 def _block(setting: Setting) -> str:

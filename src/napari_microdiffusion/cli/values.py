@@ -63,7 +63,7 @@ def method_of(
     path = base or weights
     if path is None:
         if name is None:
-            raise InvalidInput(f"choose a --method: {', '.join(METHODS)}")
+            raise InvalidInput(f"choose a --method: {', '.join(METHODS)}; conservative is instant, axial goes furthest")
         return spec(name, preset or "preview", overrides), None
     if preset is not None:
         option = "--weights bring their" if base is None else "--base brings its"

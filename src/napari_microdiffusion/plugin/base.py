@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
+from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..presets import name_of
 from ..trained import Trained, check_sampling_only
 from ..volume import ProjectionStack
-from .model import Setup, friendly
+from .model import Setup
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -84,7 +85,7 @@ class Bases:
         if kept is not None and setup.weights in (None, kept.path):
             raise InvalidInput(OTHER)
         if setup.weights is None:
-            raise InvalidInput(NEEDED.format(short(setup.method)))
+            raise InvalidInput(NEEDED.format(DESCRIPTIONS[setup.method].short))
 
 
 def _check_suits(base: AtHand, setup: Setup, source: str) -> None:
@@ -92,12 +93,7 @@ def _check_suits(base: AtHand, setup: Setup, source: str) -> None:
     try:
         base.trained.check_input(_blank(setup.acquisition, source))
     except InvalidInput as error:
-        raise InvalidInput(str(error).replace(setup.method, short(setup.method), 1)) from error
-
-
-def short(method: str) -> str:
-    """A method's name as people read it, without what stands in brackets."""
-    return friendly(method)[0].partition(" (")[0]
+        raise InvalidInput(str(error).replace(setup.method, DESCRIPTIONS[setup.method].short, 1)) from error
 
 
 def _blank(acquisition: Acquisition, name: str) -> ProjectionStack:

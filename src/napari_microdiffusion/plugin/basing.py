@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
+from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput, RunFailed
-from .base import AtHand, Bases, short
+from .base import AtHand, Bases
 from .base_box import BaseBox
 from .base_volumes import Offer, offers, picked
 from .model import Setup, choices_of
@@ -65,7 +66,7 @@ class Basing(QObject):
         self._offers = offers(self._viewer.layers, setup, source, truth)
         self._box.training.offer(self._offers)
         reason = method.unsuited(setup.acquisition)
-        name = short(setup.method)
+        name = DESCRIPTIONS[setup.method].short
         self._box.training.describe(
             ABOUT.format(name, setup.acquisition.description), f"{name} {reason}" if reason else ""
         )

@@ -11,13 +11,14 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
 
+from ..descriptions import DESCRIPTIONS
 from ..events import EngineError
 from ..presets import PRESETS, spec
 from .advanced import AdvancedSettings, unscrolled
 from .base import Bases
 from .base_box import BaseBox
 from .choices import side_by_side
-from .model import PRESET_HINTS, Setup, choices_of, friendly, method_order
+from .model import PRESET_HINTS, Setup, choices_of
 
 if TYPE_CHECKING:
     from ..acquisition import Acquisition
@@ -46,8 +47,8 @@ class MethodBox(QGroupBox):
         super().__init__("2 · Method")
         self._bases = bases
         self._method, self._preset, self._device, self._seed = QComboBox(), QComboBox(), QComboBox(), QSpinBox()
-        for name in method_order():
-            self._method.addItem(friendly(name)[0], name)
+        for name, description in DESCRIPTIONS.items():
+            self._method.addItem(description.title, name)
         self.offer_methods(Setup().acquisition)
         for name in PRESETS:
             self._preset.addItem(f"{name}: {PRESET_HINTS.get(name, '')}".removesuffix(": "), name)
@@ -104,7 +105,7 @@ class MethodBox(QGroupBox):
             name = self._method.itemData(row)
             reason = _default(name).unsuited(acquisition)
             model.item(row).setEnabled(reason is None)
-            text = friendly(name)[1] if reason is None else f"Not for these projections: it {reason}"
+            text = DESCRIPTIONS[name].text if reason is None else f"Not for these projections: it {reason}"
             self._method.setItemData(row, text, Qt.ItemDataRole.ToolTipRole)
 
     def _lay_out(self) -> None:
@@ -173,7 +174,7 @@ class MethodBox(QGroupBox):
         self._network_button.setToolTip(FORGET if loaded else LOAD)
 
     def _show_settings(self, overrides: dict[str, Any]) -> None:
-        self._hint.setText(friendly(self._method.currentData())[1])
+        self._hint.setText(DESCRIPTIONS[self._method.currentData()].text)
         preset = spec(self._method.currentData(), self._preset.currentData())
         for widget in (self._preset, self._device, self._seed):
             self._form.setRowVisible(widget, preset.learned)  # an interpolation has no use for them

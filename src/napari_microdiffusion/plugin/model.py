@@ -10,94 +10,23 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
+from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..hardware import Device
 from ..images import MINIMUM_LATERAL
 from ..numbering import numbered
-from ..presets import METHODS, PRESETS, PresetName, flat, name_of, spec
+from ..presets import PRESETS, PresetName, flat, name_of, spec
 
 if TYPE_CHECKING:
     from ..methods import Method
     from ..pretraining import Pretraining
     from ..run import Job
 
-FRIENDLY: dict[str, tuple[str, str]] = {
-    "microdiffusion": (
-        "MicroDiffusion",
-        "A neural network learns the volume, then a diffusion model refines it slice by slice. The slowest.",
-    ),
-    "axial": (
-        "Axial (super-resolution along z)",
-        "Learns from the sharp lateral detail of your own sample what was lost along z, and says how certain each "
-        "voxel is. Minutes. Not for samples that look different along z than across, such as layers or upright fibres.",
-    ),
-    "inr": (
-        "INR (neural representation)",
-        "A small neural network learns the volume so that its slices average to your projections. Minutes.",
-    ),
-    "hash_inr": (
-        "Hash INR (fast neural representation)",
-        "As INR, but what is learned is kept in grids of several resolutions: a tenth of the time. Seconds.",
-    ),
-    "conservative": (
-        "Conservative interpolation",
-        "The smoothest volume that agrees exactly with what was measured. Instant, and hard to beat: start here.",
-    ),
-    "cubic": ("Cubic interpolation", "A smooth curve through the projections, pixel by pixel. Instant."),
-    "linear": ("Linear interpolation", "Straight lines between the projections, pixel by pixel. Instant."),
-    "cubic_diffusion": (
-        "Diffusion on cubic interpolation",
-        "A diffusion model refines the cubic interpolation. For comparison.",
-    ),
-    "interpolation_diffusion": (
-        "Diffusion on linear interpolation",
-        "A diffusion model refines the linear interpolation. For comparison.",
-    ),
-    "axial_diffusion": (
-        "Diffusion on axial super-resolution",
-        "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
-    ),
-    "axial_posterior": (
-        "Axial posterior (one sample of it)",
-        "Draws one of the volumes that may be, as grainy as a real one, around the result of axial super-resolution. "
-        "Its fine detail is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
-    ),
-    "recurrent_mz": (
-        "Recurrent-MZ",
-        "A recurrent network makes each slice from the images nearest to it. Needs a base model, trained on full "
-        "volumes of similar samples.",
-    ),
-    "sparse3diff": (
-        "Sparse3Diff",
-        "A diffusion model fills in the slices between measured ones, and fits itself to your images first. Needs a "
-        "base model, trained on full volumes of similar samples.",
-    ),
-    "ddpm": (
-        "DDPM (plain diffusion between slices)",
-        "A plain diffusion model fills in the slices between measured ones. Needs a base model. For comparison.",
-    ),
-    "naive_diffusion": (
-        "Diffusion alone",
-        "A diffusion model that is shown the projections but no first guess. For comparison.",
-    ),
-}
-"""What people read for each method: its name and one sentence. A method that is not here goes by its own name."""
-
 PRESET_HINTS = {
     "preview": "minutes on a CPU",
     "standard": "larger, for a GPU",
     "paper": "the papers' numbers, for a GPU",
 }
-
-
-def method_order() -> list[str]:
-    """All methods, the ones people read about first, the others as they come."""
-    return [name for name in FRIENDLY if name in METHODS] + [name for name in METHODS if name not in FRIENDLY]
-
-
-def friendly(method: str) -> tuple[str, str]:
-    """Name and one sentence of a method."""
-    return FRIENDLY.get(method, (method.replace("_", " ").capitalize(), "No description yet."))
 
 
 class Setup(BaseModel):
@@ -157,7 +86,7 @@ class Setup(BaseModel):
     @property
     def title(self) -> str:
         """``<method> <preset>``, the first part of a result's name; methods with nothing to set have no preset."""
-        name = friendly(self.method)[0].partition(" (")[0]
+        name = DESCRIPTIONS[self.method].short
         return f"{name} {self.preset}" if self.spec().learned else name
 
     def replace(self, **changes: Any) -> Setup:
@@ -284,7 +213,7 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
             )
     unsuited = setup.spec().unsuited(acquisition)
     if unsuited is not None:
-        raise InvalidInput(f"{friendly(setup.method)[0].partition(' (')[0]} {unsuited}")
+        raise InvalidInput(f"{DESCRIPTIONS[setup.method].short} {unsuited}")
     size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"
     used = f"{len(acquisition.shown)} of {acquisition.count}" if acquisition.hidden else f"{acquisition.count}"
     built = f"{used} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
