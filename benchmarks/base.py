@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ def train(case: Case, path: Path) -> None:
     acquisition = Acquisition(slices=case.slices, profile=case.profile)
     plan = Pretraining(method=case.spec(), acquisition=acquisition, seed=case.seed, device=case.device)
     made_with = commit()
-    base = exhaust(pretrain(plan, [whole(name) for name in others(case.volume)]))
+    volumes = [whole(name) for name in others(case.volume)]
+    began = time.monotonic()
+    base = exhaust(pretrain(plan, volumes))
+    seconds = time.monotonic() - began
     check_left_out(case.volume, {volume.name: volume.sha256 for volume in base.volumes})
-    record = {"seconds": base.seconds, "commit": made_with, "trained_on": [volume.name for volume in base.volumes]}
+    record = {"seconds": seconds, "commit": made_with, "trained_on": [volume.name for volume in base.volumes]}
     path.with_suffix(".json").write_text(json.dumps(record))
     save_base(path, base, overwrite=True)  # last: where it is, it is whole
 

@@ -182,7 +182,7 @@ def test_all_directions_count_alike(stack):
 def test_batches_change_rounding_only(stack):
     method = Axial(**TINY)
     weights = scrambled(method, stack)
-    whole, single = (predicted(method, stack, weights, memory_bytes=memory) for memory in (2**31, 1))
+    whole, single = (predicted(method, stack, weights, batch_bytes=memory) for memory in (2**31, 1))
     np.testing.assert_allclose(single.data, whole.data, atol=1e-4)  # of about 10: the network says anything
 
 

@@ -148,7 +148,7 @@ def test_another_seed_draws_another_volume():
 def test_the_size_of_batches_does_not_matter():
     stack, method = waves(), posterior()
     weights = weights_of(method, stack)
-    whole, planes = (predicted(method, stack, weights, memory_bytes=size).data for size in (2**31, 1))
+    whole, planes = (predicted(method, stack, weights, batch_bytes=size).data for size in (2**31, 1))
     np.testing.assert_allclose(whole, planes, atol=1e-4)
 
 

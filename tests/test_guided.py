@@ -108,7 +108,7 @@ ACQUISITIONS = {
 @pytest.mark.parametrize("consistency", ["final", "every_step"])
 def test_every_acquisition(acquisition, consistency):
     stack = projected(acquisition, (37, 45))
-    data = reconstructed(guided(consistency=consistency), stack, memory_bytes=1)
+    data = reconstructed(guided(consistency=consistency), stack, batch_bytes=1)
     assert data.shape == (acquisition.depth, 37, 45)
     if acquisition.decoupled:
         assert largest_residual(data, stack) < 1e-5
@@ -216,7 +216,7 @@ def test_the_batch_size_changes_rounding_only(sampler, consistency, stack):
     weights = exhaust(method.fit(stack, Context()))
     results, lengths = [], []
     for memory in (1, 2 * 4 * method._slice_bytes(stack), 2**30):  # one slice, two blocks, all
-        context = Context(memory_bytes=memory)
+        context = Context(batch_bytes=memory)
         events, volume = collected(method.predict(stack, weights, context))
         results.append(volume.data)
         lengths.append(len(steps_of(events)))
@@ -230,7 +230,7 @@ def test_overlap_in_batches_changes_rounding_only():
     for consistency in ("none", "every_step"):
         method = guided(consistency=consistency)
         weights = exhaust(method.fit(stack, Context()))
-        small, large = (exhaust(method.estimate(stack, weights, Context(memory_bytes=memory))) for memory in (1, 2**30))
+        small, large = (exhaust(method.estimate(stack, weights, Context(batch_bytes=memory))) for memory in (1, 2**30))
         np.testing.assert_allclose(small, large, atol=1e-5)
 
 
@@ -244,7 +244,7 @@ def test_noise_is_fresh_at_every_step(sampler, draws, stack, monkeypatch):
         return slice_noise(seed, z, step, shape)
 
     monkeypatch.setattr(diffusion, "slice_noise", noise)
-    exhaust(method.predict(stack, weights, Context(seed=4, memory_bytes=1)))
+    exhaust(method.predict(stack, weights, Context(seed=4, batch_bytes=1)))
     assert asked == [(4, step, *range(z, z + 4)) for z in (0, 4, 8, 12) for step in range(draws)]
 
 
@@ -693,7 +693,7 @@ def test_any_step_length_with_four_projections_left(n, training, gamma):
 
 
 def test_slices_replace_the_prior_one_by_one(stack):
-    method, context = guided(prior=INR), Context(memory_bytes=1)
+    method, context = guided(prior=INR), Context(batch_bytes=1)
     weights = exhaust(method.fit(stack, context))
     events, volume = collected(method.predict(stack, weights, context))
     done = [event for event in events if isinstance(event, Preview)]
@@ -772,8 +772,8 @@ def test_a_stop_in_training_the_diffusion_model(stack):
 def test_a_stop_in_sampling_keeps_the_prior_where_no_slice_was_reached(prior, stack):
     method = guided(prior=prior)
     weights = exhaust(method.fit(stack, Context()))
-    whole = exhaust(method.predict(stack, weights, Context(memory_bytes=1))).data
-    stop = Stop(is_step(False, 5), memory_bytes=1)  # the second of four blocks
+    whole = exhaust(method.predict(stack, weights, Context(batch_bytes=1))).data
+    stop = Stop(is_step(False, 5), batch_bytes=1)  # the second of four blocks
     data = stop.run(method.predict(stack, weights, stop.context)).data
     assert stop.after == []
     np.testing.assert_array_equal(data[:4], whole[:4])

@@ -96,13 +96,13 @@ def test_the_network_is_told_how_far_apart_columns_are(direction: Direction, apa
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None], found.shape), atol=1e-5)
 
 
-@pytest.mark.parametrize("memory_bytes", [1, 2**31])
+@pytest.mark.parametrize("batch_bytes", [1, 2**31])
 @pytest.mark.parametrize("strength", [1.0, 1.4])
-def test_the_volume_is_the_mean_of_all_directions(strength, memory_bytes, stack):
+def test_the_volume_is_the_mean_of_all_directions(strength, batch_bytes, stack):
     """Two of them change it here; the change alone grows with the strength, and not the interval."""
     start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
     volume = start.copy()
-    context = Context(memory_bytes=memory_bytes)
+    context = Context(batch_bytes=batch_bytes)
     events, distances = collected(restore(Told(), stack, volume, Anisotropy(1.0), strength, context))
     change = strength * np.where(np.arange(16) % 4 > 0, 0.25, -0.75) * math.log(2) / 4
     np.testing.assert_allclose(volume, start + change[:, None, None], atol=1e-5)

@@ -51,8 +51,7 @@ def other() -> Volume:
 @pytest.fixture(scope="module")
 def trained(other: Volume) -> Trained:
     plan = Pretraining(method=spec("recurrent_mz", overrides=SMALL), acquisition=SIX, device="cpu")
-    base = exhaust(pretrain(plan, [other]))
-    return Trained(base.method, base.weights, base.acquisition, None, base.volumes)
+    return exhaust(pretrain(plan, [other]))
 
 
 @pytest.fixture

@@ -8,7 +8,17 @@ import pytest
 
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.methods import Conservative, Cubic, Guided, Inr, Linear
-from napari_microdiffusion.presets import METHODS, PRESETS, name_of, override, parse_value, sources, spec
+from napari_microdiffusion.presets import (
+    METHODS,
+    PRESETS,
+    _presets,
+    name_of,
+    override,
+    parse_value,
+    sources,
+    spec,
+    table_of,
+)
 from napari_microdiffusion.settings import settings_of
 
 
@@ -124,6 +134,7 @@ def _at(method: Any, path: str) -> Any:
         ("microdiffusion", {"prior.octaves": 5}, r"prior\.octaves would do nothing on this microdiffusion"),
         ("inr", {"epochs": 3, "steps": 5}, "steps would .* depends on, too .napari-microdiffusion methods inr"),
         ("inr", {"encoding": "sincos", "features": 64}, "features would"),
+        ("axial_diffusion", {"prior.fine_tuning": 9}, r"prior\.fine_tuning would do nothing on this axial_diffusion"),
         ("hash_inr", {"bandwidth_z": 1.0}, "bandwidth_z would do nothing on this hash_inr"),
         ("axial", {"wavelength_nm": 600.0}, "wavelength_nm would"),
         ("axial", {"sigma": 1.0, "objective_na": 0.8}, "objective_na would"),
@@ -320,3 +331,9 @@ def test_sources_reach_the_descriptions():
     found = {setting.path: setting.sources for setting in settings_of("microdiffusion")}
     assert found["learning_rate"] == found["prior.features"] == {"paper": "paper"}
     assert found["guidance"] == {"paper": "released code"}
+
+
+def test_every_table_is_that_of_a_method():
+    """A table under a name that no method has would be passed over without a word."""
+    tables = {table_of(name) for name in METHODS if METHODS[name][0].learned}
+    assert {preset: found.keys() for preset, found in _presets().items()} == dict.fromkeys(PRESETS, tables)

@@ -31,8 +31,9 @@ from napari_microdiffusion.events import (
 from napari_microdiffusion.methods import Context, Inr, Linear, Method, Weights
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
-from napari_microdiffusion.pretraining import Base, Pretraining, check, pretrain, pretrained_methods, trained_on
+from napari_microdiffusion.pretraining import Pretraining, check, pretrain, pretrained_methods, trained_on
 from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 POINT = Acquisition(slices=4, profile="point")
@@ -107,9 +108,8 @@ def test_a_base_says_what_it_was_trained_on(volumes):
     assert [event.name for event in events if isinstance(event, Stage)] == ["Training on volumes"]
     assert [event.done for event in events if isinstance(event, Step)] == list(range(1, 11))
     assert not [event for event in events if isinstance(event, Preview)]
-    assert isinstance(base, Base)
-    assert (base.method, base.acquisition, base.partial) == (Levels(), POINT, False)
-    assert base.seconds > 0
+    assert isinstance(base, Trained)
+    assert (base.method, base.acquisition, base.complete) == (Levels(), POINT, True)
     assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
     assert [record.shape for record in base.volumes] == [(16, 32, 36), (17, 40, 48)]
     assert base.volumes[1].sha256 == hashlib.sha256(volumes[1].data.tobytes()).hexdigest()
@@ -172,7 +172,7 @@ def test_a_stopped_base_is_as_far_as_it_had_come(step, volumes):
             break
     assert isinstance(seen[-1], Step)
     assert seen[-1].done == step
-    assert base.partial
+    assert not base.complete
     assert base.weights["mean"].item() == pytest.approx(step / 10 * whole.weights["mean"].item(), rel=1e-5)
 
 

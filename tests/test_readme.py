@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from napari_microdiffusion.phantoms import phantom
-from napari_microdiffusion.presets import spec
+from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,13 @@ def test_python_with_a_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(compile(code, "first-use.md", "exec"), found)
     assert found["volume"].shape == found["truth"].shape == (24, 32, 32)
     assert len(found["volume"].provenance["trained_on"]) == 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_every_method_is_in_the_table(page: str) -> None:
+    [table] = re.findall(r"^\| name \|.*\n((?:\|.*\n)+)", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    heads = " ".join(row.split("|")[1] for row in table.splitlines())
+    assert sorted(re.findall(r"`(\w+)`", heads)) == sorted(METHODS)
 
 
 def test_make_targets() -> None:

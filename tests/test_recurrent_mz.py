@@ -231,7 +231,7 @@ def test_every_acquisition(acquisition):
     method = tiny(consistency="none")
     weights = pretrained(method, free)
     stack = projected(acquisition)
-    events, data = collected(method.estimate(stack, weights, Context(memory_bytes=1)))
+    events, data = collected(method.estimate(stack, weights, Context(batch_bytes=1)))
     assert data.shape == stack.volume_shape
     assert data.dtype == np.float32
     assert np.isfinite(data).all()
@@ -258,7 +258,7 @@ def test_known_slices_are_the_projections_themselves():
 def test_batches_change_the_result_by_rounding_at_most():
     stack = projected(Acquisition(slices=4, count=5))
     weights = pretrained(tiny())
-    one, many = (exhaust(tiny().estimate(stack, weights, Context(memory_bytes=m))) for m in (1, 2**30))
+    one, many = (exhaust(tiny().estimate(stack, weights, Context(batch_bytes=m))) for m in (1, 2**30))
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
@@ -274,7 +274,7 @@ def test_weights_are_named_as_untrained_ones_and_give_the_same_again():
 
 def test_stop_half_way_leaves_linear_interpolation():
     stack = projected(Acquisition(slices=4, count=5))
-    data = exhaust(tiny().estimate(stack, pretrained(tiny()), Context(cancelled=lambda: True, memory_bytes=1)))
+    data = exhaust(tiny().estimate(stack, pretrained(tiny()), Context(cancelled=lambda: True, batch_bytes=1)))
     linear = exhaust(Linear().predict(stack, {}, Context())).data
     np.testing.assert_allclose(data[1:], linear[1:], atol=1e-6)
     assert np.abs(data[0] - linear[0]).max() > 0

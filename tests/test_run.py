@@ -507,6 +507,14 @@ def test_other_failures_name_method_and_data(camera, monkeypatch):
         exhaust(run(job(INR, camera), camera))
 
 
+def test_weights_that_a_job_names_are_not_left_out_without_a_word(camera):
+    named = job(INR, camera, weights="w.safetensors")
+    with pytest.raises(InvalidInput, match=r"the job names w\.safetensors: hand over the weights in it"):
+        next(run(named, camera))
+    weights = exhaust(run(job(INR, camera), camera)).weights
+    assert exhaust(run(named, camera, weights=weights)).volume.shape == camera.volume_shape
+
+
 @pytest.mark.parametrize("method", [INR, DIFFUSION], ids=["inr", "microdiffusion"])
 def test_weights_that_do_not_fit_are_refused_before_any_work(method, camera):
     weights = exhaust(run(job(method, camera), camera)).weights

@@ -205,7 +205,7 @@ def test_stop_gives_what_was_learned_by_then():
 def test_every_acquisition(kind, acquisition):
     stack, method = projected(acquisition), tiny(kind)
     weights = shaken(method, stack)
-    events, data = collected(method.estimate(stack, weights, Context(memory_bytes=1)))
+    events, data = collected(method.estimate(stack, weights, Context(batch_bytes=1)))
     assert data.shape == stack.volume_shape
     assert data.dtype == np.float32
     assert np.isfinite(data).all()
@@ -251,7 +251,7 @@ def test_the_seed_fixes_the_volume_and_batches_change_it_by_rounding(kind, sampl
     stack = projected(ACQUISITIONS["hidden"])
     method = tiny(kind, sampler=sampler, sampling_steps=3)
     weights = shaken(method, stack)
-    one, again, many = (estimated(method, stack, weights, memory_bytes=memory) for memory in (1, 1, 2**30))
+    one, again, many = (estimated(method, stack, weights, batch_bytes=memory) for memory in (1, 1, 2**30))
     np.testing.assert_array_equal(one, again)
     np.testing.assert_allclose(one, many, atol=1e-4)
     assert np.abs(one - estimated(method, stack, weights, seed=1)).max() > 1e-3
@@ -304,7 +304,7 @@ def test_stop_leaves_the_conservative_interpolation():
     weights = shaken(method, stack)
     plain = exhaust(Conservative().predict(stack, {}, Context())).data
     for steps, done in ((0, 2), (1, 2), (2, 6)):  # the gap, and then one subvolume
-        events, data = stopped(lambda context: method.estimate(stack, weights, context), steps, memory_bytes=1)
+        events, data = stopped(lambda context: method.estimate(stack, weights, context), steps, batch_bytes=1)
         assert len(losses(events)) == steps
         np.testing.assert_allclose(data[done:26], plain[done:26], atol=1e-5)
         assert steps < 2 or np.abs(data[2:6] - plain[2:6]).max() > 1e-3

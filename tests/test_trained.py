@@ -15,8 +15,7 @@ from napari_microdiffusion.checkpoint import VolumeRecord, save_weights
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.methods import Context, Guided, Inr
 from napari_microdiffusion.presets import spec
-from napari_microdiffusion.pretraining import Base
-from napari_microdiffusion.trained import load_trained, save_base, save_trained
+from napari_microdiffusion.trained import Trained, load_trained, save_base, save_trained
 from napari_microdiffusion.volume import ProjectionStack
 
 WEIGHTS = {"a": torch.ones(2, 3)}
@@ -105,7 +104,7 @@ RECORDS = tuple(VolumeRecord(name=name, shape=(18, 40, 40), sha256=2 * name) for
 
 def base_file(folder: Path, acquisition: Acquisition = POINT, **changes: Any) -> Path:
     method = spec("recurrent_mz", overrides={"channels": 8})
-    base = Base(method, WEIGHTS, acquisition, RECORDS, **{"partial": False, "seconds": 1.0} | changes)
+    base = Trained(method, WEIGHTS, acquisition, None, RECORDS, **changes)
     return save_base(folder / "w.safetensors", base)
 
 
@@ -167,7 +166,7 @@ def test_measured_profiles_differ_by_their_weights(tmp_path: Path) -> None:
 def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = load_trained(base_file(tmp_path, partial=True))
+    stopped = load_trained(base_file(tmp_path, complete=False))
     assert not stopped.complete
     assert "stopped before its end" in (stopped.check_input(pointed()) or "")
     assert stopped.origin.endswith("stopped before the end")

@@ -90,10 +90,11 @@ def name_of(method: Method) -> str:
     return method.kind
 
 
-def recipe_of(method: Method) -> str:
-    """The name under which presets say what a spec's settings are: its kind, or its own if something is `FIXED`."""
-    name = name_of(method)
-    return name if name in FIXED else method.kind
+def table_of(name: str) -> str:
+    """The table of ``presets.toml`` with a method's settings: of its kind, or its own if something is `FIXED`."""
+    cls, _ = METHODS[name]
+    kind: str = cls.model_fields["kind"].default
+    return name if name in FIXED else kind
 
 
 def override(method: Method, overrides: dict[str, Any]) -> Method:
@@ -174,24 +175,23 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def sources(preset: str, recipe: str) -> dict[str, str]:
+def sources(preset: str, table: str) -> dict[str, str]:
     """Where each value of a preset comes from: ``paper``, ``released code`` or ``ours``, by field name.
 
-    ``recipe`` is what `recipe_of` gives: a kind, or a name with presets of its own.
+    ``table`` is what `table_of` gives.
     """
-    table = _presets()[preset].get(recipe, {})
-    return {key: value["source"] for key, value in table.items() if isinstance(value, dict)}
+    values = _presets()[preset].get(table, {})
+    return {key: value["source"] for key, value in values.items() if isinstance(value, dict)}
 
 
 def _values(name: str, preset: str) -> dict[str, Any]:
     cls, prior = METHODS[name]
-    kind = cls.model_fields["kind"].default
-    table = _presets()[preset].get(name if name in FIXED else kind, {})
+    table = _presets()[preset].get(table_of(name), {})
     values = {key: value["value"] if isinstance(value, dict) else value for key, value in table.items()}
     values |= FIXED.get(name, {})
     if prior is not None:
         values["prior"] = _values(prior, preset)
-    return {"kind": kind, **values}
+    return {"kind": cls.model_fields["kind"].default, **values}
 
 
 def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Base models: training a method on fully sampled volumes, for the stacks that it is to reconstruct later.
 
-`pretrain` does for volumes what `run.run` does for projections: a generator of events whose value is the result. The
-`Base` is saved by `trained.save_base`, read again by `trained.load_trained`, and its weights go to `run.run`.
+`pretrain` does for volumes what `run.run` does for projections: a generator of events whose value is the result, a
+`Trained`: for `run.reconstruct` as it is, or saved by `trained.save_base` and read again by `trained.load_trained`.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -20,11 +18,10 @@ from .checks import check_suited
 from .events import Event, InvalidInput, Notice, Preview, relay
 from .hardware import Device, Precision, at_work, check_training_memory, device_of, resolve_precision
 from .images import MINIMUM_LATERAL
-from .methods import AnyMethod, Method, Weights
+from .methods import AnyMethod, Method
 from .presets import METHODS, name_of
+from .trained import Trained
 from .volume import ProjectionStack, Volume
-
-__all__ = ["Base", "Pretraining", "VolumeRecord", "check", "pretrain", "pretrained_methods"]
 
 
 class Pretraining(BaseModel):
@@ -51,28 +48,6 @@ class Pretraining(BaseModel):
         return value.replace(count=None, hidden=())
 
 
-@dataclass(frozen=True)
-class Base:
-    """A base model: a method's weights, and what they were trained on and for.
-
-    Parameters
-    ----------
-    acquisition
-        Of the projections that it is meant for; not bound to a stack.
-    volumes
-        Name, shape and SHA-256 of each volume it was trained on.
-    partial
-        Whether the training was stopped; the weights are as far as they had come, and can be used.
-    """
-
-    method: Method
-    weights: Weights = field(repr=False)
-    acquisition: Acquisition
-    volumes: tuple[VolumeRecord, ...]
-    partial: bool
-    seconds: float
-
-
 def pretrained_methods() -> tuple[str, ...]:
     """The names of the methods that need a base model."""
     return tuple(name for name, (cls, _) in METHODS.items() if cls.pretrained)
@@ -80,11 +55,11 @@ def pretrained_methods() -> tuple[str, ...]:
 
 def pretrain(
     plan: Pretraining, volumes: Sequence[Volume], *, cancelled: Callable[[], bool] = lambda: False
-) -> Generator[Event, None, Base]:
+) -> Generator[Event, None, Trained]:
     """Train a base model on full volumes, step by step.
 
     The events are `Stage`, `Step` and `Notice`: there is no volume to preview. When ``cancelled`` says yes, the base
-    model is as far as it has come, marked partial.
+    model is as far as it has come, and not `Trained.complete`; before the first training step it has no weights.
 
     Parameters
     ----------
@@ -101,7 +76,6 @@ def pretrain(
     RunFailed
         If memory runs out or training diverges half way.
     """
-    began = time.monotonic()
     check(plan, volumes)
     deep = _deep(plan, volumes)
     shallow = [volume.name for volume in volumes if volume not in deep]
@@ -116,8 +90,7 @@ def pretrain(
         events = plan.method.pretrain(working, plan.acquisition, context)
         weights = yield from relay(events, lambda event: None if isinstance(event, Preview) else event)
     records = tuple(VolumeRecord.of(each.data, each.name) for each in deep)
-    seconds = time.monotonic() - began
-    return Base(plan.method, weights, plan.acquisition, records, context.stopped, seconds)
+    return Trained(plan.method, weights, plan.acquisition, None, records, not context.stopped)
 
 
 def trained_on(volumes: Iterable[VolumeRecord], truth: Volume) -> str | None:

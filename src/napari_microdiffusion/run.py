@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
 from .checks import check_suited, check_weights, spoilt
-from .events import Event, Notice, Preview, Returned, relay
+from .events import Event, InvalidInput, Notice, Preview, Returned, relay
 from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
@@ -89,8 +89,8 @@ def run(
     Parameters
     ----------
     job
-        What to do; where its projections lie, how they were made and their voxel size is for the record, ``stack`` and
-        what that says are used.
+        What to do; where its projections lie, how they were made, their voxel size and the file of its weights are for
+        the record: ``stack``, what that says, and ``weights`` are used.
     stack
         (k, y, x), any real dtype.
     weights
@@ -108,6 +108,8 @@ def run(
     """
     began = time.monotonic()
     check(job, stack)
+    if job.weights is not None and weights is None:
+        raise InvalidInput(f"the job names {job.weights}: hand over the weights in it, as load_trained reads them")
     check_weights(job.method, stack, weights)
     given, record = weights, _given(weights, volumes)
     with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from .methods import Method
 from .methods._settings import in_words, limits
-from .presets import PRESETS, recipe_of, sources, spec
+from .presets import PRESETS, name_of, sources, spec, table_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def settings_of(name: str) -> tuple[Setting, ...]:
         For an unknown name.
     """
     methods = {preset: spec(name, preset) for preset in PRESETS}
-    return tuple(_settings(methods, "", sampling_paths(next(iter(methods.values())))))
+    first = next(iter(methods.values()))
+    found = _settings(methods, "", sampling_paths(first))
+    return tuple(each for each in found if any(each.path not in other.own_idle for other in _variants(first)))
 
 
 def sampling_paths(method: Method) -> tuple[str, ...]:
@@ -84,12 +86,12 @@ def sampling_paths(method: Method) -> tuple[str, ...]:
 def _settings(methods: dict[str, Method], above: str, changeable: tuple[str, ...]) -> Iterator[Setting]:
     """Of one method in several presets; ``changeable`` are the paths of `sampling_paths`."""
     first = next(iter(methods.values()))
-    stated = {preset: sources(preset, recipe_of(method)) for preset, method in methods.items()}
+    stated = {preset: sources(preset, table_of(name_of(method))) for preset, method in methods.items()}
     for key, info in type(first).model_fields.items():
         values = {preset: getattr(method, key) for preset, method in methods.items()}
         if isinstance(getattr(first, key), Method):
             yield from _settings(values, f"{above}{key}.", changeable)
-        elif key not in ("kind", "prior") and any(key not in other.idle for other in _variants(first)):
+        elif key not in ("kind", "prior") and any(key not in other.own_idle for other in _variants(first)):
             kind, choices, optional = _type(info.annotation)
             yield Setting(
                 path=above + key,

@@ -17,7 +17,6 @@ from .events import InvalidInput
 from .methods import Inr, Method, Weights
 from .numbering import numbers_of
 from .presets import flat, name_of, override, validated
-from .pretraining import Base
 from .settings import sampling_paths
 from .volume import ProjectionStack
 
@@ -165,7 +164,7 @@ def save_trained(
     return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes)
 
 
-def save_base(path: str | Path, base: Base, overwrite: bool = False) -> Path:
+def save_base(path: str | Path, base: Trained, overwrite: bool = False) -> Path:
     """Save a base model, complete or not, with what it was trained on; errors as for `checkpoint.save_weights`."""
     return save_weights(
         path,
@@ -174,7 +173,7 @@ def save_base(path: str | Path, base: Base, overwrite: bool = False) -> Path:
         base.acquisition,
         overwrite,
         volumes=base.volumes,
-        complete=not base.partial,
+        complete=base.complete,
     )
 
 

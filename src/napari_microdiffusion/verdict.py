@@ -13,7 +13,7 @@ from .noise import Noise
 from .numerics import along_z
 from .presets import METHODS
 from .run import Result
-from .volume import ProjectionStack, Reliability
+from .volume import ProjectionStack, Reliability, found_in
 
 CLOSE_DB = 1.0
 """A difference on hidden projections that says little: on real volumes the score reverses truths of up to 0.9 dB."""
@@ -121,7 +121,7 @@ def _sure(result: Result) -> str:
     found = result.volume.reliability
     if found is None:
         provenance = result.volume.provenance or {}
-        told = provenance.get("found", {}) if _gives_reliability(provenance) else {}
+        told = found_in(provenance) if _gives_reliability(provenance) else {}
         if result.partial or told.get("fell_back"):
             return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
         if told.get("interval_widening", 1.0) is None:
@@ -150,7 +150,7 @@ def _tested(result: Result, held_out: float | None, baseline: float | None, part
     text = f"it predicts hidden projections to {held_out:.1f} dB"
     text += " (those that had their turn before the stop)" if partial else ""
     provenance = result.volume.provenance or {}
-    fell_back = _gives_reliability(provenance) and provenance.get("found", {}).get("fell_back")
+    fell_back = _gives_reliability(provenance) and found_in(provenance).get("fell_back")
     if baseline is None or fell_back or provenance.get("method") == "conservative":
         return text
     lead = held_out - baseline
@@ -180,9 +180,11 @@ def _own_test(result: Result) -> tuple[float | None, float | None]:
 
     Where the interpolation is given instead, its score alone.
     """
-    found = (result.volume.provenance or {}).get("found", {})
+    found = found_in(result.volume.provenance)
     curve, sigma = found.get("sigma_curve"), found.get("sigma_slices")
-    if _prior(result) or not curve or not curve[0][0] - ROUNDING <= sigma <= curve[-1][0] + ROUNDING:
+    if _prior(result) or not curve or sigma is None:
+        return None, None
+    if not curve[0][0] - ROUNDING <= sigma <= curve[-1][0] + ROUNDING:
         return None, None
     if found.get("fell_back"):
         return found["interpolation_held_out_db"], None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,35 @@ class Volume:
         scale = None if self.scale_um is None else (self.scale_um[0] * bound.step, *self.scale_um[1:])
         images = bound.project(truth.data.astype(np.float32, copy=False))
         return ProjectionStack(images, bound, scale, f"{self.name} projections", self.source_dtype), truth
+
+
+class Findings(TypedDict, total=False):
+    """What a method found out about its stack, JSON-ready; for people, and kept with the volume. Each key may lack."""
+
+    sigma_slices: float
+    """Axial blur beyond the lateral one, in slices, as it was taken."""
+    sigma_curve: list[list[float]]
+    """Blurs that were tried, in slices, each with its score: dB of hidden projections."""
+    interpolation_held_out_db: float | None
+    """The conservative interpolation's score; None where none could be hidden."""
+    elongation: float
+    """How many times longer structures look along z than the voxel ratio has it."""
+    elongation_curve: list[list[float]]
+    """Elongations that were tried, each with the best score in dB."""
+    strength: float | None
+    """What the network's changes were multiplied by; None where nothing asked for it."""
+    voxel_ratio: float
+    """Voxel depth over voxel width."""
+    interval_widening: float | None
+    """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
+    fell_back: bool
+    """Whether the volume is the conservative interpolation, as that was told better."""
+
+
+def found_in(provenance: dict[str, Any] | None) -> Findings:
+    """What is on record of a volume's `Findings`; empty where there is nothing."""
+    found: Findings = (provenance or {}).get("found", {})
+    return found
 
 
 def was_reconstructed(provenance: dict[str, Any] | None) -> bool:

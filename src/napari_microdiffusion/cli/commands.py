@@ -13,7 +13,7 @@ from ..numbering import numbers_of
 from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
-from ..volume import was_reconstructed
+from ..volume import found_in, was_reconstructed
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
 
@@ -160,7 +160,7 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
         "device": provenance.get("device"),
         "residual_max": result.residual.maximum,
         "residual_rms": result.residual.rms,
-        "found": provenance.get("found", {}),
+        "found": found_in(provenance),
         "mapping": exported.mapping,
         "weights": None if saved is None else str(saved),
     }
@@ -180,7 +180,7 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     ]
     if exported.reliability is not None:
         lines.append(f"{exported.reliability}: how certain each voxel is (standard deviation, 90 % interval)")
-    if curve := (result.volume.provenance or {}).get("found", {}).get("sigma_curve"):
+    if curve := found_in(result.volume.provenance).get("sigma_curve"):
         tried = ", ".join(f"{sigma:g}: {score:.1f}" for sigma, score in curve)
         lines.append(f"hidden projections by axial blur, in slices and dB: {tried}")
     lines += [exported.mapping] if exported.mapping else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from ..checks import check_suited
 from ..events import InvalidInput
 from ..io.volumes import read_volumes
 from ..presets import explain, name_of, spec
-from ..pretraining import Base, Pretraining, pretrain, pretrained_methods
-from ..trained import save_base
+from ..pretraining import Pretraining, pretrain, pretrained_methods
+from ..trained import Trained, save_base
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .values import NAMED_PROFILES, acquisition_of, overrides_of
 
@@ -56,8 +57,10 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
     if found.left_out:
         note(f"note: not used: {'; '.join(found.left_out)}")
     interrupt = Interrupt()
+    began = time.monotonic()
     with interrupt.listening():
         base = follow(pretrain(plan, list(found.volumes.values()), cancelled=interrupt))
+        seconds = time.monotonic() - began
         saved = save_base(options.output, base, options.overwrite) if base.weights else None
     if saved is None:
         note("note: nothing was saved: the training was stopped before it began")
@@ -66,11 +69,11 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
         "method": name_of(base.method),
         "acquisition": base.acquisition.model_dump(mode="json"),
         "volumes": [record.model_dump(mode="json") for record in base.volumes],
-        "complete": not base.partial,
-        "seconds": round(base.seconds, 3),
+        "complete": base.complete,
+        "seconds": round(seconds, 3),
         "seed": plan.seed,
     }
-    return _lines(base, saved), values, INTERRUPTED if base.partial else 0
+    return _lines(base, seconds, saved), values, 0 if base.complete else INTERRUPTED
 
 
 def _plan(options: Options) -> Pretraining:
@@ -99,12 +102,10 @@ def _plan(options: Options) -> Pretraining:
         raise InvalidInput(explain(error)) from error
 
 
-def _lines(base: Base, saved: Path | None) -> list[str]:
+def _lines(base: Trained, seconds: float, saved: Path | None) -> list[str]:
     names = ", ".join(record.name for record in base.volumes)
-    state = "PARTIAL, stopped" if base.partial else "done"
-    lines = [
-        f"{name_of(base.method)} on {len(base.volumes)} volume(s) ({names}), {state} after {duration(base.seconds)}"
-    ]
+    state = "done" if base.complete else "PARTIAL, stopped"
+    lines = [f"{name_of(base.method)} on {len(base.volumes)} volume(s) ({names}), {state} after {duration(seconds)}"]
     if saved is None:
         return lines
     return [

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
 from ..noise import noise_variance
-from ..volume import ProjectionStack, Volume
+from ..volume import Findings, ProjectionStack, Volume
 from ._settings import FinalConsistency
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Context:
         Asked once a step through `should_stop`; when it says yes, the generator returns what it has.
     preview_seconds
         Previews of a volume in training come this far apart at least.
-    memory_bytes
-        What a batch may take; batches of slices are sized to it.
+    batch_bytes
+        The memory that a batch may take; batches of slices are sized to it.
     volumes
         Priors computed in this run, by their spec, so that sampling need not compute them again.
     stopped
@@ -54,7 +54,7 @@ class Context:
     seed: int = 0
     cancelled: Callable[[], bool] = lambda: False
     preview_seconds: float = 5.0
-    memory_bytes: int = 2 * 2**30
+    batch_bytes: int = 2 * 2**30
     volumes: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     stopped: bool = field(default=False, repr=False)
     _last_preview: float = field(default_factory=time.monotonic, repr=False)
@@ -111,10 +111,11 @@ class Method(BaseModel):
     def idle(self) -> frozenset[str]:
         """Settings by dotted path, a prior's included, that do nothing with the others as they are: not taken."""
         below = ((key, value.idle) for key, value in self if isinstance(value, Method))
-        return self._idle() | {f"{key}.{path}" for key, idle in below for path in idle}
+        return self.own_idle | {f"{key}.{path}" for key, idle in below for path in idle}
 
-    def _idle(self) -> frozenset[str]:
-        """Those of its own."""
+    @property
+    def own_idle(self) -> frozenset[str]:
+        """Those that follow from its own settings."""
         return frozenset()
 
     def unsuited(self, acquisition: Acquisition) -> str | None:
@@ -151,8 +152,8 @@ class Method(BaseModel):
         return weights
         yield  # a generator even so
 
-    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
-        """What training found out about the stack, JSON-ready, for the record and for people; most find nothing."""
+    def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
+        """What training found out about the stack, for the record and for people; most find nothing."""
         return {}
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
@@ -171,10 +172,16 @@ class Method(BaseModel):
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         """Weights as they are before training: the names and shapes of those that `predict` takes."""
+        if self.learned:  # else weights that were saved could not be checked, and none would be taken
+            raise TypeError(f"{type(self).__name__} lacks untrained")
         return {}
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
-        """The least memory a run takes beside the volume itself, in bytes, and which setting lowers it."""
+        """The least memory a run takes beside the volume itself, in bytes, and which setting lowers it.
+
+        Of a method that trains on the stack, with a batch of its training; of one that is `pretrained`, for one sample
+        of a batch, as its training is checked for as many (`hardware.check_training_memory`).
+        """
         return 0, "take fewer projections"
 
 

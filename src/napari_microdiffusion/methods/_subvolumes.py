@@ -222,7 +222,7 @@ class Subvolumes(Method):
 
     def _batches(self, stack: ProjectionStack, indices: range, context: Context) -> list[range]:
         """Subvolumes that are denoised together, as many as memory holds."""
-        size = max(1, context.memory_bytes // self._subvolume_bytes(stack))
+        size = max(1, context.batch_bytes // self._subvolume_bytes(stack))
         return [indices[start : start + size] for start in range(0, len(indices), size)]
 
     def _subvolume_bytes(self, stack: ProjectionStack) -> int:

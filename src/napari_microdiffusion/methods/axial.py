@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
-from ..volume import ProjectionStack, Reliability, Volume
+from ..volume import Findings, ProjectionStack, Reliability, Volume
 from ._base import Context, Method, Weights, kept, make_consistent
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
@@ -103,7 +103,8 @@ class Axial(Method):
             )
         return self
 
-    def _idle(self) -> frozenset[str]:
+    @property
+    def own_idle(self) -> frozenset[str]:
         """What sigma follows from, where it does not follow from it."""
         medium = {"wavelength_nm", "refractive_index"}
         if self.sigma is not None:
@@ -154,7 +155,7 @@ class Axial(Method):
             data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
         )
 
-    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+    def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
         trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
         return {

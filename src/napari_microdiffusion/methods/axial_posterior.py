@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from ..events import Event, Notice, Preview, Stage, relay
-from ..volume import ProjectionStack, Reliability, Volume
+from ..volume import Findings, ProjectionStack, Reliability, Volume
 from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, with_prefix, without_prefix
 from ._deviations import Deviations
 from ._planes import Z90, fold_of
@@ -139,7 +139,7 @@ class AxialPosterior(Method):
         prior = with_prefix(self.prior.untrained(stack, context), PRIOR)
         return prior | with_prefix(denoiser, DENOISER)
 
-    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+    def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """What axial super-resolution found out."""
         return self.prior.findings(stack, without_prefix(weights, PRIOR))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
-from ..volume import ProjectionStack
+from ..volume import Findings, ProjectionStack
 from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
@@ -36,6 +36,7 @@ from ._settings import (
     Timesteps,
     UNetChannels,
     setting,
+    shared,
 )
 from .axial import Axial
 from .implicit import Inr
@@ -47,16 +48,16 @@ if TYPE_CHECKING:
 Prior = Annotated[Linear | Cubic | Conservative | Inr | Axial, Field(discriminator="kind")]
 Consistency = Annotated[
     Literal["none", "final", "every_step"],
-    Field(
-        description="make the volume reproduce the measured projections: at every sampling step, "
-        "once at the end (final), or not at all (none)",
-        json_schema_extra={"stage": "sampling"},
+    shared(
+        "make the volume reproduce the measured projections: at every sampling step, once at the end (final), or not "
+        "at all (none)",
+        sampling=True,
     ),
 ]
 
 
 class Guided(Method):
-    """A conditional diffusion model trained on the stack's own projections, a frozen prior mixed into its input."""
+    """A conditional diffusion model trained on the stack's own projections, guided by a prior's volume or by none."""
 
     learned: ClassVar[bool] = True
     kind: Literal["guided"] = "guided"
@@ -124,12 +125,14 @@ class Guided(Method):
             raise ValueError(UNGUIDED)
         return self
 
-    def _idle(self) -> frozenset[str]:
+    @property
+    def own_idle(self) -> frozenset[str]:
         """How a prior enters, where there is none, and such."""
         found = {"injection", "prior_training", "gamma", "pairing"} if self.prior is None else set()
         found |= {"gamma"} if self.injection == "condition" else set()
         found |= {"attention"} if self.condition == "cross_attention" else set()
         found |= {"steps"} if self.epochs is not None else set()
+        found |= {"prior.fine_tuning"} if isinstance(self.prior, Axial) else set()  # it is trained with the rest
         return frozenset(found)
 
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
@@ -186,7 +189,7 @@ class Guided(Method):
         prior = {} if self.prior is None else self.prior.untrained(stack, context)
         return with_prefix(prior, PRIOR) | with_prefix(self._denoiser(context).state_dict(), DENOISER)
 
-    def findings(self, stack: ProjectionStack, weights: Weights) -> dict[str, Any]:
+    def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """What the prior found out."""
         return {} if self.prior is None else self.prior.findings(stack, without_prefix(weights, PRIOR))
 
@@ -292,7 +295,7 @@ class Guided(Method):
             fresh=self.sampler == "ddpm",
             guidance=self.guidance,
             every_step=self.consistency == "every_step",
-            at_once=max(1, context.memory_bytes // self._slice_bytes(stack)),
+            at_once=max(1, context.batch_bytes // self._slice_bytes(stack)),
         )
 
     def _slice_bytes(self, stack: ProjectionStack) -> int:

@@ -76,7 +76,8 @@ class Inr(Method):
     schedule: RateSchedule = "cosine"
     coherence: float = setting(0.0, "weight of a penalty on the difference of adjacent slices", ge=0, le=100)
 
-    def _idle(self) -> frozenset[str]:
+    @property
+    def own_idle(self) -> frozenset[str]:
         """Those of other encodings, and such."""
         encodings = {
             "gaussian": {"features", "bandwidth_z", "bandwidth_xy"},

@@ -88,7 +88,7 @@ class RecurrentMz(Method):
         net.load_state_dict(weights)
         net.requires_grad_(False).eval()
         wanted = np.flatnonzero(~stack.acquisition.fixed)
-        size = max(1, context.memory_bytes // self._slice_bytes(stack))
+        size = max(1, context.batch_bytes // self._slice_bytes(stack))
         yield Stage("Making the slices", len(wanted))
         yield Preview(0, data.copy())
         for first in range(0, len(wanted), size):

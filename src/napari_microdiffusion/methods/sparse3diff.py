@@ -81,7 +81,8 @@ class Sparse3Diff(Subvolumes):
             raise ValueError(UNGUIDED)
         return self
 
-    def _idle(self) -> frozenset[str]:
+    @property
+    def own_idle(self) -> frozenset[str]:
         """How to align, where it does not."""
         how = (key for key in type(self).model_fields if key.startswith("align_"))
         return frozenset(() if self.align else how)

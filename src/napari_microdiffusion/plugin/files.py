@@ -141,13 +141,9 @@ class Files:
         """Save a base model with what it was trained on."""
 
         def write() -> Path:
-            from ..pretraining import Base
             from ..trained import save_base
 
-            base = Base(
-                trained.method, trained.weights, trained.acquisition, trained.volumes, not trained.complete, 0.0
-            )
-            return save_base(path, base, overwrite).resolve()
+            return save_base(path, trained, overwrite).resolve()
 
         def told(saved: Path) -> None:
             show_info(f"Saved {saved}. On the command line: napari-microdiffusion reconstruct --base {saved.name}")

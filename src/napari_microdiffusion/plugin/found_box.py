@@ -8,6 +8,8 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from ..volume import found_in
+
 TOOLTIP = (
     "How much more blurred the sample is along z than across, beyond what each projection averages: a standard "
     "deviation, chosen so that projections hidden from the network are predicted best"
@@ -61,7 +63,7 @@ class FoundBox(QWidget):
         dz_um
             Distance of slices in µm, where it is known.
         """
-        found = (provenance or {}).get("found", {})
+        found = found_in(provenance)
         self.setVisible("sigma_slices" in found)
         if "sigma_slices" not in found:
             return
@@ -95,7 +97,7 @@ class FoundBox(QWidget):
 
 def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     """Blur, elongation, where they come from, voxels, strength; and plainly, if this is interpolation instead."""
-    found = provenance["found"]
+    found = found_in(provenance)
     if found.get("fell_back") and not found.get("sigma_curve"):
         return "This is plain interpolation: there are too few projections to test a network on hidden ones."
     sigma, floor = found["sigma_slices"], found.get("interpolation_held_out_db")

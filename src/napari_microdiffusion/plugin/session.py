@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
-from ..volume import ProjectionStack, Volume
+from ..volume import ProjectionStack, Volume, found_in
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup
@@ -145,7 +145,7 @@ class Session(QObject):
             "ran": Ran(self._job, self._stack, result, outcome.trained),
         }
         self.deleteLater()
-        fell_back = (result.volume.provenance or {}).get("found", {}).get("fell_back")
+        fell_back = found_in(result.volume.provenance).get("fell_back")
         self._live.finish(known, " (partial)" if result.partial else " (interpolation)" if fell_back else "")
         self.scored.emit(outcome.scores, self._truth is not None)
         if removed:

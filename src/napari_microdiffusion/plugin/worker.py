@@ -200,7 +200,7 @@ def device_is_known(job: Job) -> bool:
 
 def _first_picture(job: Job, stack: ProjectionStack) -> NDArray[np.float32]:
     """The conservative interpolation; on the CPU, as looking for another device may load torch, for seconds."""
-    first = run(job.model_copy(update={"device": "cpu", "method": Conservative()}), stack)
+    first = run(job.model_copy(update={"device": "cpu", "method": Conservative(), "weights": None}), stack)
     try:
         for event in first:
             if isinstance(event, Preview):
