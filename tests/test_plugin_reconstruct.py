@@ -90,6 +90,25 @@ def test_setup_survives_the_widget(opened: Open, qtbot: Any) -> None:
     assert widget.value() == setup == caught.args[0]
 
 
+def test_the_wheel_scrolls_the_panel_and_changes_nothing(opened: Open) -> None:
+    """Qt lets it change whatever the pointer is over; a panel as long as this one is scrolled all the time."""
+    from qtpy.QtCore import QPoint, QPointF, Qt
+    from qtpy.QtGui import QWheelEvent
+    from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QComboBox
+
+    _, widget = opened()
+    before = widget.value()
+    fields = [f for kind in (QComboBox, QAbstractSpinBox) for f in widget.findChildren(kind) if f.isEnabled()]
+    assert len(fields) > 10
+    for field in fields:
+        for turn in (-120, 120):
+            where, keys = QPointF(field.rect().center()), (Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier)
+            event = QWheelEvent(where, where, QPoint(), QPoint(0, turn), *keys, Qt.ScrollPhase.NoScrollPhase, False)
+            QApplication.sendEvent(field, event)
+            assert not event.isAccepted(), field.toolTip()
+    assert widget.value() == before
+
+
 def test_a_saved_job_leaves_out_what_was_left_out(opened: Open, qtbot: Any, tmp_path: Path) -> None:
     from napari_microdiffusion.cli.jobs import Options, prepare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -23,7 +23,7 @@ from superqt import QCollapsible
 from ..events import InvalidInput
 from ..presets import adjusted, parse_value, spec
 from ..settings import Setting, settings_of
-from .choices import RED
+from .parts import RED, combo_box, unscrolled
 
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
@@ -224,11 +224,11 @@ class Editor(QWidget):
         self._inner.blockSignals(False)
 
     def _choice(self) -> QWidget:
-        combo = QComboBox()
+        combo = combo_box()
         for choice in self._setting.choices:
             combo.addItem(str(choice), choice)
         combo.currentIndexChanged.connect(self.changed)
-        return unscrolled(combo)
+        return combo
 
     def _switch(self) -> QWidget:
         box = QCheckBox()
@@ -270,16 +270,6 @@ def tooltip_of(setting: Setting, preset: str) -> str:
     if preset in setting.sources:
         text += f".\nThis preset's value is {setting.origin(preset)}"
     return text
-
-
-def unscrolled(widget: QWidget) -> QWidget:
-    """The widget, deaf to the wheel unless it has been clicked: scrolling the dock must not change settings."""
-    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-    if isinstance(widget, QComboBox):  # as narrow as the dock needs it
-        widget.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        widget.setMinimumContentsLength(8)
-    widget.wheelEvent = lambda event: event.ignore()  # type: ignore[method-assign]
-    return widget
 
 
 def _layout(widget: QWidget) -> QLayout:

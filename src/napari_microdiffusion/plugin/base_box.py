@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .choices import RED, paragraph, side_by_side
+from .parts import RED, paragraph, side_by_side
 
 if TYPE_CHECKING:
     from napari.layers import Image

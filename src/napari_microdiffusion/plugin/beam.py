@@ -8,7 +8,6 @@ from pathlib import Path
 from qtpy.QtCore import QLocale, QSignalBlocker, Signal
 from qtpy.QtGui import QDoubleValidator, QValidator
 from qtpy.QtWidgets import (
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
@@ -22,9 +21,8 @@ from qtpy.QtWidgets import (
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
-from .advanced import unscrolled
-from .choices import RED
 from .layers import Triple
+from .parts import RED, combo_box, unscrolled
 
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
@@ -50,7 +48,7 @@ class BeamForm(QWidget):
             0, 10000, "Slices from one projection's start to the next. Larger than the slices above: gaps"
         )
         self.stride.setSpecialValueText("same as slices")
-        self.profile = QComboBox()
+        self.profile = combo_box()
         for key, (text, hint) in PROFILES.items():
             self.profile.addItem(text, key)
             self.profile.setItemData(self.profile.count() - 1, hint, 3)  # Qt.ToolTipRole
@@ -65,7 +63,7 @@ class BeamForm(QWidget):
         self.stride.valueChanged.connect(self.changed)
         self.fwhm.valueChanged.connect(self.changed)
         self.profile.activated.connect(self._profile_chosen)
-        for widget in (self.slices, self.stride, self.profile, self.fwhm):
+        for widget in (self.slices, self.stride, self.fwhm):
             unscrolled(widget)
 
     def add_rows(self, form: QFormLayout) -> None:

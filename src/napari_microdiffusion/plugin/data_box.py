@@ -13,16 +13,14 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QGroupBox,
-    QLabel,
     QLineEdit,
     QPushButton,
-    QSizePolicy,
 )
 
 from .beam import BeamForm, VoxelSize
-from .choices import combo_box, offer, side_by_side
 from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
 from .model import Setup
+from .parts import combo_box, offer, paragraph, side_by_side
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -188,9 +186,7 @@ class DataBox(QGroupBox):
         form.addRow("Leave out projections", self._leave_out)
         form.addRow("Voxel z, y, x", self.voxel)
         form.addRow("Ground truth", self._truth)
-        self.line = QLabel()
-        self.line.setWordWrap(True)
-        self.line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.line = paragraph()
         form.addRow(self.line)
         return form
 

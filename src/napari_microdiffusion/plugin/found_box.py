@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..volume import found_in
+from .parts import paragraph
 
 TOOLTIP = (
     "How much more blurred the sample is along z than across, beyond what each projection averages: a standard "
@@ -32,11 +33,9 @@ class FoundBox(QWidget):
         super().__init__()
         import pyqtgraph
 
-        self._text = QLabel()
-        self._text.setWordWrap(True)
+        self._text = paragraph()
         self._text.setToolTip(TOOLTIP)
         self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self._plot = pyqtgraph.PlotWidget(background=None)
         self._plot.setFixedHeight(130)
         self._plot.setToolTip(CURVE_TOOLTIP)

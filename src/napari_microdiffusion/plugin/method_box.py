@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QStandardItemModel
-from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
+from qtpy.QtWidgets import QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
 
 from ..descriptions import DESCRIPTIONS
 from ..events import EngineError
 from ..presets import PRESETS, spec
-from .advanced import AdvancedSettings, unscrolled
+from .advanced import AdvancedSettings
 from .base import Bases
 from .base_box import BaseBox
-from .choices import side_by_side
 from .model import PRESET_HINTS, Setup, choices_of
+from .parts import combo_box, paragraph, side_by_side, unscrolled
 
 if TYPE_CHECKING:
     from ..acquisition import Acquisition
@@ -46,7 +46,9 @@ class MethodBox(QGroupBox):
     def __init__(self, bases: Bases) -> None:
         super().__init__("2 · Method")
         self._bases = bases
-        self._method, self._preset, self._device, self._seed = QComboBox(), QComboBox(), QComboBox(), QSpinBox()
+        self._method, self._preset, self._device = combo_box(), combo_box(), combo_box()
+        self._seed = QSpinBox()
+        unscrolled(self._seed)
         for name, description in DESCRIPTIONS.items():
             self._method.addItem(description.title, name)
         self.offer_methods(Setup().acquisition)
@@ -59,9 +61,7 @@ class MethodBox(QGroupBox):
         self._preset.setToolTip("How much effort: a set of values for all the settings below")
         self._device.setToolTip("Where the computation runs")
         self._seed.setToolTip("Start of the random numbers: the same seed gives the same volume again")
-        self._hint = QLabel()
-        self._hint.setWordWrap(True)
-        self._hint.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._hint = paragraph()
         self._weights: Path | None = None
         self._network, self._network_button = QLabel(), QPushButton()
         self._network.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -112,13 +112,13 @@ class MethodBox(QGroupBox):
         form = QFormLayout(self)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for text, widget in (("Method", self._method), ("Effort", self._preset)):
-            form.addRow(text, unscrolled(widget))
+            form.addRow(text, widget)
             if widget is self._method:
                 form.addRow(self._hint)
         form.addRow("Network", self._network_row)
         form.addRow(self.base)
-        form.addRow("Computed on", unscrolled(self._device))
-        form.addRow("Seed", unscrolled(self._seed))
+        form.addRow("Computed on", self._device)
+        form.addRow("Seed", self._seed)
         form.addRow(self.advanced)
         self._form = form
         self._method.currentIndexChanged.connect(self._method_chosen)

@@ -15,13 +15,13 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from ..events import InvalidInput
 from .base import Bases
 from .basing import Basing
-from .choices import RED, UprightArea
 from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
 from .layers import facts, header
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, doubts, plan
+from .parts import RED, UprightArea
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox

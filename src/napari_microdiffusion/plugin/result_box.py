@@ -8,18 +8,16 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QGridLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QSizePolicy,
     QVBoxLayout,
 )
 
-from .advanced import unscrolled
 from .layers import Ran
+from .parts import combo_box, paragraph
 from .trust_box import TrustBox
 
 SCORES = {
@@ -53,15 +51,11 @@ class ResultBox(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("4 · Result")
-        self._results = QComboBox()
-        self._results.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self._results.setMinimumContentsLength(8)
+        self._results = combo_box()
         self._results.setToolTip("Which run's scores to show, and which volume to save")
         self._results.currentIndexChanged.connect(self.chosen)
         self._values: dict[str, QLabel] = {}
-        self._note = QLabel()
-        self._note.setWordWrap(True)
-        self._note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self._note = paragraph()
         self.trust = TrustBox()
         self.grid = QCheckBox("Show layers side by side")
         self.grid.setChecked(True)
@@ -130,7 +124,7 @@ class ResultBox(QGroupBox):
             self._values[key] = value
         for button in (self._save, self._job, self._weights):
             buttons.addWidget(button)
-        layout.addWidget(unscrolled(self._results))
+        layout.addWidget(self._results)
         layout.addLayout(scores)
         layout.addWidget(self._note)
         layout.addWidget(self.trust)

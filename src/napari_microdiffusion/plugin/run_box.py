@@ -7,8 +7,8 @@ import math
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from .choices import RED, paragraph
 from .follow import Progress
+from .parts import RED, paragraph
 
 CURVE_POINTS = 600
 RUN = "Reconstruct the volume. The window stays usable while it runs"

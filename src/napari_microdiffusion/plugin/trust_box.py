@@ -8,9 +8,9 @@ import re
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from .choices import paragraph
 from .found_box import FoundBox
 from .maps import INTERVAL, MAPS, UNCERTAINTY
+from .parts import paragraph
 
 NO_MAP = "This result does not say how certain it is; the verdict tells why. The method axial does, where it can"
 NO_RUN = "Only for results of this session: run the method first"

@@ -1,10 +1,10 @@
-"""Small parts of the form: combo boxes and rows."""
+"""Small parts of the form: text, combo boxes, rows, and what scrolls."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, QSize
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QWidget
 
 RED = "color: #f0605a"
@@ -40,11 +40,19 @@ def paragraph() -> QLabel:
 
 
 def combo_box() -> QComboBox:
-    """A combo box that long layer names do not widen."""
+    """A combo box that long texts do not widen, nor the wheel changes."""
     box = QComboBox()
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
+    unscrolled(box)
     return box
+
+
+def unscrolled(widget: QWidget) -> QWidget:
+    """The widget, deaf to the wheel: scrolling the dock must not change settings."""
+    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    widget.wheelEvent = lambda event: event.ignore()  # type: ignore[method-assign]
+    return widget
 
 
 def offer(box: QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
