@@ -424,6 +424,16 @@ def test_the_volume_lies_within_its_intervals(stride):
     np.testing.assert_allclose(volume.reliability.std, width / (2 * 1.6449), rtol=1e-3, atol=1e-5)
 
 
+def test_no_interval_reaches_further_than_all_that_was_measured(stack):
+    """A network may state anything of what looks like nothing that it has seen: a bright bead, for one."""
+    method = Axial(**TINY)
+    weights = scrambled(method, stack)
+    loud = {name: 1e4 * tensor if name.startswith("spread.2.") else tensor for name, tensor in weights.items()}
+    volume = predicted(method, stack, loud)
+    far = np.maximum(volume.reliability.upper - volume.data, volume.data - volume.reliability.lower)
+    assert far.max() == pytest.approx(np.ptp(stack.data), rel=1e-5)
+
+
 def test_after_a_short_training_intervals_are_wide_enough_all_the_same():
     stack, truth = simulated(sample())
     method = Axial(**TINY)

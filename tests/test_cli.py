@@ -306,6 +306,27 @@ class TestReconstruct:
         assert "no reliability file" in refused(*order, "axial")
         done(*order, "linear")
 
+    def test_a_job_without_an_acquisition_takes_it_from_options(self, folder: Path) -> None:
+        np.save("p.npy", io.read_projections("p.ome.tif").data)
+        (folder / "job.json").write_text('{"projections": "p.npy", "method": {"kind": "linear"}}')
+        order = ("reconstruct", "--job", "job.json", "-o", "v.ome.tif")
+        assert "--slices" in refused(*order)
+        done(*order, "--slices", "6")
+        assert io.inspect("v.ome.tif").provenance["job"]["acquisition"]["slices"] == 6  # type: ignore[index]
+        again = ("reconstruct", "--job", "v.ome.tif", "-o", "w.ome.tif", "--slices", "6")
+        assert "leave --slices out" in refused(*again)
+
+    def test_interpolation_in_place_of_what_was_asked_for_is_said_with_the_result(self) -> None:
+        few = ("--leave-out", "2,4")  # three projections are too few to test a network on hidden ones
+        told = done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "axial", *few)
+        assert ": the conservative interpolation is given instead (see the note)" in told
+        order = ("reconstruct", "p.ome.tif", "-o", "c.ome.tif", "--method", "conservative")
+        plain = done(*order, *few, "--dtype", "uint16")
+        assert "instead" not in plain
+        assert "in the input's intensities, before the export's mapping" in plain
+        rounded = np.clip(np.rint(io.read_volume("v.ome.tif").data), 0, None)
+        np.testing.assert_allclose(rounded, io.read_volume("c.ome.tif").data, atol=1e-3)
+
     def test_a_voxel_size_that_no_file_states_is_kept_and_replayed(self) -> None:
         np.save("p.npy", io.read_projections("p.ome.tif").data)
         order = ("reconstruct", "p.npy", "--slices", "6", "--stride", "5", "--method", "conservative")
@@ -337,10 +358,17 @@ class TestReconstruct:
         np.save("r.npy", stack.data[:, ::-1])
         Path("p.ome.tif").rename("moved.ome.tif")
         for name, size in (("q.ome.tif", (0.235, 0.15, 0.15)), ("r.npy", (3, 2, 1)), ("moved.ome.tif", (3, 2, 1))):
-            done("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+            told = invoke("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
+            overruled = "the job states voxels of 3 x 2 x 1 µm, and q voxels of 0.235 x 0.15 x 0.15 µm, which are taken"
+            assert (overruled in told.stderr) == (name == "q.ome.tif")
+            assert f"voxels of {' x '.join(f'{length:g}' for length in size)} µm" in told.stdout
             assert io.inspect("w.ome.tif").scale_um == pytest.approx(size)
             again = (io.inspect("w.ome.tif").provenance or {})["job"]["scale_um"]
             assert again == (None if name == "q.ome.tif" else [3, 2, 1])
+        stated = ("--job", "v.ome.tif", "--voxel-size", "4,5,6")
+        done("reconstruct", "q.ome.tif", *stated, "-o", "w.ome.tif", "--overwrite")
+        assert io.inspect("w.ome.tif").scale_um == (4, 5, 6)
+        assert (io.inspect("w.ome.tif").provenance or {})["job"]["scale_um"] == [4, 5, 6]
 
     def test_other_projections_are_noticed_on_replay(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
@@ -357,7 +385,14 @@ class TestReconstruct:
         done("reconstruct", "p.ome.tif", "-o", "x.ome.tif", *changed)
         done("reconstruct", "--job", "x.ome.tif", "-o", "y.ome.tif")
         np.testing.assert_array_equal(io.read_volume("x.ome.tif").data, io.read_volume("y.ome.tif").data)
-        order = ("reconstruct", "p.ome.tif", "-o", "z.ome.tif")
+        Path("w.safetensors").rename("moved.safetensors")
+        replay = ("reconstruct", "--job", "x.ome.tif", "-o", "z.ome.tif")
+        assert "no weights file" in refused(*replay)
+        assert "not both" in refused(*replay, "--weights", "moved.safetensors", "--base", "moved.safetensors")
+        done(*replay, "--weights", "moved.safetensors")
+        np.testing.assert_array_equal(io.read_volume("x.ome.tif").data, io.read_volume("z.ome.tif").data)
+        Path("moved.safetensors").rename("w.safetensors")
+        order = ("reconstruct", "p.ome.tif", "-o", "new.ome.tif")
         assert "change consistency" in refused(*order, "--weights", "w.safetensors", "--set", "steps=9")
         assert "weights of inr, not of linear" in refused(*order, "--weights", "w.safetensors", "--method", "linear")
         assert "leave --preset out" in refused(*order, "--weights", "w.safetensors", "--preset", "paper")
@@ -807,11 +842,23 @@ class TestHeldOut:
         assert "inr is trained anew in each of 3 folds: about 3 times as long as one run" in result.stderr
         assert "Held out 3 of 3: Training the neural representation: 2 steps" in result.stderr
         scores = json.loads(result.stdout)
-        assert list(scores) == ["reprojection_max_error", "held_out_psnr"]
+        assert list(scores) == ["reprojection_max_error", "folds", "folds_finished", "held_out_psnr"]
+        assert scores["folds"] == scores["folds_finished"] == 3
         provenance = io.inspect(output).provenance
         assert provenance is not None
         stack = io.read_projections("p.ome.tif")
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
+
+    def test_other_projections_than_its_own_are_said_with_every_score(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        stack = io.read_projections("p.ome.tif")
+        io.write_projections(replace(stack, data=stack.data[:, ::-1]), "q.ome.tif")
+        for name in ("p.ome.tif", "q.ome.tif"):
+            for further in ((), ("--held-out",)):
+                told = invoke("evaluate", "v.ome.tif", "--projections", name, *further)
+                assert told.exit_code == 0, told.stderr
+                said = told.stderr.count("these projections are not the ones that the volume was made from")
+                assert said == (name == "q.ome.tif")
 
     def test_spoilt_projections_are_named_beside_the_score(self) -> None:
         with_a_blank_one("blank.ome.tif")
@@ -1050,6 +1097,9 @@ class TestMethods:
         assert settings["sampling_steps"]["changeable_after_training"]
         assert settings["prior.features"]["default"]["paper"] == 512
         assert all(s["description"] and s["range"] for s in settings.values())
+        described = {method["name"]: (method["description"], method["definition"]) for method in found["methods"]}
+        assert described["hash_inr"][0].startswith("As INR, but")
+        assert described["hash_inr"][1].endswith("(Eq. 1 and 2). Here: encoding hash.")
         needing = [method["name"] for method in found["methods"] if method["needs_base_model"]]
         assert needing == list(pretrained_methods())
 
@@ -1058,6 +1108,8 @@ class TestMethods:
         assert all(name in text for name in presets.METHODS)
         assert text.count("Needs a base model") == len(pretrained_methods())
         assert "prior.features" in done("methods", "microdiffusion")
+        assert "pretrain" not in done("methods", "inr")
+        assert "a base model: napari-microdiffusion pretrain" in done("methods", "ddpm")
         assert "there are linear" in refused("methods", "magic")
 
 
@@ -1205,4 +1257,6 @@ class TestProcess:
         assert "Traceback" not in err
         scores = json.loads(out)
         assert (scores["held_out_psnr"] is not None) is scored
+        assert (scores["folds"], scores["folds_finished"] > 0) == (3, scored)
+        assert scores["folds_finished"] < 3
         assert ("of 3 folds" if scored else "no held-out score yet") in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -251,6 +252,15 @@ class TestTiff:
             tmp_path / "a.tif", data, imagej=True, resolution=resolution, metadata={"axes": "ZYX", **metadata}
         )
         assert io.read_volume(tmp_path / "a.tif").scale_um is None
+
+    @pytest.mark.parametrize(("unit", "lateral"), [("um", 0.5), ("cm", 0.5), ("micron", 5e-5)])
+    def test_imagej_that_counts_pixels_per_centimetre(self, tmp_path: Path, unit: str, lateral: float) -> None:
+        """Beside a unit of um, as ImageJ reads it: FileOpener.decodeDescriptionString."""
+        metadata = {"axes": "ZYX", "spacing": 6 if unit != "cm" else 6e-4, "unit": unit}
+        data = np.zeros((4, 32, 32), np.uint8)
+        written = {"imagej": True, "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(tmp_path / "a.tif", data, metadata=metadata, **written)
+        assert io.read_volume(tmp_path / "a.tif").scale_um == pytest.approx((6, lateral, lateral))
 
     @pytest.mark.skipif(not hasattr(tifffile.TiffPageSeries, "get_axes"), reason="tifffile is new enough to do so")
     def test_series_as_tifffile_gives_them_since_2026_5_2(
@@ -525,6 +535,8 @@ class TestBadPlaces:
         for name, message in (("a.png", "suffix"), ("nowhere/a.tif", "no folder"), ("a", "suffix")):
             with pytest.raises(InvalidInput, match=message):
                 io.check_output(tmp_path / name, 0)
+        with pytest.raises(InvalidInput, match=r"fo\\xe4\.tif is not valid UTF-8: choose another"):
+            io.check_output(tmp_path / os.fsdecode(b"fo\xe4.tif"), 0)
         (tmp_path / "a.tif").touch()
         with pytest.raises(InvalidInput, match="--overwrite"):
             io.check_output(tmp_path / "a.tif", 0)

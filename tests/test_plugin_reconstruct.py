@@ -96,7 +96,7 @@ def test_the_wheel_scrolls_the_panel_and_changes_nothing(opened: Open) -> None:
     from qtpy.QtGui import QWheelEvent
     from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QComboBox
 
-    _, widget = opened()
+    _, widget = opened(method="inr")  # with numbers among its settings
     before = widget.value()
     fields = [f for kind in (QComboBox, QAbstractSpinBox) for f in widget.findChildren(kind) if f.isEnabled()]
     assert len(fields) > 10

@@ -59,7 +59,7 @@ def pretrain(
     """Train a base model on full volumes, step by step.
 
     The events are `Stage`, `Step` and `Notice`: there is no volume to preview. When ``cancelled`` says yes, the base
-    model is as far as it has come, and not `Trained.complete`; before the first training step it has no weights.
+    model is as far as it has come, and not `Trained.complete`.
 
     Parameters
     ----------

@@ -72,6 +72,7 @@ def settings_of(name: str) -> tuple[Setting, ...]:
     methods = {preset: spec(name, preset) for preset in PRESETS}
     first = next(iter(methods.values()))
     found = _settings(methods, "", sampling_paths(first))
+    # of a prior's settings it may be the method itself to which some mean nothing
     return tuple(each for each in found if any(each.path not in other.own_idle for other in _variants(first)))
 
 

@@ -35,7 +35,7 @@ def held_out(
     Parameters
     ----------
     job
-        The recipe to be scored; its ``projections`` path is for the record, ``stack`` is used.
+        The recipe to be scored; the files it names are for the record, ``stack`` and ``weights`` are used.
     stack
         (k, y, x), any real dtype, four projections or more.
     weights

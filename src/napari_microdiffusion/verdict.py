@@ -62,7 +62,7 @@ def verdict(
         Whether scoring was stopped before all of them had their turn.
     """
     sentences = [
-        f"Unfinished: the run was stopped, and this is {_so_far(result, stack)}." if result.partial else "",
+        f"Unfinished: the run was stopped, and this is {so_far(result, stack)}." if result.partial else "",
         *(f"Beware: {told}." for told in spoilt(stack)),
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
@@ -72,7 +72,7 @@ def verdict(
     return " ".join(filter(None, sentences))
 
 
-def _so_far(result: Result, stack: ProjectionStack) -> str:
+def so_far(result: Result, stack: ProjectionStack) -> str:
     """What a stopped run leaves: whether it is more than the first picture."""
     rounding = UNTOUCHED * _span(stack.data)
     for y in range(stack.shape[1]):

@@ -13,9 +13,11 @@ from ..numbering import numbers_of
 from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
+from ..verdict import so_far
 from ..volume import found_in, was_reconstructed
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
+from .values import in_microns
 
 PREVIEW_SECONDS = 15.0
 """Previews are what an interrupted run leaves; nobody watches them here, so they may be rare."""
@@ -166,17 +168,29 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
     }
 
 
+def _instead(prepared: Prepared, result: Result) -> str:
+    """Said where the volume is not yet, or not at all, what the method's name promises."""
+    if result.partial:
+        return f": this is {so_far(result, prepared.stack)}"
+    if found_in(result.volume.provenance).get("fell_back") and prepared.job.method.gives_reliability:
+        return ": the conservative interpolation is given instead (see the note)"
+    return ""
+
+
 def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Path | None) -> list[str]:
     z, y, x = result.volume.shape
     state = "PARTIAL, stopped" if result.partial else "done"
     residual = result.residual
     acquisition = prepared.stack.acquisition
     numbers = numbers_of(acquisition.hidden)
+    size = result.volume.scale_um
+    voxels = "voxel size unknown" if size is None else f"voxels of {in_microns(size)}"
     lines = [
-        f"{exported.path}: {z} x {y} x {x} (z, y, x)",
-        f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}",
+        f"{exported.path}: {z} x {y} x {x} (z, y, x), {voxels}",
+        f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
         *([f"without projections {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
-        f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities",
+        f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"
+        + (", before the export's mapping" if exported.mapping else ""),
     ]
     if exported.reliability is not None:
         lines.append(f"{exported.reliability}: how certain each voxel is (standard deviation, 90 % interval)")

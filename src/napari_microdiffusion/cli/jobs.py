@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
@@ -19,7 +21,7 @@ from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack, was_reconstructed
-from .values import acquisition_of, job_of, method_of, voxel_size_of
+from .values import acquisition_of, in_microns, job_of, method_of, voxel_size_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def prepare(options: Options) -> Prepared:
         stack = io.read_projections(source, draft.others, job.channel, job.time)
     if options.leave_out is not None:
         stack = stack.leaving_out(numbered(options.leave_out))
+    told = None
     if job.scale_um is not None and _knows_better(stack, draft, options):
+        told = _overruled(job.scale_um, stack)
         job = job.model_copy(update={"scale_um": None})
     stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
@@ -113,7 +117,7 @@ def prepare(options: Options) -> Prepared:
         io.check_beside(output)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
-    notices = [contradicted(described, stack), None if draft.trained is None else draft.trained.check(stack)]
+    notices = [contradicted(described, stack), told, None if draft.trained is None else draft.trained.check(stack)]
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
 
 
@@ -174,15 +178,13 @@ def _ordered(options: Options) -> _Draft:
 
 def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
-    beam = ("slices", "stride", "profile", "fwhm")
-    fixed = (*beam, "voxel_size", "method", "preset", "set_", "seed", "channel", "time", "weights")
-    alone = () if options.projections is not None else ("leave_out",)
-    given = [
-        f"--{name.rstrip('_').replace('_', '-')}" for name in (*fixed, *alone) if getattr(options, name) is not None
-    ]
-    if given:
-        raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
+    alone = () if options.projections is not None else ("voxel_size", "leave_out")
+    _refuse_beside_job(options, (*alone, "method", "preset", "set_", "seed", "channel", "time"))
     values, record = _read_job(path)
+    if "acquisition" in values:
+        _refuse_beside_job(options, ("slices", "stride", "profile", "fwhm"))
+    if options.base is not None and options.weights is not None:
+        raise InvalidInput("a base model is trained weights: give --base or --weights, not both")
     job = job_of(**values)
     source = options.projections or job.projections
     if source is None:
@@ -193,14 +195,26 @@ def _replayed(options: Options, path: Path) -> _Draft:
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if job.weights is not None:
         changes["weights"] = (path.parent / job.weights).resolve()
-    if options.base is not None:
-        changes["weights"] = options.base.resolve()
+    if (moved := options.base or options.weights) is not None:
+        changes["weights"] = moved.resolve()
+    if options.voxel_size is not None:
+        changes["scale_um"] = voxel_size_of(options.voxel_size)
     if "weights" in changes:
         trained = load_trained(changes["weights"], method=job.method)
-    acquisition, others = job.acquisition if "acquisition" in values else None, None
+    others = None
+    if "acquisition" in values:
+        acquisition: Acquisition | None = job.acquisition
+    else:
+        acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     if acquisition is not None and options.projections is not None:
         acquisition, others = _fitted(acquisition, options.projections)
     return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record, others)
+
+
+def _refuse_beside_job(options: Options, names: tuple[str, ...]) -> None:
+    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
 
 
 def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, Acquisition]:
@@ -218,8 +232,19 @@ def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, A
 
 def _knows_better(stack: ProjectionStack, draft: _Draft, options: Options) -> bool:
     """Whether the file of projections other than a job's own states its voxel size."""
-    elsewhere = options.job is not None and options.projections is not None
+    elsewhere = options.job is not None and options.projections is not None and options.voxel_size is None
     return elsewhere and stack.scale_um is not None and stack.sha256 != draft.record.get("input_sha256")
+
+
+def _overruled(job: tuple[float, float, float], stack: ProjectionStack) -> str | None:
+    """What to say where a file of other projections states another voxel size than the job; None where they agree."""
+    own = stack.volume_scale_um
+    if own is None or np.allclose(own, job):
+        return None
+    return (
+        f"the job states voxels of {in_microns(job)}, and {stack.name} voxels of {in_microns(own)}, which are taken: "
+        "--voxel-size would overrule them"
+    )
 
 
 def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

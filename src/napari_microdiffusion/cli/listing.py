@@ -9,10 +9,8 @@ from ..events import InvalidInput
 from ..presets import FIXED, METHODS, PRESETS, name_of, spec
 from ..settings import Setting, settings_of
 
-HINTS = (
-    "settings of one: napari-microdiffusion methods NAME; all as data: methods --json",
-    "a base model, for those that need one: napari-microdiffusion pretrain",
-)
+SETTINGS = "settings of one: napari-microdiffusion methods NAME; all as data: methods --json"
+PRETRAIN = "a base model: napari-microdiffusion pretrain"
 
 
 def as_data(name: str | None) -> dict[str, Any]:
@@ -25,10 +23,10 @@ def as_text(name: str | None) -> str:
     if name is None:
         width = max(map(len, METHODS)) + 2
         lines = [f"{each:<{width}}{description.text}" for each, description in DESCRIPTIONS.items()]
-        return "\n".join([*lines, "", *HINTS])
+        return "\n".join([*lines, "", SETTINGS, PRETRAIN])
     blocks = [_block(setting) for setting in settings_of(*_names(name))]
-    told = f"{name}: {DESCRIPTIONS[name].text}", _define(name), "change with --set KEY=VALUE", ""
-    return "\n".join([*told, *blocks])
+    told = [f"{name}: {DESCRIPTIONS[name].text}", _define(name), *([PRETRAIN] if spec(name).pretrained else [])]
+    return "\n".join([*told, "change with --set KEY=VALUE", "", *blocks])
 
 
 def _names(name: str | None) -> tuple[str, ...]:

@@ -63,20 +63,6 @@ class Options:
     device: str | None = None
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """What is to be held out: a job, and what the volume's own record adds to it.
-
-    Parameters
-    ----------
-    input_sha256
-        Of the projections that the recorded job was run on; None where there is none, or others are wanted.
-    """
-
-    job: Job
-    input_sha256: str | None = None
-
-
 def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     """Scores, JSON-ready, and the exit code.
 
@@ -102,18 +88,24 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
         note(f"note: {told}")
     if known is not None and (told := scales_apart(found.data, known.data)):
         note(f"note: {told}")
+    made_from = (found.provenance or {}).get("input_sha256")
+    if stack is not None and options.leave_out is None and made_from not in (None, stack.sha256):
+        note("note: these projections are not the ones that the volume was made from")
     if recipe is None or stack is None:
         return values, 0
-    score, partial = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)
-    return values | {"held_out_psnr": score}, INTERRUPTED if partial else 0
+    score, finished, turns = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)
+    values |= {"folds": turns, "folds_finished": finished, "held_out_psnr": score}
+    return values, 0 if finished == turns else INTERRUPTED
 
 
 def scores_table(values: dict[str, Any], with_truth: bool) -> str:
     """Scores for people."""
     whose = "the truth's" if with_truth else "the projections'"
     lines = []
-    for key, value in values.items():
-        label, unit = LABELS.get(key, (key, ""))
+    for key, (label, unit) in LABELS.items():
+        if key not in values:
+            continue
+        value = values[key]
         if value is None:
             figure = "      none"
         elif key == "reprojection_max_error":
@@ -140,7 +132,7 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
         )
 
 
-def _recipe(options: Options, volume: Volume) -> _Recipe:
+def _recipe(options: Options, volume: Volume) -> Job:
     """The job that made the volume, as it is on record, with what the options change; or from the options alone."""
     record = volume.provenance or {}
     before = _job_on_record(record, options)
@@ -152,7 +144,7 @@ def _recipe(options: Options, volume: Volume) -> _Recipe:
     kept = before.model_dump() if before else {}
     if before and name_of(method) != name_of(before.method):
         kept["weights"] = None  # they are another method's
-    return _Recipe(job_of(**{**kept, **changes}), record.get("input_sha256") if options.leave_out is None else None)
+    return job_of(**{**kept, **changes})
 
 
 def _job_on_record(record: dict[str, Any], options: Options) -> Job | None:
@@ -199,7 +191,7 @@ def _warn_of_known(volume: Volume, truth: Volume) -> None:
 
 
 def _stack(
-    options: Options, acquisition: Acquisition | None, recipe: _Recipe | None, volume: Volume
+    options: Options, acquisition: Acquisition | None, recipe: Job | None, volume: Volume
 ) -> ProjectionStack | None:
     """The projections, as the options describe them, else the record of the volume that was made from them.
 
@@ -207,7 +199,7 @@ def _stack(
     """
     if options.projections is None:
         return None
-    path, channel, time = _chosen(options.projections, recipe.job if recipe else options)
+    path, channel, time = _chosen(options.projections, recipe or options)
     recorded = _recorded(volume)
     like = recorded and recorded.replace(count=None, hidden=())
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or like, channel, time)
@@ -218,7 +210,7 @@ def _stack(
     if options.leave_out is not None:
         stack = stack.leaving_out(numbered(options.leave_out))
     known = same or stack.scale_um is None or options.voxel_size is not None
-    size = recipe.job.scale_um if recipe and known else None
+    size = recipe.scale_um if recipe and known else None
     return stack if size is None else stack.with_voxels(size)
 
 
@@ -246,32 +238,30 @@ def _chosen(path: Path, wanted: Options | Job) -> tuple[Path, int | None, int | 
     return path, wanted.channel if found.channels > 1 else None, wanted.time if found.times > 1 else None
 
 
-def _held_out(recipe: _Recipe, stack: ProjectionStack, folds: int) -> tuple[float | None, bool]:
-    """The held-out score in dB, None without one, and whether it was stopped."""
+def _held_out(recipe: Job, stack: ProjectionStack, folds: int) -> tuple[float | None, int, int]:
+    """The held-out score in dB, None without one; how many folds were finished before a stop, and of how many."""
     turns = len(heldout.folds(len(stack.data), folds))
-    check(recipe.job, stack)
-    check_base(recipe.job.method, recipe.job.weights is not None)
+    check(recipe, stack)
+    check_base(recipe.method, recipe.weights is not None)
     for told in spoilt(stack):
         note(f"note: {told}")
-    if recipe.input_sha256 not in (None, stack.sha256):
-        note("note: these projections are not the ones that the volume was made from")
-    method = recipe.job.method
+    method = recipe.method
     if method.retrains or (method.pretrained and method.refines):
         what = "fitted" if method.pretrained else "trained"
         note(f"note: {name_of(method)} is {what} anew in each of {turns} folds: about {turns} times as long as one run")
     interrupt = Interrupt()
     try:
         with interrupt.listening():
-            weights = _trained_before(recipe.job, stack)
-            found = follow(held_out(recipe.job, stack, weights=weights, folds=folds, cancelled=interrupt))
+            weights = _trained_before(recipe, stack)
+            found = follow(held_out(recipe, stack, weights=weights, folds=folds, cancelled=interrupt))
     except RunFailed as error:
         if not interrupt.pressed:
             raise
         note(f"note: {error}")
-        return None, True
+        return None, 0, turns
     if found.partial:
         note(f"note: stopped: the held-out score is that of {found.folds} of {turns} folds")
-    return found.psnr, found.partial
+    return found.psnr, found.folds, turns
 
 
 def _trained_before(job: Job, stack: ProjectionStack) -> Weights | None:

@@ -58,6 +58,11 @@ def check_output(
         or may not be written to, or too little space.
     """
     path = Path(path)
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:  # the system takes it, but not the metadata in the file
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InvalidInput(f"the name {shown} is not valid UTF-8: choose another") from error
     if not path.name.lower().endswith(suffixes):
         _check_file(path, suffixes)
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")

@@ -26,6 +26,9 @@ from .units import scale_um
 BROKEN_OFF = re.compile(r"missing|corrupted|out of range|invalid page offset|TiffTag 270 .*invalid value offset")
 """What tifffile logs about a file that was cut short, before it goes on with what there is."""
 
+CENTIMETRE = 3
+"""TIFF's ResolutionUnit."""
+
 CLASSIC = 2**32 - 2**25
 """Bytes of pixels that a TIFF file with offsets of 32 bits holds."""
 
@@ -146,12 +149,16 @@ def _ome_record(root: ElementTree.Element) -> dict[str, Any] | None:
 
 
 def _imagej_scale(said: dict[str, Any], tags: tifffile.TiffTags) -> tuple[float, float, float] | None:
-    """ImageJ's resolution counts pixels per unit; without a unit it states nothing."""
+    """ImageJ's resolution counts pixels per unit; without a unit it states nothing.
+
+    Where the TIFF says that it counts pixels per cm, a unit of um is of the spacing alone, as ImageJ reads it.
+    """
     unit = str(said.get("unit", ""))
+    per_cm = unit == "um" and "ResolutionUnit" in tags and tags["ResolutionUnit"].value == CENTIMETRE
     sizes = [(said.get("spacing"), str(said.get("zunit", unit)))]
     for tag, key in (("YResolution", "yunit"), ("XResolution", "unit")):
         pixels, per = tags[tag].value if tag in tags else (0, 1)
-        sizes.append((per / pixels if pixels else None, str(said.get(key, unit))))
+        sizes.append((per / pixels if pixels else None, "cm" if per_cm else str(said.get(key, unit))))
     return scale_um(sizes)
 
 

@@ -150,6 +150,7 @@ class Axial(Method):
             )
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
             distances *= np.float32(trial.widening)
+            np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
             reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         return Volume(
             data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
