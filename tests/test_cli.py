@@ -1188,8 +1188,13 @@ class TestProcess:
         assert "Traceback" not in result.stderr
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
-    def test_ctrl_c_keeps_what_is_done(self, folder: Path) -> None:
-        arguments = (*TINY_INR, "--set", "steps=1000000", "--json", "--save-weights", "w.safetensors")
+    @pytest.mark.parametrize("existing", [False, True])
+    def test_ctrl_c_keeps_what_is_done(self, folder: Path, existing: bool) -> None:
+        """And a finished volume, even where it may be overwritten."""
+        if existing:
+            done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
+        before = (folder / "v.ome.tif").read_bytes() if existing else b""
+        arguments = (*TINY_INR, "--set", "steps=1000000", "--json", "--save-weights", "w.safetensors", "--overwrite")
         with subprocess.Popen(
             self.command("reconstruct", "p.ome.tif", "-o", "v.ome.tif", *arguments),
             stdout=subprocess.PIPE,
@@ -1203,7 +1208,10 @@ class TestProcess:
         assert process.returncode == 130, err
         assert "Traceback" not in err
         assert not json.loads(out.splitlines()[-1])["complete"]
-        volume = io.read_volume(folder / "v.ome.tif")
+        written = Path(json.loads(out.splitlines()[-1])["output"])
+        assert written.name == ("partial_v.ome.tif" if existing else "v.ome.tif")
+        assert not existing or (folder / "v.ome.tif").read_bytes() == before
+        volume = io.read_volume(written)
         assert volume.shape == (30, 64, 64)
         assert volume.provenance is not None
         assert volume.provenance["complete"] is False

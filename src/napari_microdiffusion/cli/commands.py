@@ -121,8 +121,12 @@ def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.E
             saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
         except (InvalidInput, RunFailed) as error:
             failure = error
+    output = prepared.output
+    if result.partial and output.exists():  # it may hold a finished volume
+        output = output.with_name(f"partial_{output.name}")
+        note(f"note: {prepared.output.name} stays as it was, as the run was stopped before its end")
     try:
-        exported = io.write_volume(result.volume, prepared.output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
+        exported = io.write_volume(result.volume, output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
     except (InvalidInput, RunFailed):
         if saved is not None:
             note(f"note: the weights are in {saved}: --weights {saved} makes the volume again without training")
