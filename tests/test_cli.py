@@ -1219,8 +1219,12 @@ class TestProcess:
         assert "the weights were not saved to w.safetensors: the run was stopped" in err
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
-    def test_ctrl_c_keeps_the_base_model_as_far_as_it_is_trained(self, folder: Path) -> None:
-        settings = (*TINY_BASE, "--set", "steps=1000000", "--slices", "6", "--json")
+    @pytest.mark.parametrize("existing", [False, True])
+    def test_ctrl_c_keeps_the_base_model_as_far_as_it_is_trained(self, folder: Path, existing: bool) -> None:
+        """And one that is finished, even where it may be overwritten."""
+        if existing:
+            (folder / "base.safetensors").write_text("finished")
+        settings = (*TINY_BASE, "--set", "steps=1000000", "--slices", "6", "--json", "--overwrite")
         with subprocess.Popen(
             self.command("pretrain", "t.ome.tif", "-o", "base.safetensors", "--method", "recurrent_mz", *settings),
             stdout=subprocess.PIPE,
@@ -1236,8 +1240,10 @@ class TestProcess:
         assert "Traceback" not in err
         values = json.loads(out.splitlines()[-1])
         assert not values["complete"]
-        assert Path(values["output"]).name == "base.safetensors"
-        trained = load_trained(folder / "base.safetensors")
+        name = "partial_base.safetensors" if existing else "base.safetensors"
+        assert Path(values["output"]).name == name
+        assert not existing or (folder / "base.safetensors").read_text() == "finished"
+        trained = load_trained(folder / name)
         assert not trained.complete
         stack = replace(io.read_projections("p.ome.tif"), acquisition=Acquisition(slices=6, profile="point"))
         assert "stopped before its end" in (trained.check_input(stack) or "")

@@ -17,9 +17,10 @@ from napari_microdiffusion.denoiser import Denoiser
 from napari_microdiffusion.diffusion import slice_noise
 from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Axial, Conservative, Context, Cubic, Guided, Inr, Linear, Weights, _joint
-from napari_microdiffusion.methods._base import without_prefix
+from napari_microdiffusion.methods._base import PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._crops import crops, cuts, paired, pairs
 from napari_microdiffusion.methods._joint import JointPrior
+from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.presets import spec, validated
 from napari_microdiffusion.run import check_weights, exhaust
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -786,3 +787,12 @@ def test_a_stop_in_computing_the_prior_from_saved_weights(stack):
     stop = Stop(is_step(False, 2))
     stop.run(method.predict(stack, weights, stop.context))
     assert stop.after == []
+
+
+def test_a_prior_that_fell_back_makes_no_interpolation_of_the_volume(stack):
+    """What it found else is told: the blur, for one."""
+    prior = Axial()
+    weights = prior.untrained(stack, Context()) | Trial({0.0: 27.0}, 28.0, 1.0).weights()
+    own = prior.findings(stack, weights)
+    assert own.pop("fell_back") is True
+    assert guided(prior=prior).findings(stack, with_prefix(weights, PRIOR)) == own

@@ -121,9 +121,8 @@ def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.E
             saved = _save_weights(options.save_weights, prepared, result, options.overwrite)
         except (InvalidInput, RunFailed) as error:
             failure = error
-    output = prepared.output
-    if result.partial and output.exists():  # it may hold a finished volume
-        output = output.with_name(f"partial_{output.name}")
+    output = io.unfinished(prepared.output) if result.partial else prepared.output
+    if output != prepared.output:
         note(f"note: {prepared.output.name} stays as it was, as the run was stopped before its end")
     try:
         exported = io.write_volume(result.volume, output, dtype=options.dtype, overwrite=options.overwrite)  # type: ignore[arg-type]
@@ -176,7 +175,7 @@ def _instead(prepared: Prepared, result: Result) -> str:
     """Said where the volume is not yet, or not at all, what the method's name promises."""
     if result.partial:
         return f": this is {so_far(result, prepared.stack)}"
-    if found_in(result.volume.provenance).get("fell_back") and prepared.job.method.gives_reliability:
+    if found_in(result.volume.provenance).get("fell_back"):
         return ": the conservative interpolation is given instead (see the note)"
     return ""
 

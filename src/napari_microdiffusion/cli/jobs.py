@@ -21,7 +21,7 @@ from ..presets import name_of
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack, was_reconstructed
-from .values import acquisition_of, in_microns, job_of, method_of, voxel_size_of
+from .values import acquisition_of, given, in_microns, job_of, method_of, voxel_size_of
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,8 @@ def _replayed(options: Options, path: Path) -> _Draft:
 
 
 def _refuse_beside_job(options: Options, names: tuple[str, ...]) -> None:
-    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None]
-    if given:
-        raise InvalidInput(f"--job brings its own settings: leave {', '.join(given)} out, or edit the job file")
+    if told := given(options, names):
+        raise InvalidInput(f"--job brings its own settings: leave {told} out, or edit the job file")
 
 
 def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, Acquisition]:

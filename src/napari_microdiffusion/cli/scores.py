@@ -25,7 +25,7 @@ from ..trust import FOLDS, held_out
 from ..volume import ProjectionStack, Volume, was_reconstructed
 from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import contradicted
-from .values import acquisition_of, job_of, method_of, overrides_of, voxel_size_of
+from .values import acquisition_of, given, job_of, method_of, overrides_of, voxel_size_of
 
 LABELS = {
     "psnr": ("PSNR, mean of slices", "dB"),
@@ -121,9 +121,8 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
     if options.held_out and options.projections is None:
         raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
     names = ("voxel_size", "folds", "method", "preset", "set_", "base", "device")
-    given = [f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None]
-    if given and not options.held_out:
-        raise InvalidInput(f"{', '.join(given)} say how to hold projections out: give --held-out too")
+    if (told := given(options, names)) and not options.held_out:
+        raise InvalidInput(f"{told} say how to hold projections out: give --held-out too")
     if options.truth is None and options.projections is None:
         raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
     if options.projections is None and (acquisition is not None or options.leave_out is not None):

@@ -61,7 +61,10 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
     with interrupt.listening():
         base = follow(pretrain(plan, list(found.volumes.values()), cancelled=interrupt))
         seconds = time.monotonic() - began
-        saved = save_base(options.output, base, options.overwrite) if base.weights else None
+        output = options.output if base.complete else io.unfinished(options.output)
+        saved = save_base(output, base, options.overwrite) if base.weights else None
+    if output != options.output:
+        note(f"note: {options.output.name} stays as it was, as the training was stopped before its end")
     if saved is None:
         note("note: nothing was saved: the training was stopped before it began")
     values = {

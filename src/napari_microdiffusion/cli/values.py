@@ -109,6 +109,11 @@ def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
     return z, y, x
 
 
+def given(options: object, names: tuple[str, ...]) -> str:
+    """Those of some options that were given, as they are written: ``--set, --seed``; empty where none was."""
+    return ", ".join(f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None)
+
+
 def in_microns(size: tuple[float, float, float]) -> str:
     """A voxel size as people read it: ``1 x 0.48 x 0.48 µm``."""
     return " x ".join(f"{length:.3g}" for length in size) + " µm"

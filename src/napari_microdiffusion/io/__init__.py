@@ -24,7 +24,7 @@ from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, storable, to_type
 from .profile import read_profile
 from .source import Description, Source, open_source
-from .target import SUFFIXES, beside, check_distinct, check_output, remove, replacing, stem, suffix
+from .target import SUFFIXES, beside, check_distinct, check_output, remove, replacing, stem, suffix, unfinished
 
 EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
 READERS = {
@@ -49,6 +49,7 @@ __all__ = [
     "read_profile",
     "read_projections",
     "read_volume",
+    "unfinished",
     "write_projections",
     "write_volume",
     "written_acquisition",

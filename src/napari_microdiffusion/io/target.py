@@ -34,6 +34,11 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{stem(path)}_reliability{path.name[len(stem(path)) :]}")
 
 
+def unfinished(path: Path) -> Path:
+    """Where what a stopped run leaves is kept: beside an existing output, which may be finished, else in its place."""
+    return path.with_name(f"partial_{path.name}") if path.exists() else path
+
+
 def check_output(
     path: str | Path, bytes_needed: int, overwrite: bool = False, suffixes: tuple[str, ...] = SUFFIXES
 ) -> Path:

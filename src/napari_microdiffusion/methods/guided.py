@@ -190,8 +190,10 @@ class Guided(Method):
         return with_prefix(prior, PRIOR) | with_prefix(self._denoiser(context).state_dict(), DENOISER)
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
-        """What the prior found out."""
-        return {} if self.prior is None else self.prior.findings(stack, without_prefix(weights, PRIOR))
+        """What the prior found out; not whether it fell back to interpolation, which this volume is not."""
+        found: Findings = {} if self.prior is None else self.prior.findings(stack, without_prefix(weights, PRIOR))
+        found.pop("fell_back", None)
+        return found
 
     def memory_bytes(self, stack: ProjectionStack) -> tuple[int, str]:
         training = self.batch * self.crop**2 * self.channels * 4 * 60
