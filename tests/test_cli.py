@@ -219,7 +219,7 @@ class TestReconstruct:
         assert (io.inspect("y.tif").provenance or {})["job"]["weights"] == str(folder / "w.safetensors")
         np.testing.assert_array_equal(io.read_volume("x.tif").data, io.read_volume("y.tif").data)
         jobs.write_text(json.dumps({"method": {"kind": "linear"}, "colour": 1}))
-        assert "colour" in refused("reconstruct", "--job", "job.json")
+        assert "colour = 1: there is nothing of this name" in refused("reconstruct", "--job", "job.json")
         jobs.write_text("[1]")
         assert "JSON object" in refused("reconstruct", "--job", "job.json")
         assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")

@@ -470,6 +470,11 @@ class TestOmeZarr:
         with pytest.raises(InvalidInput, match="without a Zarr group"):
             io.read_volume(tmp_path / "a.zarr")
 
+    def test_an_array_alone(self, tmp_path: Path, truth: Volume) -> None:
+        io.write_volume(truth, tmp_path / "a.zarr")
+        with pytest.raises(InvalidInput, match=r"is a single Zarr array, .*: choose the folder of the OME-Zarr image"):
+            io.read_volume((tmp_path / "a.zarr" / "0").rename(tmp_path / "b.zarr"))
+
     def test_no_image_in_it(self, tmp_path: Path) -> None:
         zarr.create_group(tmp_path / "a.zarr", attributes={"bioformats2raw.layout": 3})
         with pytest.raises(InvalidInput, match="choose the image's folder"):

@@ -195,8 +195,8 @@ def test_unknown_settings_are_answered_with_the_known(path):
         ("gamma", -0.1, "greater than or equal to 0"),
         ("gamma", float("nan"), "0|1|finite"),
         ("learning_rate", 0, "greater than 0"),
-        ("steps", 2.5, "integer"),
-        ("steps", "many", "integer"),
+        ("steps", 2.5, "must be a whole number"),
+        ("steps", "many", "must be a whole number"),
         ("channels", 12, "multiple of 8"),
         ("sampler", "euler", "'ddim' or 'ddpm'"),
         ("multipliers", [], "at least 1 item"),
@@ -205,6 +205,8 @@ def test_unknown_settings_are_answered_with_the_known(path):
         ("prior.bandwidth_z", 0, "greater than 0"),
         ("prior.neighbouring", "some", "'gaussian', 'uniform' or 'none'"),
         ("prior", {"kind": "magic"}, "'linear', 'cubic', 'conservative', 'inr'"),
+        ("prior", {"steps": 5}, "does not say its kind"),
+        ("prior", {"kind": "linear", "stepz": 5}, "check its spelling"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_range(path, value, must):

@@ -52,6 +52,22 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
 FIXED: dict[str, dict[str, Any]] = {"hash_inr": {"encoding": "hash"}}
 """Settings by which a method differs from another of its class; such a method has presets of its own."""
 
+_WHOLE, _NUMBER, _SWITCH = "must be a whole number", "must be a number", "must be true or false"
+PLAIN = {
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "int_type": _WHOLE,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "finite_number": _NUMBER,
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": "there is nothing of this name; check its spelling, or remove it",
+    "missing": "is missing",
+    "union_tag_not_found": "does not say its kind",
+}
+"""What people read for pydantic's types of errors; of the others pydantic's own words are plain."""
+
 _ADAPTER: TypeAdapter[Method] = TypeAdapter(AnyMethod)
 
 
@@ -145,7 +161,7 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"] if part not in kinds)
-        message = item["msg"].removeprefix("Value error, ")
+        message = PLAIN.get(item["type"], item["msg"].removeprefix("Value error, "))
         owner = _owner(item["loc"], kinds)
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
         bounds = in_words(limits(info)) if info else ""

@@ -34,6 +34,11 @@ def opened(path: Path) -> Generator[Source]:
         raise InvalidInput(
             f"{path} is a folder without a Zarr group: choose the folder of an OME-Zarr image"
         ) from error
+    except zarr.errors.ContainsArrayError as error:
+        raise InvalidInput(
+            f"{path} is a single Zarr array, which does not say what its axes are: choose the folder of the OME-Zarr "
+            "image that it belongs to, or save it as OME-Zarr or TIFF"
+        ) from error
     attributes = dict(group.attrs)
     image = _first_image(attributes, path)
     record = attributes.get(ATTRIBUTE)
