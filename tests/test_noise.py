@@ -63,6 +63,27 @@ def test_counted_photons():
     np.testing.assert_allclose(Noise.of(counts).variance(LIGHT / 10), LIGHT / 10, rtol=0.15)
 
 
+@pytest.mark.parametrize("brightest", [0.1, 0.5, 2.0, 10.0])
+def test_few_photons_on_black(brightest):
+    """Counts of which most are nothing: medians see no noise, but the variance is the mean all the same."""
+    light = brightest * ((waves((10, 128, 128)) - 500) / 1000) ** 4
+    counts = np.random.default_rng(5).poisson(light)
+    assert np.median(counts) == 0
+    bright = np.asarray([0.4, 0.8]) * brightest
+    np.testing.assert_allclose(Noise.of(counts).variance(bright), bright, rtol=0.4)
+    if brightest < 2:  # above, the median of all is not nothing
+        assert noise_variance(counts) == pytest.approx(light.mean(), rel=0.1)
+
+
+def test_edges_on_black_are_no_photons():
+    z, y, x = np.mgrid[:8, :64, :64] - np.asarray([4, 32, 32]).reshape(3, 1, 1, 1)
+    ball = ((2 * z) ** 2 + y**2 + x**2 < 12**2).astype(np.float32)
+    cubes = (np.random.default_rng(6).random((8, 16, 16)) < 0.05).repeat(4, 1).repeat(4, 2).astype(np.float32)
+    for images in (ball, cubes):
+        assert noise_variance(images) == 0
+        assert Noise.of(images) == Noise(0, 0, 0)
+
+
 def test_a_background_that_was_cut_off_does_not_hide_the_noise():
     """More than half of the pixels at exactly zero: the median says that there is none."""
     rng = np.random.default_rng(2)

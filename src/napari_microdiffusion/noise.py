@@ -28,12 +28,18 @@ SHARED = 0.5
 MOST = 4.0
 """Largest `excess`, likewise."""
 
+ALIKE, ALONE = 1.25, 0.1
+"""Of single photons: most that two estimates of their variance lie apart, and most that neighbours share of it."""
+
 
 def noise_variance(images: NDArray[Any]) -> float:
     """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
     rows = max(BLOCK, PIXELS // 4 * images.shape[1] // max(images.size, 1))  # of every image, one may be blank
     top = max(0, (images.shape[1] - rows) // 2)
-    return _robust(_second_differences(_floating(images[:, top : top + rows])))
+    some = _floating(images[:, top : top + rows])
+    second = _second_differences(some)
+    variance = _robust(second)
+    return _mean_square(second) if variance == 0 and _few_photons(some, second) else variance
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,12 @@ class Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
         some = _some(images)
         second, brightness = _second_differences(some), _brightness(some)
-        order = np.argsort(brightness, axis=None, kind="stable")
-        classes = [
-            (brightness.flat[part].mean(), _robust(second.flat[part])) for part in np.array_split(order, CLASSES)
-        ]
-        means, variances = np.asarray(classes, np.float64).T
+        parts = np.array_split(np.argsort(brightness, axis=None, kind="stable"), CLASSES)
+        means = np.asarray([brightness.flat[part].mean() for part in parts], np.float64)
+        variances = np.asarray([_robust(second.flat[part]) for part in parts])
+        if not variances.all() and _few_photons(some, second):
+            squares = np.asarray([_mean_square(second.flat[part]) for part in parts])
+            variances = np.where(variances == 0, squares, variances)
         weights = np.maximum(variances, 1e-6 * variances.max() + 1e-30) ** -2  # relative errors: light hides structure
         mean, variance = (np.average(each, weights=weights) for each in (means, variances))
         together = np.average((means - mean) * (variances - variance), weights=weights)
@@ -187,5 +194,22 @@ def _brightness(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _robust(second: NDArray[Any]) -> float:
-    """Variance of white noise, from its second differences."""
+    """Variance of white noise, from its second differences; nought where more than half of these are."""
     return (float(np.median(np.abs(second))) / 0.6745) ** 2 / 36
+
+
+def _mean_square(second: NDArray[Any]) -> float:
+    """The same from all of them, edges too."""
+    return float(np.square(second, dtype=np.float64).mean()) / 36
+
+
+def _few_photons(images: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether single photons are what differs in images (k, y, x) that are black for the most part.
+
+    Each stands by itself: all that second differences see is gone after one pixel, unlike edges and small bodies.
+    """
+    variance = _mean_square(second)
+    if variance == 0 or min(images.shape[1:]) < BLOCK:
+        return False
+    fine, beside = _nugget(_blocks(images))
+    return variance / ALIKE < fine < variance * ALIKE and abs(beside) < ALONE * fine
