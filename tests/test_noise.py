@@ -75,6 +75,16 @@ def test_few_photons_on_black(brightest):
         assert noise_variance(counts) == pytest.approx(light.mean(), rel=0.1)
 
 
+@pytest.mark.parametrize("brightest", [60.0, 400.0])
+def test_noise_of_what_fades_into_black(brightest):
+    """Half of the pixels hold nothing, and what is dim among the others is nothing for the most part, too."""
+    light = brightest * gaussian_filter(np.random.default_rng(0).standard_normal((5, 64, 64)), (0, 4, 4)).clip(0) / 0.2
+    counts = np.random.default_rng(5).poisson(light)
+    assert 0.4 < (counts == 0).mean() < 0.6
+    bright = np.asarray([0.4, 0.8]) * brightest
+    np.testing.assert_allclose(Noise.of(counts).variance(bright), bright, rtol=0.4)
+
+
 def test_edges_on_black_are_no_photons():
     z, y, x = np.mgrid[:8, :64, :64] - np.asarray([4, 32, 32]).reshape(3, 1, 1, 1)
     ball = ((2 * z) ** 2 + y**2 + x**2 < 12**2).astype(np.float32)

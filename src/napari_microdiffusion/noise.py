@@ -32,6 +32,10 @@ ALIKE, ALONE = 1.25, 0.1
 """Of single photons: most that two estimates of their variance lie apart, and most that neighbours share of it."""
 
 
+GRAIN = 1.4
+"""Most that white noise under some structure differs along one axis, over what it differs along two; edges do more."""
+
+
 def noise_variance(images: NDArray[Any]) -> float:
     """Variance of white noise in images (k, y, x), robustly, from second differences (Immerkaer 1996)."""
     rows = max(BLOCK, PIXELS // 4 * images.shape[1] // max(images.size, 1))  # of every image, one may be blank
@@ -63,12 +67,12 @@ class Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
         some = _some(images)
         second, brightness = _second_differences(some), _brightness(some)
-        parts = np.array_split(np.argsort(brightness, axis=None, kind="stable"), CLASSES)
-        means = np.asarray([brightness.flat[part].mean() for part in parts], np.float64)
-        variances = np.asarray([_robust(second.flat[part]) for part in parts])
-        if not variances.all() and _few_photons(some, second):
-            squares = np.asarray([_mean_square(second.flat[part]) for part in parts])
-            variances = np.where(variances == 0, squares, variances)
+        means, variances, squares = _classes(second, brightness)
+        if ((variances == 0) & (squares > 0)).any():  # of classes of which less than half differs at all
+            if _few_photons(some, second):
+                variances = np.where(variances == 0, squares, variances)
+            elif _grainy(some, second, seen := (second != 0) | (brightness > brightness.min())):
+                means, variances, _ = _classes(second[seen], brightness[seen])
         weights = np.maximum(variances, 1e-6 * variances.max() + 1e-30) ** -2  # relative errors: light hides structure
         mean, variance = (np.average(each, weights=weights) for each in (means, variances))
         together = np.average((means - mean) * (variances - variance), weights=weights)
@@ -181,6 +185,20 @@ def _floating(images: NDArray[Any]) -> NDArray[Any]:
     return images.astype(np.result_type(images, np.float32), copy=False)
 
 
+def _classes(
+    second: NDArray[Any], brightness: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean brightness of `CLASSES` of pixels, by brightness, their noise's variance robustly, and from all of them."""
+    parts = np.array_split(np.argsort(brightness, axis=None, kind="stable"), CLASSES)
+    found = [
+        (brightness.flat[part].mean(), _robust(second.flat[part]), _mean_square(second.flat[part]))
+        for part in parts
+        if len(part)
+    ]
+    means, variances, squares = np.asarray(found, np.float64).reshape(-1, 3).T
+    return means, variances, squares
+
+
 def _second_differences(images: NDArray[Any]) -> NDArray[Any]:
     """Along x and then y, (k, y - 2, x - 2)."""
     second = images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:]
@@ -201,6 +219,18 @@ def _robust(second: NDArray[Any]) -> float:
 def _mean_square(second: NDArray[Any]) -> float:
     """The same from all of them, edges too."""
     return float(np.square(second, dtype=np.float64).mean()) / 36
+
+
+def _grainy(images: NDArray[Any], second: NDArray[Any], seen: NDArray[np.bool_]) -> bool:
+    """Whether noise is most of what differs in the part of images (k, y, x) that is seen, beside a black ground.
+
+    Then few pixels are as bright as both beside them, and differences along one axis tell the variance that those along
+    two tell. Of flat bodies most are; of edges and smooth bodies differences along one axis are larger.
+    """
+    along_x = (images[..., :-2] - 2.0 * images[..., 1:-1] + images[..., 2:])[:, 1:-1][seen]
+    along_y = (images[:, :-2] - 2.0 * images[:, 1:-1] + images[:, 2:])[..., 1:-1][seen]
+    one = [float(np.square(along, dtype=np.float64).mean()) / 6 for along in (along_x, along_y)]
+    return bool(np.median(np.abs(along_x)) > 0 and sum(one) / 2 < GRAIN * _mean_square(second[seen]))
 
 
 def _few_photons(images: NDArray[Any], second: NDArray[Any]) -> bool:
