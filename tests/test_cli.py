@@ -849,6 +849,27 @@ class TestHeldOut:
         stack = io.read_projections("p.ome.tif")
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
 
+    def test_denoised_as_the_volume_was_or_as_stated(self) -> None:
+        stack = io.read_projections("p.ome.tif")
+        photons = np.random.default_rng(0).poisson(10 * stack.data / stack.data.max()).astype(np.uint16)
+        io.write_projections(replace(stack, data=photons), "few.ome.tif")
+        plain = invoke("reconstruct", "few.ome.tif", "-o", "v.ome.tif", "--method", "conservative")
+        assert "what differs between neighbouring projections, and a volume that reproduces" in plain.stderr
+        quiet = invoke("reconstruct", "few.ome.tif", "-o", "q.ome.tif", "--method", "conservative", "--denoise")
+        assert "of the projections' range (rms) was taken for noise" in quiet.stderr
+        assert "neighbouring" not in quiet.stderr
+        order = ("--projections", "few.ome.tif", "--held-out", "--json")
+        told = invoke("evaluate", "q.ome.tif", *order)
+        assert "the volume is of denoised projections" in told.stderr
+        score = json.loads(told.stdout)["held_out_psnr"]
+        assert score > json.loads(done("evaluate", "v.ome.tif", *order))["held_out_psnr"]
+        assert score == json.loads(done("evaluate", "v.ome.tif", *order, "--denoise"))["held_out_psnr"]
+        assert score > json.loads(done("evaluate", "q.ome.tif", *order, "--no-denoise"))["held_out_psnr"]
+        assert "--denoise say how" in refused("evaluate", "v.ome.tif", *order[:2], "--denoise")
+        assert "leave --denoise out" in refused("reconstruct", "--job", "q.ome.tif", "-o", "w.ome.tif", "--denoise")
+        done("reconstruct", "--job", "q.ome.tif", "-o", "w.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("w.ome.tif").data, io.read_volume("q.ome.tif").data)
+
     def test_other_projections_than_its_own_are_said_with_every_score(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "linear")
         stack = io.read_projections("p.ome.tif")

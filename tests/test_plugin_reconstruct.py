@@ -84,7 +84,9 @@ def test_sample_fills_everything_in(opened: Open) -> None:
 
 def test_setup_survives_the_widget(opened: Open, qtbot: Any) -> None:
     _, widget = opened()
-    setup = widget.value().replace(method="inr", preset="paper", overrides={"width": 96, "rays": 300}, seed=5)
+    setup = widget.value().replace(
+        method="inr", preset="paper", overrides={"width": 96, "rays": 300}, seed=5, denoise=True
+    )
     with qtbot.waitSignal(widget.valueChanged) as caught:
         widget.setValue(setup)
     assert widget.value() == setup == caught.args[0]
@@ -150,9 +152,9 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     stack = ProjectionStack(np.ones((4, 32, 32), np.float32), Acquisition(slices=3))
     job = Job(method=spec("inr", "preview", {"steps": 6}), seed=4)
     assert how(Ran(job, stack, None)) == "3 slices, stride 3, uniform profile; preview but steps = 6; seed 4"  # type: ignore[arg-type]
-    plain = Job(method=spec("linear", "preview", {"consistency": "final"}))
+    plain = Job(method=spec("linear", "preview", {"consistency": "final"}), denoise=True)
     assert how(Ran(plain, stack.without([1]), None)) == (  # type: ignore[arg-type]
-        "3 slices, stride 3, uniform profile; without projection 2; consistency = final"
+        "3 slices, stride 3, uniform profile; without projection 2; denoised first; consistency = final"
     )
     assert how(None) == ""
 

@@ -170,6 +170,20 @@ def test_the_verdict_is_that_of_the_run(opened: Open, qtbot: Any, method: Use) -
     qtbot.waitUntil(lambda: label.height() >= label.heightForWidth(label.width()), timeout=5000)  # none is cut off
 
 
+def test_denoised_projections_are_told_and_what_was_taken_shows(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened()
+    layer = viewer.layers["vessels projections"]
+    layer.data = np.random.default_rng(0).poisson(10 * layer.data / layer.data.max()).astype(np.uint16)
+    run(qtbot, widget)
+    assert "or denoising the projections first" in words(widget)
+    widget.data._denoise.click()
+    ran = facts(run(qtbot, widget))["ran"]
+    assert "they were denoised first, and the volume differs from what was measured by" in words(widget)
+    np.testing.assert_array_equal(ran.stack.data, layer.data)
+    assert ran.job.denoise
+    assert ran.result.residual.rms > 0.1
+
+
 def test_every_result_has_its_own_verdict(opened: Open, qtbot: Any) -> None:
     _, widget = opened(method="linear")
     linear = run(qtbot, widget)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.ndimage import gaussian_filter
 
 from conftest import collected, small
 from napari_microdiffusion.acquisition import Acquisition
@@ -217,10 +218,18 @@ def test_reconstruct_with_what_is_trained_already(camera):
 # -- what the user should know --------------------------------------------------------------
 
 
+def smooth(shape: tuple[int, int, int]) -> np.ndarray:
+    """Random images from 0 to 1 with next to no noise."""
+    random = np.random.default_rng(0)
+    data = gaussian_filter(random.random(shape), (0, 2, 2))
+    return (data - data.min()) / np.ptp(data) + 0.01 * random.random(shape)
+
+
 def notices(acquisition: Acquisition, method: Method, hide: tuple[int, ...] = ()) -> list[str]:
     """Of a run on projections of a random volume with a trend along z."""
     acquisition = acquisition.bound(5)
-    volume = np.random.default_rng(0).random((acquisition.depth, 32, 32)) + np.arange(acquisition.depth)[:, None, None]
+    random, trend = np.random.default_rng(0), 2.0 * np.arange(acquisition.depth)
+    volume = random.random((acquisition.depth, 32, 32)) + trend[:, None, None]
     stack = ProjectionStack(acquisition.project(volume), acquisition).without(hide)
     events, _ = collected(run(job(method, stack), stack))
     return [event.message for event in events if isinstance(event, Notice)]
@@ -254,13 +263,59 @@ def test_notices(acquisition, hide, expected):
     ],
 )
 def test_blank_and_saturated_projections_are_told(spoil, expected):
-    data = np.random.default_rng(0).random((12, 32, 32))
+    data = smooth((12, 32, 32))
     spoil(data)
     stack = ProjectionStack(data, Acquisition(slices=4))
     events, _ = collected(run(job(Linear(), stack), stack))
     found = [event.message for event in events if isinstance(event, Notice)]
     assert len(found) == len(expected)
     assert all(text in message for text, message in zip(expected, found, strict=True))
+
+
+class TestNoise:
+    """Of few photons on a volume that is smooth along z."""
+
+    @pytest.fixture
+    def light(self) -> np.ndarray:
+        return np.repeat(smooth((1, 48, 48)) ** 2, 6, axis=0)
+
+    @pytest.fixture
+    def photons(self, light: np.ndarray) -> ProjectionStack:
+        return ProjectionStack(np.random.default_rng(1).poisson(20 * light).astype(np.uint16), Acquisition(slices=4))
+
+    def test_it_is_told_where_it_matters(self, photons):
+        def told(**changes: Any) -> list[str]:
+            events, _ = collected(run(job(Conservative(), photons, **changes), photons))
+            return [event.message for event in events if isinstance(event, Notice)]
+
+        [noisy], [denoised] = told(), told(denoise=True)
+        assert noisy.startswith("noise makes up nearly all of what differs between neighbouring projections")
+        assert denoised.startswith("denoised: ")
+        clean = replace(photons, data=smooth((6, 48, 48)).astype(np.float32))
+        events, _ = collected(run(job(Conservative(), clean), clean))
+        assert not any(isinstance(event, Notice) for event in events)
+
+    @pytest.mark.parametrize("method", [Conservative(), Linear(consistency="final")], ids=["conservative", "linear"])
+    def test_without_it_the_volume_is_nearer_to_the_light(self, method, photons, light):
+        truth = 20 * np.repeat(light, 4, axis=0)
+        raw, quiet = (exhaust(run(job(method, photons, denoise=wanted), photons)) for wanted in (False, True))
+        before, after = (np.square(each.volume.data - truth).mean() for each in (raw, quiet))
+        assert after < before / 3
+        assert quiet.residual.rms > 100 * raw.residual.rms  # of what was measured
+        assert quiet.volume.provenance["job"]["denoise"]
+        assert quiet.volume.source_dtype == "uint16"
+
+    def test_intervals_hold_what_is_left_of_it(self, photons):
+        raw, quiet = (exhaust(run(job(Sure(), photons, denoise=wanted), photons)) for wanted in (False, True))
+        for found in (raw, quiet):
+            assert (found.volume.reliability.lower <= found.volume.data).all()
+            assert (found.volume.reliability.upper >= found.volume.data).all()
+        assert quiet.volume.reliability.std[0].mean() > 3 * raw.volume.reliability.std[0].mean()
+
+    def test_a_stop_meanwhile_keeps_a_picture(self, photons):
+        _, _, result = stopped(Conservative(), photons, "Denoising the projections", 2, denoise=True)
+        assert result.partial
+        assert np.isfinite(result.volume.data).all()
 
 
 def test_blank_projections_are_numbered_as_they_were_acquired():
@@ -290,12 +345,14 @@ def test_stages_of_the_whole(camera):
     assert [event.name for event in events if isinstance(event, Stage)] == STAGES
 
 
-def stopped(method: Method, stack: ProjectionStack, stage: str, step: int) -> tuple[list[Event], list[Event], Result]:
+def stopped(
+    method: Method, stack: ProjectionStack, stage: str, step: int, **changes: Any
+) -> tuple[list[Event], list[Event], Result]:
     """Run, with a stop at this step of a stage: events up to it, events after it, and the result."""
     seen: list[Event] = []
     later: list[Event] = []
     now, flag = "", False
-    events = run(job(method, stack), stack, cancelled=lambda: flag)
+    events = run(job(method, stack, **changes), stack, cancelled=lambda: flag)
     while True:
         try:
             event = next(events)

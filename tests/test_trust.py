@@ -54,6 +54,17 @@ def test_it_knows_no_scale(camera):
     assert scaled.errors == pytest.approx([0.01 * error for error in plain.errors], rel=1e-3, nan_ok=True)
 
 
+def test_denoising_is_scored_on_what_was_measured():
+    """With few photons it tells hidden projections better, as noisy as they are."""
+    y, x = np.mgrid[:48, :48]
+    light = np.repeat(10 * (1 + np.sin(x / 5) * np.cos(y / 4))[None] ** 2, 6, axis=0)
+    photons = ProjectionStack(np.random.default_rng(0).poisson(light).astype(np.uint16), Acquisition(slices=4))
+    raw, quiet = (exhaust(held_out(job(Conservative(), denoise=wanted), photons)) for wanted in (False, True))
+    assert quiet.psnr > raw.psnr + 1
+    noise = np.sqrt(light.mean())  # of the hidden projection itself, which nothing can tell
+    assert np.nanmean(quiet.errors) == pytest.approx(noise, rel=0.15)
+
+
 def test_weights_are_ignored_where_they_know_the_projections(camera):
     trained = exhaust(INR.fit(camera.normalised()[0], Context(seed=9)))
     np.testing.assert_array_equal(found(INR, camera, weights=trained).errors, found(INR, camera).errors)

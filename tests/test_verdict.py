@@ -208,7 +208,7 @@ FINER, SIGNAL = "fewer slices per projection than 6", "more signal"
         ({}, [f"{FINER} (a shorter beam and smaller steps), as noise makes up less than 1 %"], [SIGNAL]),
         (
             {"noise": 300.0},
-            [f"{SIGNAL} (longer exposure, averaging), as noise makes up about 77 % of what differs"],
+            [f"{SIGNAL} (longer exposure, averaging) or denoising the projections first, as noise makes up about 77 %"],
             [FINER],
         ),
         ({"noise": 120.0}, [FINER, SIGNAL, "what differs between neighbouring projections"], ["contradicts"]),

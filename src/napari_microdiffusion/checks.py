@@ -5,15 +5,25 @@ And what is not refused, but said.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
 from .methods import Context, Method, Weights
+from .noise import Noise
 from .numbering import numbers_of
 from .presets import name_of
 from .volume import ProjectionStack
 
 SATURATED = 0.005
 """Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
+
+
+IMAGES = 8
+"""Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
+
+NOISY = 0.1
+"""Share of noise above which denoising first gained 2 dB and more (docs/measurements.md)."""
 
 
 def check_suited(method: Method, acquisition: Acquisition) -> None:
@@ -77,3 +87,38 @@ def spoilt(stack: ProjectionStack) -> list[str]:
             "there, what was brighter is lost; expose for less time"
         )
     return told
+
+
+def noise_of(stack: ProjectionStack) -> tuple[float, float]:
+    """Variances of the noise of projections: the mean over pixels, and that at the median brightness."""
+    images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)
+    noise = Noise.of(images)
+    mean, usual = noise.variance(images).mean(), noise.variance(np.median(images, keepdims=True))
+    return float(mean), usual.item()
+
+
+def noise_share(stack: ProjectionStack) -> float:
+    """Which share of the difference between neighbouring projections that share no slice is noise, in squares."""
+    acquisition = stack.acquisition
+    lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
+    pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
+    spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
+    return float(2 * noise_of(stack)[0] / max(float(spread), 1e-30))
+
+
+def noisy(stack: ProjectionStack) -> str | None:
+    """What to say of projections that are mostly noise; None of others."""
+    share = noise_share(stack)
+    if share < NOISY:
+        return None
+    return (
+        f"noise makes up {about(share)} of what differs between neighbouring projections, and a volume that reproduces "
+        "them keeps it: try Denoise (in the window under Data; --denoise)"
+    )
+
+
+def about(share: float) -> str:
+    """A share as people say it: ``about 40 %``."""
+    if share >= 0.95:
+        return "nearly all"
+    return f"about {100 * share:.0f} %" if share >= 0.01 else "less than 1 %"

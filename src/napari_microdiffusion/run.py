@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
-from .checks import check_suited, check_weights, spoilt
+from .checks import check_suited, check_weights, noisy, spoilt
+from .denoising import denoised
 from .events import Event, InvalidInput, Notice, Preview, Returned, relay
 from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
@@ -45,6 +46,7 @@ class Job(BaseModel):
     scale_um: tuple[Size, Size, Size] | None = Field(
         None, description="voxel size of the volume (z, y, x) in µm; None: as the file says, if it does"
     )
+    denoise: bool = Field(False, description="take the noise off the projections first")
     weights: Path | None = Field(None, description="trained weights to use instead of training")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = "auto"
@@ -98,6 +100,11 @@ def run(
         A method that is `pretrained` cannot do without: they are its base model.
     volumes
         That a base model was trained on, for the record: scores on them say nothing.
+
+    Returns
+    -------
+    Result
+        Its residual is what the volume leaves of ``stack`` as it was measured, also where that was denoised first.
 
     Raises
     ------
@@ -176,10 +183,14 @@ def _work(
 ) -> Generator[Event, None, tuple[NDArray[np.float32], Reliability | None, Weights]]:
     """The volume (Z, y, x) on the input's scale as far as it has come, its reliability, and the weights."""
     working, intensity = stack.normalised()
-    canvas, reliability = np.empty(stack.volume_shape, np.float32), None
+    canvas, reliability, quiet = np.empty(stack.volume_shape, np.float32), None, None
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
-    yield from _unmeasured(stack.acquisition)
-    yield from map(Notice, spoilt(stack))
+    yield from _doubts(job, stack)
+    if job.denoise:
+        quiet = yield from denoised(stack, job.seed, context.should_stop)
+        stack = quiet.stack
+        working, intensity = stack.normalised()
+        yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
     train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
@@ -190,15 +201,29 @@ def _work(
             canvas = intensity.restore(volume.data)
             if volume.reliability is not None:
                 reliability = intensity.restore_reliability(volume.reliability)
+                reliability = reliability if quiet is None else quiet.widened(reliability)
             del volume
     if job.method.consistency != "none":
-        rounded = canvas.copy() if reliability is not None else canvas
-        make_consistent(stack, canvas)  # once more on the input's scale: restoring rounds to float32
-        if reliability is not None:
-            np.subtract(canvas, rounded, out=rounded)
-            for bound in (reliability.lower, reliability.upper):
-                bound += rounded
+        _make_consistent(stack, canvas, reliability)
     return canvas, reliability, weights
+
+
+def _make_consistent(stack: ProjectionStack, canvas: NDArray[np.float32], reliability: Reliability | None) -> None:
+    """Once more on the input's scale, in place, bounds along with the volume: restoring rounds to float32."""
+    rounded = canvas.copy() if reliability is not None else canvas
+    make_consistent(stack, canvas)
+    if reliability is not None:
+        np.subtract(canvas, rounded, out=rounded)
+        for bound in (reliability.lower, reliability.upper):
+            bound += rounded
+
+
+def _doubts(job: Job, stack: ProjectionStack) -> Generator[Event, None, None]:
+    """Say what people should know of their projections before they look at what is made of them."""
+    yield from _unmeasured(stack.acquisition)
+    yield from map(Notice, spoilt(stack))
+    if not job.denoise and (told := noisy(stack)):
+        yield Notice(told)
 
 
 def _shown(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 
 from .checks import check_weights
+from .denoising import denoised
 from .events import Event
 from .hardware import at_work, resolve_precision
 from .methods import Weights, heldout
@@ -66,6 +67,8 @@ def held_out(
     with at_work(job, stack.name, remedy(job.method, stack), cancelled) as context:
         if job.method.learned:
             context.dtype = resolve_precision(job.precision, context.device)
-        working, intensity = stack.normalised()
-        found = yield from heldout.score(job.method, working, context, weights, folds)
+        shown = (yield from denoised(stack, job.seed, cancelled)).stack if job.denoise else stack
+        working, intensity = shown.normalised()
+        measured = intensity.working(stack.data) if job.denoise else None
+        found = yield from heldout.score(job.method, working, context, weights, folds, measured)
     return replace(found, errors=tuple(intensity.gain * error for error in found.errors))

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS
-from .checks import spoilt
-from .noise import Noise
+from .checks import NOISY, about, noise_of, noise_share, spoilt
 from .numerics import along_z
 from .presets import METHODS
 from .run import Result
-from .volume import ProjectionStack, Reliability, found_in
+from .volume import ProjectionStack, Reliability, found_in, was_denoised
 
 CLOSE_DB = 1.0
 """A difference on hidden projections that says little: on real volumes the score reverses truths of up to 0.9 dB."""
@@ -33,9 +32,6 @@ ROUNDING = 1e-5
 
 VOXELS = 2**21
 """Medians are taken over so many voxels, about."""
-
-IMAGES = 8
-"""Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
 
 
 def verdict(
@@ -97,7 +93,10 @@ def _measured(result: Result, stack: ProjectionStack) -> str:
         f" on average, {worst} at the worst pixel" if worst != typical else ""
     )
     left = f"{len(stack.data)} of " if acquisition.hidden else ""
-    return f"{left}{acquisition.count} projections, {each}; the volume reproduces them to within {within}"
+    text = f"{left}{acquisition.count} projections, {each}; "
+    if was_denoised(result.volume.provenance):
+        return f"{text}they were denoised first, and the volume differs from what was measured by {within}"
+    return f"{text}the volume reproduces them to within {within}"
 
 
 def _inferred(stack: ProjectionStack) -> str:
@@ -195,7 +194,7 @@ def _own_test(result: Result) -> tuple[float | None, float | None]:
 def _helpful(result: Result, stack: ProjectionStack) -> str:
     """The one or two things that matter most, by what was measured."""
     acquisition, advice = stack.acquisition, []
-    mean, usual = _noise(stack)
+    mean, usual = noise_of(stack)
     if result.partial:
         advice.append("letting the run come to its end")
     elif result.residual.rms > max(CONTRADICTION * _span(stack.data), 2 * mean**0.5):
@@ -204,12 +203,14 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         advice.append("four or more projections, so that one can be hidden to test the method")
     if acquisition.step > acquisition.slices and not acquisition.single:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
-    share, of_what = _noise_share(result, stack, mean, usual)
+    share, of_what = _noise_share(result, stack, usual)
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
     if share > MIXED[0] or fixed:
-        advice.append(f"more signal (longer exposure, averaging), as noise makes up {_about(share)} of {of_what}")
+        denoise = not was_denoised(result.volume.provenance) and noise_share(stack) > NOISY
+        signal = f"more signal (longer exposure, averaging){' or denoising the projections first' if denoise else ''}"
+        advice.append(f"{signal}, as noise makes up {about(share)} of {of_what}")
     if share < MIXED[1] and not fixed and acquisition.step > 1:
-        why = "" if share > MIXED[0] else f", as noise makes up {_about(share)} of {of_what}"
+        why = "" if share > MIXED[0] else f", as noise makes up {about(share)} of {of_what}"
         advice.append(_finer(stack) + why)
     return "; ".join(advice[:2])
 
@@ -221,34 +222,22 @@ def _finer(stack: ProjectionStack) -> str:
     return f"fewer slices per projection than {acquisition.slices} (a shorter beam and smaller steps)"
 
 
-def _noise_share(result: Result, stack: ProjectionStack, mean: float, usual: float) -> tuple[float, str]:
+def _noise_share(result: Result, stack: ProjectionStack, usual: float) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
     With a reliability: of the median voxel's variance, which is that of a slice as it would be measured, the ``usual``
-    noise of a single slice. Without: of the difference between neighbouring projections that share no slice, noise in
-    the ``mean``. Both are variances, as `_noise` gives them.
+    variance of a single slice. Without, and where that does not count noise any more: see `noise_share`.
     """
-    acquisition, found = stack.acquisition, result.volume.reliability
-    if found is not None:
-        of_a_slice = usual * acquisition.effective_slices
-        return min(of_a_slice / max(float(np.median(_some(found.std))) ** 2, 1e-30), 1.0), "the uncertainty"
-    lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
-    pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
-    spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
-    return 2 * mean / max(float(spread), 1e-30), "what differs between neighbouring projections"
+    found = result.volume.reliability
+    if found is None or was_denoised(result.volume.provenance):
+        return noise_share(stack), "what differs between neighbouring projections"
+    of_a_slice = usual * stack.acquisition.effective_slices
+    return min(of_a_slice / max(float(np.median(_some(found.std))) ** 2, 1e-30), 1.0), "the uncertainty"
 
 
 def _some(voxels: NDArray[Any]) -> NDArray[Any]:
     """Enough for a median, spread over the volume: an odd step apart, so that they are not all of one column."""
     return voxels.reshape(-1)[:: (voxels.size // VOXELS) | 1]
-
-
-def _noise(stack: ProjectionStack) -> tuple[float, float]:
-    """Variances of the noise of projections: the mean over pixels, and that at the median brightness."""
-    images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)
-    noise = Noise.of(images)
-    mean, usual = noise.variance(images).mean(), noise.variance(np.median(images, keepdims=True))
-    return float(mean), usual.item()
 
 
 def _span(data: NDArray[Any]) -> float:
@@ -263,12 +252,6 @@ def _percent(share: float) -> str:
     """Two digits, without pretending to more: ``0.01 %`` at least, ``0.35 %``, ``12 %``."""
     percent = max(100 * share, 0.01)
     return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %"
-
-
-def _about(share: float) -> str:
-    if share >= 0.95:
-        return "nearly all"
-    return f"about {100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
 
 
 def _slices(count: int) -> str:

@@ -161,6 +161,12 @@ def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
     return "job" in (provenance or {})
 
 
+def was_denoised(provenance: dict[str, Any] | None) -> bool:
+    """Whether noise was taken off the projections of a volume first, by the record of how it was made."""
+    job = (provenance or {}).get("job")
+    return isinstance(job, dict) and job.get("denoise") is True
+
+
 @dataclass(frozen=True, eq=False)
 class ProjectionStack:
     """K images, each a weighted mean of consecutive slices of an unknown volume.
@@ -261,7 +267,7 @@ class ProjectionStack:
                 f"{high:.3g}: replace those that stand for missing pixels (by the background, say), or rescale it"
             )
         scale = Intensity(low, (high - low) or 1.0)
-        return replace(self, data=(self.data.astype(np.float32) - scale.offset) / scale.gain), scale
+        return replace(self, data=scale.working(self.data)), scale
 
     def check(self) -> None:
         """Refuse what no method can use.
@@ -290,6 +296,11 @@ class Intensity:
 
     offset: float
     gain: float
+
+    def working(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Intensities on the input's scale, any shape, as the engine works with them."""
+        found: NDArray[np.float32] = (values.astype(np.float32) - np.float32(self.offset)) / np.float32(self.gain)
+        return found
 
     def restore(self, working: NDArray[Any]) -> NDArray[np.float32]:
         """Working intensities, any shape, on the input's scale."""

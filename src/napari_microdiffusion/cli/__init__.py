@@ -35,6 +35,9 @@ VoxelSize = Annotated[
 LeaveOut = Annotated[
     str | None, typer.Option(metavar="NUMBERS", help="projections not to be used, counted from 1: 3 or 3,7-9")
 ]
+Denoise = Annotated[
+    bool | None, typer.Option("--denoise/--no-denoise", help="take the noise off the projections first; default: no")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (values as they are), uint8 or uint16 (mapping is stated)")]
 Settings = Annotated[
@@ -93,6 +96,7 @@ def reconstruct(
     fwhm: Fwhm = None,
     leave_out: LeaveOut = None,
     voxel_size: VoxelSize = None,
+    denoise: Denoise = None,
     method: Annotated[str | None, typer.Option(help="see the command methods")] = None,
     preset: Annotated[str | None, typer.Option(help="preview (default), standard or paper")] = None,
     set_: Settings = None,
@@ -194,6 +198,13 @@ def evaluate(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one of its settings; repeatable")
     ] = None,
     base: Base = None,
+    denoise: Annotated[
+        bool | None,
+        typer.Option(
+            "--denoise/--no-denoise",
+            help="with --held-out, take the noise off the projections that are shown; default: as the volume was made",
+        ),
+    ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:

@@ -43,6 +43,7 @@ class Options:
     channel: int | None = None
     time: int | None = None
     voxel_size: str | None = None
+    denoise: bool | None = None
     job: Path | None = None
     weights: Path | None = None
     base: Path | None = None
@@ -169,6 +170,7 @@ def _ordered(options: Options) -> _Draft:
         channel=options.channel,
         time=options.time,
         scale_um=voxel_size_of(options.voxel_size),
+        denoise=bool(options.denoise),
         weights=weights and weights.resolve(),
         seed=options.seed or 0,
         device=options.device or "auto",
@@ -179,7 +181,7 @@ def _ordered(options: Options) -> _Draft:
 def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
     alone = () if options.projections is not None else ("voxel_size", "leave_out")
-    _refuse_beside_job(options, (*alone, "method", "preset", "set_", "seed", "channel", "time"))
+    _refuse_beside_job(options, (*alone, "denoise", "method", "preset", "set_", "seed", "channel", "time"))
     values, record = _read_job(path)
     if "acquisition" in values:
         _refuse_beside_job(options, ("slices", "stride", "profile", "fwhm"))

@@ -22,7 +22,7 @@ from ..pretraining import trained_on
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
-from ..volume import ProjectionStack, Volume, was_reconstructed
+from ..volume import ProjectionStack, Volume, was_denoised, was_reconstructed
 from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import contradicted
 from .values import acquisition_of, given, job_of, method_of, overrides_of, voxel_size_of
@@ -60,6 +60,7 @@ class Options:
     preset: str | None = None
     set_: list[str] | None = None
     base: Path | None = None
+    denoise: bool | None = None
     device: str | None = None
 
 
@@ -91,6 +92,8 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     made_from = (found.provenance or {}).get("input_sha256")
     if stack is not None and options.leave_out is None and made_from not in (None, stack.sha256):
         note("note: these projections are not the ones that the volume was made from")
+    if stack is not None and was_denoised(found.provenance):
+        note("note: the volume is of denoised projections: what was taken for noise counts as reprojection error")
     if recipe is None or stack is None:
         return values, 0
     score, finished, turns = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)
@@ -120,7 +123,7 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
     """Refuse options that lack what they are about."""
     if options.held_out and options.projections is None:
         raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
-    names = ("voxel_size", "folds", "method", "preset", "set_", "base", "device")
+    names = ("voxel_size", "folds", "method", "preset", "set_", "base", "denoise", "device")
     if (told := given(options, names)) and not options.held_out:
         raise InvalidInput(f"{told} say how to hold projections out: give --held-out too")
     if options.truth is None and options.projections is None:
@@ -138,7 +141,7 @@ def _recipe(options: Options, volume: Volume) -> Job:
     method = _method(options, before)
     changes: dict[str, Any] = {"method": method, "channel": options.channel, "time": options.time}
     changes |= {"scale_um": voxel_size_of(options.voxel_size), "device": options.device}
-    changes["weights"] = options.base and options.base.resolve()
+    changes |= {"denoise": options.denoise, "weights": options.base and options.base.resolve()}
     changes = {key: value for key, value in changes.items() if value is not None}
     kept = before.model_dump() if before else {}
     if before and name_of(method) != name_of(before.method):

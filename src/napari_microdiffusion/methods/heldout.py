@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Preview, Returned, RunFailed, Stage, Step, relay
@@ -76,7 +78,12 @@ def folds(count: int, wanted: int = FOLDS) -> list[tuple[int, ...]]:
 
 
 def score(
-    method: Method, stack: ProjectionStack, context: Context, weights: Weights | None = None, wanted: int = FOLDS
+    method: Method,
+    stack: ProjectionStack,
+    context: Context,
+    weights: Weights | None = None,
+    wanted: int = FOLDS,
+    measured: NDArray[np.float32] | None = None,
 ) -> Generator[Event, None, HeldOut]:
     """Reconstruct without each fold's projections in turn, and compare what the volume says of them.
 
@@ -94,6 +101,9 @@ def score(
         projections. Those of a `pretrained` method are needed, and refined anew in each fold.
     wanted
         Folds, as for `folds`.
+    measured
+        What hidden projections are compared with, (K, y, x); None: those of the stack. Where that was denoised, they
+        are as noisy as they were measured, so that recipes with and without it compare.
 
     Raises
     ------
@@ -103,6 +113,7 @@ def score(
         If stopped before the first fold is finished.
     """
     hidings = folds(len(stack.data), wanted)
+    measured = stack.data if measured is None else measured
     if method.retrains and not method.pretrained:
         weights = None
     elif not method.pretrained:
@@ -116,7 +127,8 @@ def score(
         if context.should_stop():
             break
         own = _own(context)
-        found = yield from _told(_compared(method, stack, fold, weights, own), f"Held out {number} of {len(hidings)}")
+        compared = _compared(method, stack, measured, fold, weights, own)
+        found = yield from _told(compared, f"Held out {number} of {len(hidings)}")
         if found is None:
             context.stopped = True
             break
@@ -124,11 +136,16 @@ def score(
         finished = number
     if not finished:
         raise RunFailed("stopped before the first fold was finished: there is no held-out score yet; run it again")
-    return _summary(stack, squares, finished, finished < len(hidings))
+    return _summary(measured, squares, finished, finished < len(hidings))
 
 
 def _compared(
-    method: Method, stack: ProjectionStack, fold: tuple[int, ...], weights: Weights | None, context: Context
+    method: Method,
+    stack: ProjectionStack,
+    measured: NDArray[Any],
+    fold: tuple[int, ...],
+    weights: Weights | None,
+    context: Context,
 ) -> Generator[Event, None, list[float] | None]:
     """Mean squared error of each projection in a fold, predicted from the others; None when stopped."""
     shown = stack.without(fold)
@@ -147,7 +164,7 @@ def _compared(
         row = stack.acquisition.matrix[index]
         seen = np.flatnonzero(row)  # a few slices in float64, not the whole volume
         predicted = np.tensordot(row[seen], volume.data[seen].astype(np.float64), 1)
-        squares.append(float(((predicted - stack.data[index]) ** 2).mean()))
+        squares.append(float(((predicted - measured[index]) ** 2).mean()))
         yield Step(done)
     return squares
 
@@ -168,10 +185,10 @@ def _own(context: Context) -> Context:
     return replace(context, volumes={}, preview_seconds=math.inf)
 
 
-def _summary(stack: ProjectionStack, squares: dict[int, float], finished: int, partial: bool) -> HeldOut:
+def _summary(measured: NDArray[Any], squares: dict[int, float], finished: int, partial: bool) -> HeldOut:
     """The score, from the mean squared error of each hidden projection by its index."""
-    span = float(stack.data.max()) - float(stack.data.min())
+    span = float(measured.max()) - float(measured.min())
     relative = np.asarray(list(squares.values())) / max(span, 1e-30) ** 2
     psnr = float(-10 * np.log10(np.maximum(relative, FLOOR)).mean())
-    errors = tuple(math.sqrt(squares[index]) if index in squares else math.nan for index in range(len(stack.data)))
+    errors = tuple(math.sqrt(squares[index]) if index in squares else math.nan for index in range(len(measured)))
     return HeldOut(psnr, errors, finished, partial)

@@ -55,6 +55,12 @@ class DataBox(QGroupBox):
             "Projections that are blank, saturated or otherwise spoilt, by their numbers, counted from 1 (the slider "
             "below the image counts from 0): 3 or 3, 7-9. What they would have shown is inferred from their neighbours."
         )
+        self._denoise = QCheckBox("Denoise the projections first")
+        self._denoise.setToolTip(
+            "For few photons or a noisy camera. Noise that the projections hold is in every volume that reproduces "
+            "them; this smooths it away, and fine detail as faint as the noise with it. Score without truth, below the "
+            "result, compares both."
+        )
         self.beam, self.voxel = BeamForm(), VoxelSize()
         self._form = self._laid_out()
         self._connect()
@@ -72,6 +78,7 @@ class DataBox(QGroupBox):
             "truth": "" if self._simulate.isChecked() else str(self._truth.currentData() or ""),
             "acquisition": self.beam.value(),
             "leave_out": "" if self._simulate.isChecked() else self._leave_out.text().strip(),
+            "denoise": self._denoise.isChecked(),
             "scale_um": self.voxel.value(),
         }
 
@@ -86,6 +93,7 @@ class DataBox(QGroupBox):
                 combo.setCurrentIndex(max(0, index or 0) if combo.count() else -1)
             self.beam.set_value(setup.acquisition)
             self._leave_out.setText(setup.leave_out)
+            self._denoise.setChecked(setup.denoise)
             self.voxel.set_value(setup.scale_um)
             self.voxel.edited = setup.scale_um != self._stated()
             self._show_own_rows()
@@ -184,6 +192,7 @@ class DataBox(QGroupBox):
         form.addRow(self._simulate)
         self.beam.add_rows(form)
         form.addRow("Leave out projections", self._leave_out)
+        form.addRow(self._denoise)
         form.addRow("Voxel z, y, x", self.voxel)
         form.addRow("Ground truth", self._truth)
         self.line = paragraph()
@@ -200,6 +209,7 @@ class DataBox(QGroupBox):
             self._time.currentIndexChanged,
             self.voxel.changed,
             self._leave_out.textChanged,
+            self._denoise.toggled,
         ):
             signal.connect(self._then(lambda: None))
 

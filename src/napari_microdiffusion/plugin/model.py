@@ -41,6 +41,7 @@ class Setup(BaseModel):
     truth: str = Field("", description="name of the layer with the ground truth; empty: none")
     acquisition: Acquisition = Acquisition()
     leave_out: str = Field("", description="projections not to be used, by their numbers, counted from 1: 3, 7-9")
+    denoise: bool = Field(False, description="take the noise off the projections first")
     scale_um: tuple[float, float, float] | None = Field(
         None, description="voxel size of the volume (z, y, x) in µm; None: not stated"
     )
@@ -72,6 +73,7 @@ class Setup(BaseModel):
             channel=channel,
             time=time,
             scale_um=self.scale_um,
+            denoise=self.denoise,
             weights=self.weights,
             seed=self.seed,
             device=self.device,

@@ -31,6 +31,7 @@ def how(ran: Any) -> str:
     told = [
         acquisition.description,
         f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
+        "denoised first" if job.denoise else "",
     ]
     if job.method.learned:
         told += [f"{settings['preset']}{f' but {changed}' if changed else ''}", f"seed {job.seed}"]
