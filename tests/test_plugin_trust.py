@@ -178,6 +178,7 @@ def test_denoised_projections_are_told_and_what_was_taken_shows(opened: Open, qt
     assert "or denoising the projections first" in words(widget)
     widget.data._denoise.click()
     ran = facts(run(qtbot, widget))["ran"]
+    assert widget.results()[-1].name == "Conservative interpolation · vessels projections, denoised"
     assert "they were denoised first, and the volume differs from what was measured by" in words(widget)
     np.testing.assert_array_equal(ran.stack.data, layer.data)
     assert ran.job.denoise

@@ -35,7 +35,7 @@ SCORES = {
         "of the ground truth's intensity range (of the projections', where there is no truth): 0 % agrees exactly",
     ),
 }
-NO_TRUTH = "No ground truth: the residual only says that the volume agrees with what was measured."
+NO_TRUTH = "No ground truth: the residual only says how far the volume agrees with what was measured, noise included."
 COVERED = "Of the true intensities, {:.0f} % lie in the 90 % interval: 90 % would be right."
 FLAGGED = " Where it is least certain, the squared error is {flagged_error_ratio:.1f} times that of the rest."
 

@@ -74,7 +74,8 @@ class Session(QObject):
         self._added: Image | None = None
         rate = preferences().preview_rate
         when = f" t={setup.time}" if setup.time is not None and "time" in extra_axes(source) else ""
-        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{when}", self, rate)
+        quiet = ", denoised" if setup.denoise else ""
+        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{when}{quiet}", self, rate)
         self._job = setup.job(*replayable(source, setup))
         self._worker = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
         self._worker.yielded.connect(self._take)
