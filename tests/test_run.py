@@ -302,6 +302,7 @@ class TestNoise:
         before, after = (np.square(each.volume.data - truth).mean() for each in (raw, quiet))
         assert after < before / 3
         assert quiet.residual.rms > 100 * raw.residual.rms  # of what was measured
+        np.testing.assert_array_equal(reconstruct(photons, method, denoise=True).data, quiet.volume.data)
         assert quiet.volume.provenance["job"]["denoise"]
         assert quiet.volume.source_dtype == "uint16"
 

@@ -23,7 +23,7 @@ IMAGES = 8
 """Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
 
 NOISY = 0.1
-"""Share of noise above which denoising first gained 2 dB and more (docs/measurements.md)."""
+"""Share of noise from which on denoising first gained 0.5 dB and more on all volumes (docs/measurements.md)."""
 
 
 def check_suited(method: Method, acquisition: Acquisition) -> None:

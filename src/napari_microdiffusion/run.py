@@ -140,19 +140,28 @@ def run(
     return Result(result, weights, residual, context.stopped, seconds, given)
 
 
-def reconstruct(stack: ProjectionStack, method: Method | Trained, *, seed: int = 0, device: Device = "auto") -> Volume:
+def reconstruct(
+    stack: ProjectionStack,
+    method: Method | Trained,
+    *,
+    seed: int = 0,
+    device: Device = "auto",
+    denoise: bool = False,
+) -> Volume:
     """The volume of a stack in one call, without progress; parameters and errors as for `run`.
 
     Parameters
     ----------
     method
         Trained on the stack where it learns; or trained already, a base model for example (`trained.load_trained`).
+    denoise
+        Take the noise off the projections first (`denoising.denoised`).
     """
+    recipe = method.method if isinstance(method, Trained) else method
+    job = Job(method=recipe, acquisition=stack.acquisition, seed=seed, device=device, denoise=denoise)
     if not isinstance(method, Trained):
-        job = Job(method=method, acquisition=stack.acquisition, seed=seed, device=device)
         return exhaust(run(job, stack)).volume
     method.check(stack)
-    job = Job(method=method.method, acquisition=stack.acquisition, seed=seed, device=device)
     return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
 
 
