@@ -849,6 +849,14 @@ class TestHeldOut:
         stack = io.read_projections("p.ome.tif")
         assert scores["held_out_psnr"] == exhaust(held_out(Job(**provenance["job"]), stack)).psnr
 
+    def test_the_time_point_is_that_of_the_volume(self) -> None:
+        data = io.read_projections("p.ome.tif").data
+        tifffile.imwrite("movie.ome.tif", np.stack([data[:, ::-1], data]), metadata={"axes": "TZYX"})
+        done("reconstruct", "movie.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--slices", "6", "--time", "1")
+        order = ("evaluate", "v.ome.tif", "--projections", "movie.ome.tif", "--json")
+        assert json.loads(done(*order)) == json.loads(done(*order, "--time", "1"))
+        assert json.loads(done(*order)) != json.loads(done(*order, "--time", "0"))
+
     def test_denoised_as_the_volume_was_or_as_stated(self) -> None:
         stack = io.read_projections("p.ome.tif")
         photons = np.random.default_rng(0).poisson(10 * stack.data / stack.data.max()).astype(np.uint16)

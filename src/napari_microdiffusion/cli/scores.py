@@ -201,7 +201,7 @@ def _stack(
     """
     if options.projections is None:
         return None
-    path, channel, time = _chosen(options.projections, recipe or options)
+    path, channel, time = _chosen(options.projections, recipe or _where(options, volume))
     recorded = _recorded(volume)
     like = recorded and recorded.replace(count=None, hidden=())
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or like, channel, time)
@@ -238,6 +238,17 @@ def _chosen(path: Path, wanted: Options | Job) -> tuple[Path, int | None, int | 
     """A file, and which of its channels and time points is wanted, where it has several."""
     found = io.inspect(path)
     return path, wanted.channel if found.channels > 1 else None, wanted.time if found.times > 1 else None
+
+
+def _where(options: Options, volume: Volume) -> Options:
+    """The options, with channel and time point as the volume was made from where they are left out."""
+    job = (volume.provenance or {}).get("job")
+    places: dict[str, Any] = {}
+    for name in ("channel", "time"):
+        place = job.get(name) if isinstance(job, dict) else None
+        if getattr(options, name) is None and isinstance(place, int) and place >= 0:
+            places[name] = place
+    return replace(options, **places)
 
 
 def _held_out(recipe: Job, stack: ProjectionStack, folds: int) -> tuple[float | None, int, int]:
