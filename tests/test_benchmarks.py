@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.hardware import resolve_precision
 from napari_microdiffusion.presets import METHODS
 from napari_microdiffusion.run import Job, exhaust
 from napari_microdiffusion.trust import held_out
+from napari_microdiffusion.volume import ProjectionStack
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the benchmarks belong to the repository, not to the package
 
 import benchmarks.__main__ as command  # noqa: E402
-from benchmarks import base, trust, volumes  # noqa: E402
+from benchmarks import base, photons, trust, volumes  # noqa: E402
 from benchmarks.case import Case, measure, measure_held_out, stack_of  # noqa: E402
 from benchmarks.curves import lines, write_curves  # noqa: E402
 from benchmarks.report import keep, write_panels, write_table  # noqa: E402
@@ -338,6 +340,35 @@ class TestTrust:
     def test_missing_what_was_shown_is_added_to_missing_what_was_hidden(self) -> None:
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.1}) == pytest.approx(10 * np.log10(50))
         assert trust.both({"held_out_psnr": 20.0, "reprojection_rms": 0.0}) == pytest.approx(20.0)
+
+
+# -- few photons -------------------------------------------------------------------------------
+
+
+def test_photons_are_counted_on_the_same_scale() -> None:
+    light = np.linspace(0, 1, 3 * 64 * 64, dtype=np.float32).reshape(3, 64, 64)
+    found = photons.counted(ProjectionStack(light, Acquisition(slices=6)), 20).data
+    assert found.mean() == pytest.approx(0.5, abs=0.01)
+    assert np.square(found - light).mean() == pytest.approx(0.5 / 20, rel=0.05)  # the variance of counts is their mean
+    np.testing.assert_allclose(found * 20, np.round(found * 20), atol=1e-5)
+
+
+@pytest.mark.usefixtures("shared")
+def test_few_photons_with_and_without_denoising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photons, "PHOTONS", {"conservative": (20,)})
+    monkeypatch.setattr(photons, "RESULTS", tmp_path)
+    monkeypatch.setattr(photons, "STORE", tmp_path / "photons.json")
+    monkeypatch.setattr(sys, "argv", ["photons", "--volumes", "membranes"])
+    photons.main()
+    found = json.loads((tmp_path / "photons.json").read_text())
+    raw, quiet = (found[f"membranes, conservative, 20{which}"] for which in ("", ", denoised"))
+    assert quiet["psnr"] > raw["psnr"] + 3
+    assert quiet["held_out_psnr"] > raw["held_out_psnr"]
+    assert f"{raw['psnr']:.1f} → {quiet['psnr']:.1f}" in (tmp_path / "photons.md").read_text()
+    marked = {key: row | {"psnr": 0.0} for key, row in found.items()}
+    (tmp_path / "photons.json").write_text(json.dumps(marked))
+    photons.main()
+    assert json.loads((tmp_path / "photons.json").read_text()) == marked
 
 
 # -- reports ----------------------------------------------------------------------------------
