@@ -205,7 +205,7 @@ def test_unknown_settings_are_answered_with_the_known(path):
         ("prior.bandwidth_z", 0, "greater than 0"),
         ("prior.neighbouring", "some", "'gaussian', 'uniform' or 'none'"),
         ("prior", {"kind": "magic"}, "'linear', 'cubic', 'conservative', 'inr'"),
-        ("prior", {"steps": 5}, "does not say its kind"),
+        ("prior", {"steps": 5}, "must say its kind"),
         ("prior", {"kind": "linear", "stepz": 5}, "check its spelling"),
     ],
 )

@@ -279,23 +279,32 @@ class Acquisition(BaseModel):
         unexplained: Array = projections - self.project(volume)
         return unexplained
 
-    def ridge(self, projections: NDArray[Any]) -> float:
+    def ridge(self, projections: NDArray[Any], noise: float | None = None) -> float:
         """The ridge that `enforce` and `smoothest` need for these projections (K, y, x): 0 unless projections overlap.
 
         Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
         condition number. The noise's variance over that of the change from slice to slice bounds this: under
-        ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice.
+        ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice. ``noise`` is
+        that variance, where it is known otherwise than from the projections.
         """
         if self.decoupled:
             return 0.0
-        lag = min(-(-self.slices // self.step), len(projections) - 1)
+        noise = noise_variance(projections) if noise is None else noise
+        lag = self.apart
         walk = np.cumsum(self.matrix[:, ::-1], axis=1)[:, ::-1]  # what each slice's change does to the projections
         gain = float(((walk[lag:] - walk[:-lag]) ** 2).sum(1).mean())
-        pairs = zip(projections[lag:], projections[:-lag], strict=True)
-        spread = float(np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs]))
-        noise = noise_variance(projections)
-        change = max(spread - 2 * noise, 0.01 * noise, 1e-30) / gain
+        change = max(self.spread(projections) - 2 * noise, 0.01 * noise, 1e-30) / gain
         return max(1e-6, noise / change)
+
+    @property
+    def apart(self) -> int:
+        """From one projection in use to the next that shares no slice with it, in projections."""
+        return min(-(-self.slices // self.step), len(self.shown) - 1)
+
+    def spread(self, projections: NDArray[Any]) -> float:
+        """Mean squared difference between neighbouring projections (K, y, x) that share no slice."""
+        pairs = zip(projections[self.apart :], projections[: -self.apart], strict=True)
+        return float(np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs]))
 
     def enforce(self, volume: Array, projections: Array, ridge: float = 0.0, smooth: bool = False) -> Array:
         """The nearest volume that reprojects to the measurement: x + Aᵀ(AAᵀ + ridge)⁻¹(y − Ax).

@@ -99,11 +99,7 @@ def noise_of(stack: ProjectionStack) -> tuple[float, float]:
 
 def noise_share(stack: ProjectionStack) -> float:
     """Which share of the difference between neighbouring projections that share no slice is noise, in squares."""
-    acquisition = stack.acquisition
-    lag = min(-(-acquisition.slices // acquisition.step), len(stack.data) - 1)
-    pairs = zip(stack.data[lag:], stack.data[:-lag], strict=True)
-    spread = np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs])
-    return float(2 * noise_of(stack)[0] / max(float(spread), 1e-30))
+    return 2 * noise_of(stack)[0] / max(stack.acquisition.spread(stack.data), 1e-30)
 
 
 def noisy(stack: ProjectionStack) -> str | None:

@@ -49,33 +49,34 @@ class Denoised:
     ----------
     stack
         float32, (k, y, x).
-    error
-        Standard deviation of each pixel (k, y, x), in the stack's intensities.
+    variance
+        Squared standard deviation of each pixel (k, y, x), in the stack's intensities. What smoothing takes from detail
+        as fine as the noise hardly shows in it.
     """
 
     stack: ProjectionStack
-    error: NDArray[np.float32]
+    variance: NDArray[np.float32]
 
-    def widened(self, reliability: Reliability) -> Reliability:
-        """A reliability (z, y, x) of a volume made from them, with what denoising left and took, too.
+    def widen(self, reliability: Reliability) -> None:
+        """Add what denoising left to a reliability (z, y, x) of a volume made from them, in place.
 
         Slices have as much of it as the conservative interpolation passes on.
         """
         passed = np.square(self.stack.interpolation)
-        std, lower, upper = (np.empty_like(data) for data in (reliability.std, reliability.lower, reliability.upper))
-        for y in range(std.shape[1]):  # row by row: no further volume is needed
-            error = np.sqrt(along_z(passed, np.square(self.error[:, y])))
-            middle = (reliability.upper[:, y] + reliability.lower[:, y]) / 2
-            half = np.hypot((reliability.upper[:, y] - reliability.lower[:, y]) / 2, QUANTILE * error)
-            std[:, y] = np.hypot(reliability.std[:, y], error)
-            lower[:, y], upper[:, y] = middle - half, middle + half
-        return Reliability(std, lower, upper)
+        for y in range(self.stack.shape[1]):  # row by row: no further volume is needed
+            std, lower, upper = (each[:, y] for each in (reliability.std, reliability.lower, reliability.upper))
+            error = np.sqrt(along_z(passed, self.variance[:, y]))
+            middle, half = (lower + upper) / 2, np.hypot((upper - lower) / 2, QUANTILE * error)
+            std[:] = np.hypot(std, error)
+            lower[:], upper[:] = middle - half, middle + half
 
 
-def denoised(stack: ProjectionStack, seed: int, cancelled: Callable[[], bool]) -> Generator[Event, None, Denoised]:
+def denoised(
+    stack: ProjectionStack, seed: int, cancelled: Callable[[], bool]
+) -> Generator[Event, None, Denoised | None]:
     """Projections without the noise that `Noise.of` finds in them, a step for each image.
 
-    No image looks at another, so what is hidden later has told nothing.
+    No image looks at another, but for the line of the noise, which is that of the whole stack.
 
     Parameters
     ----------
@@ -84,26 +85,25 @@ def denoised(stack: ProjectionStack, seed: int, cancelled: Callable[[], bool]) -
     seed
         Of the noise by which errors are found.
     cancelled
-        When it says yes, the images that are left stay as they are.
+        When it says yes, there is no result: a stack of which some are denoised would be of no use.
     """
     noise = Noise.of(stack.data)
-    images = stack.data.astype(np.float32)
-    error = np.zeros_like(images)
+    images, variance = stack.data.astype(np.float32), np.empty(stack.shape, np.float32)
+    taken = 0.0
     yield Stage("Denoising the projections", len(images))
     for index, image in enumerate(stack.data):
         if cancelled():
-            break
+            return None
         smooth = _smoothed(image.astype(np.float64), noise)
         again = _smoothed(_with_noise(smooth, noise, np.random.default_rng((seed, index))), noise)
         images[index] = smooth
-        error[index] = np.sqrt(uniform_filter(np.square(again - smooth), AROUND).clip(0))
+        variance[index] = uniform_filter(np.square(again - smooth), AROUND).clip(0)
+        taken += float(np.square(smooth - image).mean()) / len(images)
         yield Step(index + 1)
     span = float(stack.data.max()) - float(stack.data.min())
-    pairs = zip(images, stack.data, strict=True)
-    taken = np.mean([np.square(np.subtract(now, before, dtype=np.float64)).mean() for now, before in pairs])
-    share = 100 * float(taken) ** 0.5 / (span or 1.0)
+    share = 100 * taken**0.5 / (span or 1.0)
     yield Notice(f"denoised: {share:.2g} % of the projections' range (rms) was taken for noise")
-    return Denoised(replace(stack, data=images), error)
+    return Denoised(replace(stack, data=images, error=float(variance.mean())), variance)
 
 
 def _smoothed(image: NDArray[np.float64], noise: Noise) -> NDArray[np.float64]:

@@ -64,7 +64,10 @@ PLAIN = {
     "bool_type": _SWITCH,
     "extra_forbidden": "there is nothing of this name; check its spelling, or remove it",
     "missing": "is missing",
-    "union_tag_not_found": "does not say its kind",
+    "model_attributes_type": 'must say its kind, such as {"kind": "linear"}',
+    "union_tag_not_found": 'must say its kind, such as {"kind": "linear"}',
+    "path_type": "must be the path of a file",
+    "tuple_type": "must be a list",
 }
 """What people read for pydantic's types of errors; of the others pydantic's own words are plain."""
 
@@ -166,7 +169,7 @@ def explain(error: ValidationError) -> str:
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
         bounds = in_words(limits(info)) if info else ""
         whole = item["type"] == "value_error" and isinstance(item["input"], dict)  # of a prior, too long to repeat
-        value = "" if whole else f" = {item['input']!r}"
+        value = "" if whole or item["type"] == "missing" else f" = {item['input']!r}"
         lines.append((f"{path}{value}: {message}" if path else message) + (f" ({bounds})" if bounds else ""))
     return "; ".join(lines)
 

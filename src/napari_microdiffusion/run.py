@@ -197,6 +197,7 @@ def _work(
     yield from _doubts(job, stack)
     if job.denoise:
         quiet = yield from denoised(stack, job.seed, context.should_stop)
+    if quiet is not None:
         stack = quiet.stack
         working, intensity = stack.normalised()
         yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
@@ -210,8 +211,9 @@ def _work(
             canvas = intensity.restore(volume.data)
             if volume.reliability is not None:
                 reliability = intensity.restore_reliability(volume.reliability)
-                reliability = reliability if quiet is None else quiet.widened(reliability)
             del volume
+    if reliability is not None and quiet is not None:
+        quiet.widen(reliability)
     if job.method.consistency != "none":
         _make_consistent(stack, canvas, reliability)
     return canvas, reliability, weights

@@ -29,8 +29,9 @@ def held_out(
 
     Methods whose weights know the projections themselves (`Method.retrains`) are trained anew in each fold, and take
     about ``folds`` times as long as one run. They use no pixel of the hidden projections; the intensity scale alone
-    (two percentiles) is that of the whole stack. Axial super-resolution is trained once, on lateral patches of all
-    projections, and fills gaps along z: its score is that of a network that has seen the hidden images from the side.
+    (two percentiles), and where noise is taken off the line that it follows, are those of the whole stack. Axial
+    super-resolution is trained once, on lateral patches of all projections, and fills gaps along z: its score is that
+    of a network that has seen the hidden images from the side.
     Base models (`Method.pretrained`) have seen no projection; each fold refines them on the projections it shows.
 
     Parameters
@@ -67,8 +68,8 @@ def held_out(
     with at_work(job, stack.name, remedy(job.method, stack), cancelled) as context:
         if job.method.learned:
             context.dtype = resolve_precision(job.precision, context.device)
-        shown = (yield from denoised(stack, job.seed, cancelled)).stack if job.denoise else stack
-        working, intensity = shown.normalised()
-        measured = intensity.working(stack.data) if job.denoise else None
+        quiet = (yield from denoised(stack, job.seed, cancelled)) if job.denoise else None
+        working, intensity = (stack if quiet is None else quiet.stack).normalised()
+        measured = None if quiet is None else intensity.working(stack.data)
         found = yield from heldout.score(job.method, working, context, weights, folds, measured)
     return replace(found, errors=tuple(intensity.gain * error for error in found.errors))

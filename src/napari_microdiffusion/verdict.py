@@ -94,7 +94,7 @@ def _measured(result: Result, stack: ProjectionStack) -> str:
     )
     left = f"{len(stack.data)} of " if acquisition.hidden else ""
     text = f"{left}{acquisition.count} projections, {each}; "
-    if was_denoised(result.volume.provenance):
+    if was_denoised(result.volume.provenance) and not result.partial:
         return f"{text}they were denoised first, and the volume differs from what was measured by {within}"
     return f"{text}the volume reproduces them to within {within}"
 

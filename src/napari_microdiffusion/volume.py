@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
 from .images import MINIMUM_LATERAL, check_image, check_values
+from .noise import noise_variance
 from .numerics import pixels_sha256
 
 LARGEST, FURTHEST = 1e15, 1e12
@@ -179,6 +180,8 @@ class ProjectionStack:
         The forward operator, bound to K projections in use.
     scale_um
         (stride·dz, y, x) in µm, or None where unknown; `volume_scale_um` is the volume's.
+    error
+        Variance by which the images are off, where it is known otherwise than by their noise: as they were denoised.
     """
 
     data: NDArray[Any]
@@ -186,6 +189,7 @@ class ProjectionStack:
     scale_um: tuple[float, float, float] | None = None
     name: str = "projections"
     source_dtype: str = ""
+    error: float | None = None
 
     def __post_init__(self) -> None:
         check_image(self.data, self.name)
@@ -230,7 +234,12 @@ class ProjectionStack:
     @cached_property
     def ridge(self) -> float:
         """What `Acquisition.ridge` finds for these projections; 0 unless they overlap."""
-        return self.acquisition.ridge(self.data)
+        return self.acquisition.ridge(self.data, self.error)
+
+    @cached_property
+    def noise(self) -> float:
+        """Variance of what is wrong with the images: of their white noise, or what denoising left."""
+        return noise_variance(self.data) if self.error is None else self.error
 
     @property
     def interpolation(self) -> NDArray[np.float64]:
@@ -267,7 +276,8 @@ class ProjectionStack:
                 f"{high:.3g}: replace those that stand for missing pixels (by the background, say), or rescale it"
             )
         scale = Intensity(low, (high - low) or 1.0)
-        return replace(self, data=scale.working(self.data)), scale
+        error = None if self.error is None else self.error / scale.gain**2
+        return replace(self, data=scale.working(self.data), error=error), scale
 
     def check(self) -> None:
         """Refuse what no method can use.

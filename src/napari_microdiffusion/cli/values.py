@@ -111,7 +111,12 @@ def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
 
 def given(options: object, names: tuple[str, ...]) -> str:
     """Those of some options that were given, as they are written: ``--set, --seed``; empty where none was."""
-    return ", ".join(f"--{name.rstrip('_').replace('_', '-')}" for name in names if getattr(options, name) is not None)
+    values = {name: getattr(options, name) for name in names}
+    return ", ".join(
+        f"--{'no-' if value is False else ''}{name.rstrip('_').replace('_', '-')}"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 def in_microns(size: tuple[float, float, float]) -> str:

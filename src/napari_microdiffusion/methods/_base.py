@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
-from ..noise import noise_variance
 from ..volume import Findings, ProjectionStack, Volume
 from ._settings import FinalConsistency
 
@@ -193,7 +192,7 @@ def make_consistent(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     further step would only fit more of the noise.
     """
     acquisition, ridge = stack.acquisition, stack.ridge
-    if ridge and residual_stats(data, stack).rms ** 2 <= noise_variance(stack.data):
+    if ridge and residual_stats(data, stack).rms ** 2 <= stack.noise:
         return
     for row in range(data.shape[1]):
         volume, measured = data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64)
