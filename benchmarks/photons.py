@@ -2,8 +2,8 @@
 
 python -m benchmarks.photons [--volumes a,b] [--methods a,b]
 
-Projections are counts, Poisson-distributed about the prepared truth's (n = 6, uniform profile, seed 0) where its
-brightest voxel would give so many photons. Every case is run as it is and with `Job.denoise`. Writes
+Projections are counts, Poisson-distributed about the prepared truth's (n = 6, uniform profile, seed 0), so many photons
+where those are 1 (their brightest pixels are 0.96 to 1). Every case is run as it is and with `Job.denoise`. Writes
 results/photons.json and results/photons.md. What has a result is left as it is.
 """
 
@@ -31,7 +31,7 @@ from .volumes import file_of
 
 VOLUMES = ["vessels", "axons", "dendrites", "membranes", "nuclei_brain", "nuclei_embryo"]
 PHOTONS = {"conservative": (5, 20, 100, 500), "axial": (20, 100)}
-"""By method: photons of the brightest voxel."""
+"""By method: photons at the brightest pixel."""
 
 STORE = RESULTS / "photons.json"
 

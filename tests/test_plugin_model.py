@@ -27,6 +27,7 @@ def test_plan_says_what_will_be_built() -> None:
 
 
 def test_plan_says_what_is_left_out() -> None:
+    assert "of 128 × 128, denoised first → a volume" in plan(Setup(source="stack", denoise=True), STACK)
     text = plan(Setup(source="stack", leave_out="3, 7-9"), STACK)
     assert text.startswith("12 of 16 projections of 128 × 128 → a volume of 96 × 128 × 128")
     simulated = plan(Setup(simulate=True), Source("volume", (96, 64, 64)))

@@ -124,9 +124,10 @@ def run(
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
         share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
+        taken = ", what denoising took included" if job.denoise else ""
         yield Notice(
             "the projections overlap: consistency stops at their noise, and "
-            f"{share:.2g} % of their range (rms) is left unexplained"
+            f"{share:.2g} % of their range (rms) is left unexplained{taken}"
         )
     seconds = time.monotonic() - began
     result = Volume(

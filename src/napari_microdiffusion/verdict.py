@@ -142,13 +142,15 @@ def _sure(result: Result) -> str:
 
 
 def _tested(result: Result, held_out: float | None, baseline: float | None, partial: bool) -> str:
+    provenance = result.volume.provenance or {}
+    what = "hidden projections"
     if held_out is None:
         held_out, baseline = _own_test(result)
+        what += ", denoised," if was_denoised(provenance) else ""  # a method knows no others
     if held_out is None:
         return "it has not been tested on hidden projections"
-    text = f"it predicts hidden projections to {held_out:.1f} dB"
+    text = f"it predicts {what} to {held_out:.1f} dB"
     text += " (those that had their turn before the stop)" if partial else ""
-    provenance = result.volume.provenance or {}
     fell_back = _gives_reliability(provenance) and found_in(provenance).get("fell_back")
     if baseline is None or fell_back or provenance.get("method") == "conservative":
         return text

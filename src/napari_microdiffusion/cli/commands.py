@@ -14,7 +14,7 @@ from ..presets import name_of
 from ..run import Result, run
 from ..trained import save_trained
 from ..verdict import so_far
-from ..volume import found_in, was_reconstructed
+from ..volume import found_in, was_denoised, was_reconstructed
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
 from .values import in_microns
@@ -193,7 +193,8 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
         *([f"without projections {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"
-        + (", before the export's mapping" if exported.mapping else ""),
+        + (", before the export's mapping" if exported.mapping else "")
+        + ("; what was taken for noise is part of it" if was_denoised(result.volume.provenance) else ""),
     ]
     if exported.reliability is not None:
         lines.append(f"{exported.reliability}: how certain each voxel is (standard deviation, 90 % interval)")

@@ -218,7 +218,8 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
         raise InvalidInput(f"{DESCRIPTIONS[setup.method].short} {unsuited}")
     size = "voxel size not stated" if setup.scale_um is None else f"{_by(setup.scale_um)} µm voxels"
     used = f"{len(acquisition.shown)} of {acquisition.count}" if acquisition.hidden else f"{acquisition.count}"
-    built = f"{used} projections of {_by((y, x))} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
+    quiet = ", denoised first" if setup.denoise else ""
+    built = f"{used} projections of {_by((y, x))}{quiet} → a volume of {_by((depth, y, x))} (z, y, x), {size}"
     if setup.simulate and depth < source.shape[0]:
         built += f". The last {source.shape[0] - depth} of {source.shape[0]} slices fill no projection and are left out"
     return built
