@@ -241,5 +241,5 @@ def _few_photons(images: NDArray[Any], second: NDArray[Any]) -> bool:
     variance = _mean_square(second)
     if variance == 0 or min(images.shape[1:]) < BLOCK:
         return False
-    fine, beside = _nugget(_blocks(images))
-    return variance / ALIKE < fine < variance * ALIKE and abs(beside) < ALONE * fine
+    fine, beside = _nugget(_blocks(images) / np.float32(variance**0.5))  # squares of any intensities have room
+    return 1 / ALIKE < fine < ALIKE and abs(beside) < ALONE * fine
