@@ -74,7 +74,7 @@ def test_it_knows_by_how_much_it_is_off(name):
     found = done(images)
     error = np.sqrt(np.square(found.stack.data - truth).mean())
     assert np.sqrt(found.variance.mean()) == pytest.approx(error, rel=0.4)
-    assert found.stack.error == pytest.approx(found.variance.mean())
+    assert found.stack.error_variance == pytest.approx(found.variance.mean())
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_projections_that_overlap_gain_too(stride):
         for each in (stack, quiet)
     )
     assert found < raw / 2
-    assert quiet.without([3]).error == quiet.error
+    assert quiet.without([3]).error_variance == quiet.error_variance
     scaled, intensity = quiet.normalised()
-    assert scaled.error == pytest.approx(quiet.error / intensity.gain**2)
+    assert scaled.error_variance == pytest.approx(quiet.error_variance / intensity.gain**2)
     assert scaled.ridge == pytest.approx(quiet.ridge, rel=1e-3)
 
 

@@ -43,7 +43,7 @@ from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, 
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.trained import Trained
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume, was_denoised
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
 DIFFUSION = Guided(
@@ -316,7 +316,14 @@ class TestNoise:
     def test_a_stop_meanwhile_keeps_a_picture(self, photons):
         _, _, result = stopped(Conservative(), photons, "Denoising the projections", 2, denoise=True)
         assert result.partial
-        assert np.isfinite(result.volume.data).all()
+        assert not was_denoised(result.volume.provenance)
+        raw = reconstruct(photons, Conservative())
+        np.testing.assert_allclose(result.volume.data, raw.data, atol=1e-5)
+
+    def test_a_stop_later_knows_that_it_was_denoised(self, photons):
+        _, _, result = stopped(INR, photons, "Training the neural representation", 2, denoise=True)
+        assert result.partial
+        assert was_denoised(result.volume.provenance)
 
 
 def test_blank_projections_are_numbered_as_they_were_acquired():

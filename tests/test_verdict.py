@@ -156,7 +156,7 @@ def test_what_axial_tested_by_itself_is_told(sigma: float, told: str) -> None:
     result = replace(result, volume=replace(result.volume, provenance=known))
     assert f"predicts hidden projections to {told} better than plain interpolation" in verdict(result, stack)
     assert "predicts hidden projections to 20.0 dB" in verdict(result, stack, 20.0)  # asked for, it counts
-    quiet = replace(result, volume=replace(result.volume, provenance={**known, "job": {"denoise": True}}))
+    quiet = replace(result, volume=replace(result.volume, provenance={**known, "denoised": True}))
     assert f"predicts hidden projections, denoised, to {told} better" in verdict(quiet, stack)
     assert "predicts hidden projections to 20.0 dB" in verdict(quiet, stack, 20.0)  # as they were measured
     assert "to 20.0 dB (those that had their turn before the stop)" in verdict(result, stack, 20.0, partial=True)

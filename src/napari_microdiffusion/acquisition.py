@@ -285,7 +285,7 @@ class Acquisition(BaseModel):
         Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
         condition number. The noise's variance over that of the change from slice to slice bounds this: under
         ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice. ``noise`` is
-        that variance, where it is known otherwise than from the projections.
+        the noise's variance, in squares of the intensity, where it is known otherwise than from the projections.
         """
         if self.decoupled:
             return 0.0

@@ -86,6 +86,11 @@ def denoised(
         Of the noise by which errors are found.
     cancelled
         When it says yes, there is no result: a stack of which some are denoised would be of no use.
+
+    Returns
+    -------
+    Denoised or None
+        With the mean of its variance as the stack's ``error_variance``. None where it was stopped.
     """
     noise = Noise.of(stack.data)
     images, variance = stack.data.astype(np.float32), np.empty(stack.shape, np.float32)
@@ -103,7 +108,7 @@ def denoised(
     span = float(stack.data.max()) - float(stack.data.min())
     share = 100 * taken**0.5 / (span or 1.0)
     yield Notice(f"denoised: {share:.2g} % of the projections' range (rms) was taken for noise")
-    return Denoised(replace(stack, data=images, error=float(variance.mean())), variance)
+    return Denoised(replace(stack, data=images, error_variance=float(variance.mean())), variance)
 
 
 def _smoothed(image: NDArray[np.float64], noise: Noise) -> NDArray[np.float64]:

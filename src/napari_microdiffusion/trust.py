@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .checks import check_weights
 from .denoising import denoised
-from .events import Event
+from .events import Event, RunFailed
 from .hardware import at_work, resolve_precision
 from .methods import Weights, heldout
 from .methods.heldout import FOLDS, HeldOut
@@ -68,7 +68,9 @@ def held_out(
     with at_work(job, stack.name, remedy(job.method, stack), cancelled) as context:
         if job.method.learned:
             context.dtype = resolve_precision(job.precision, context.device)
-        quiet = (yield from denoised(stack, job.seed, cancelled)) if job.denoise else None
+        quiet = (yield from denoised(stack, job.seed, context.should_stop)) if job.denoise else None
+        if job.denoise and quiet is None:
+            raise RunFailed(heldout.TOO_SOON)
         working, intensity = (stack if quiet is None else quiet.stack).normalised()
         measured = None if quiet is None else intensity.working(stack.data)
         found = yield from heldout.score(job.method, working, context, weights, folds, measured)

@@ -94,7 +94,7 @@ def _measured(result: Result, stack: ProjectionStack) -> str:
     )
     left = f"{len(stack.data)} of " if acquisition.hidden else ""
     text = f"{left}{acquisition.count} projections, {each}; "
-    if was_denoised(result.volume.provenance) and not result.partial:
+    if was_denoised(result.volume.provenance):
         return f"{text}they were denoised first, and the volume differs from what was measured by {within}"
     return f"{text}the volume reproduces them to within {within}"
 
@@ -134,6 +134,8 @@ def _sure(result: Result) -> str:
         f"with 90 % probability the true intensity lies within ±{_percent(float(np.median(half)) / span)} "
         f"of the intensity range{around} at half of the voxels"
     )
+    if was_denoised(result.volume.provenance):
+        text += " (for the light without noise; more at small bright spots and thin fibres, which denoising dims)"
     flagged = float(found.flagged.mean())
     if not flagged:
         return f"{text}, and no voxels stand out as less certain"

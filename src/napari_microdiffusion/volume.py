@@ -164,8 +164,7 @@ def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
 
 def was_denoised(provenance: dict[str, Any] | None) -> bool:
     """Whether noise was taken off the projections of a volume first, by the record of how it was made."""
-    job = (provenance or {}).get("job")
-    return isinstance(job, dict) and job.get("denoise") is True
+    return (provenance or {}).get("denoised") is True
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +179,9 @@ class ProjectionStack:
         The forward operator, bound to K projections in use.
     scale_um
         (stride·dz, y, x) in µm, or None where unknown; `volume_scale_um` is the volume's.
-    error
-        Variance by which the images are off, where it is known otherwise than by their noise: as they were denoised.
+    error_variance
+        By which the images are off, in squares of the intensity, where it is known otherwise than from them: what
+        denoising left.
     """
 
     data: NDArray[Any]
@@ -189,7 +189,7 @@ class ProjectionStack:
     scale_um: tuple[float, float, float] | None = None
     name: str = "projections"
     source_dtype: str = ""
-    error: float | None = None
+    error_variance: float | None = None
 
     def __post_init__(self) -> None:
         check_image(self.data, self.name)
@@ -234,12 +234,12 @@ class ProjectionStack:
     @cached_property
     def ridge(self) -> float:
         """What `Acquisition.ridge` finds for these projections; 0 unless they overlap."""
-        return self.acquisition.ridge(self.data, self.error)
+        return self.acquisition.ridge(self.data, self.error_variance)
 
     @cached_property
     def noise(self) -> float:
-        """Variance of what is wrong with the images: of their white noise, or what denoising left."""
-        return noise_variance(self.data) if self.error is None else self.error
+        """Variance by which the images are off, in squares of the intensity: white noise, or what denoising left."""
+        return noise_variance(self.data) if self.error_variance is None else self.error_variance
 
     @property
     def interpolation(self) -> NDArray[np.float64]:
@@ -276,8 +276,8 @@ class ProjectionStack:
                 f"{high:.3g}: replace those that stand for missing pixels (by the background, say), or rescale it"
             )
         scale = Intensity(low, (high - low) or 1.0)
-        error = None if self.error is None else self.error / scale.gain**2
-        return replace(self, data=scale.working(self.data), error=error), scale
+        error = None if self.error_variance is None else self.error_variance / scale.gain**2
+        return replace(self, data=scale.working(self.data), error_variance=error), scale
 
     def check(self) -> None:
         """Refuse what no method can use.

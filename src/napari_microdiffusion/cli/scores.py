@@ -146,6 +146,8 @@ def _recipe(options: Options, volume: Volume) -> Job:
     kept = before.model_dump() if before else {}
     if before and name_of(method) != name_of(before.method):
         kept["weights"] = None  # they are another method's
+    if before and options.denoise not in (None, before.denoise) and not method.pretrained:
+        kept["weights"] = None  # they have learned from other images
     return job_of(**{**kept, **changes})
 
 

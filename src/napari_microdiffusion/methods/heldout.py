@@ -23,6 +23,8 @@ from ._base import Context, Method, Weights
 FOLDS = 4
 """In how many turns projections are hidden, where nothing else is wanted."""
 
+TOO_SOON = "stopped before the first fold was finished: there is no held-out score yet; run it again"
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -135,7 +137,7 @@ def score(
         squares.update(zip(fold, found, strict=True))
         finished = number
     if not finished:
-        raise RunFailed("stopped before the first fold was finished: there is no held-out score yet; run it again")
+        raise RunFailed(TOO_SOON)
     return _summary(measured, squares, finished, finished < len(hidings))
 
 

@@ -59,8 +59,8 @@ class DataBox(QGroupBox):
         self._denoise.setToolTip(
             "For few photons or a noisy camera. Noise that the projections hold is in every volume that reproduces "
             "them. This smooths it away, and with it detail as faint or as fine: small bright spots and thin fibres "
-            "become dimmer. To see whether it helps, run once with and once without it, and compare both results by "
-            "Score without truth."
+            "become dimmer. To see whether it helps, run Conservative interpolation once with and once without it, and "
+            "compare both results by Score without truth."
         )
         self.beam, self.voxel = BeamForm(), VoxelSize()
         self._form = self._laid_out()
