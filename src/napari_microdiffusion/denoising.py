@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_tv_chambolle
 
 from .events import Event, Notice, Stage, Step
@@ -34,8 +34,8 @@ NOTHING = 1e-6
 MANY = 1e6
 """Photons whose number is as good as normally distributed."""
 
-AROUND = 9
-"""Side in pixels of the square over which squared errors are averaged."""
+AROUND = 2.5
+"""Sigma in pixels of the Gaussian by which squared errors are averaged."""
 
 QUANTILE = 1.645
 """Standard deviations within which a normal distribution has 90 %."""
@@ -102,7 +102,7 @@ def denoised(
         smooth = _smoothed(image.astype(np.float64), noise)
         again = _smoothed(_with_noise(smooth, noise, np.random.default_rng((seed, index))), noise)
         images[index] = smooth
-        variance[index] = uniform_filter(np.square(again - smooth), AROUND).clip(0)
+        variance[index] = gaussian_filter(np.square(again - smooth), AROUND)
         taken += float(np.square(smooth - image).mean()) / len(images)
         yield Step(index + 1)
     span = float(stack.data.max()) - float(stack.data.min())
