@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_microdiffusion.checks import noise_share
+from napari_microdiffusion.checks import noise_of, noise_share
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, exhaust, run
@@ -55,7 +55,7 @@ def measured(stack: ProjectionStack, truth: NDArray[np.float32], method: str, de
         **{key: scores[key] for key in ("psnr", "ssim", "dice")},
         **{key: known[key] for key in ("coverage_90", "flagged_error_ratio") if key in known},
         "held_out_psnr": exhaust(held_out(job, stack, weights=result.weights)).psnr,
-        "noise_share": noise_share(stack),
+        "noise_share": noise_share(stack, noise_of(stack)[0]),
         "spec": job.method.model_dump(mode="json"),
         "commit": made_with,
     }

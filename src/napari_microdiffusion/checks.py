@@ -18,7 +18,6 @@ from .volume import ProjectionStack
 SATURATED = 0.005
 """Share of the pixels at the brightest value of all, above which it is no chance that so many are equal."""
 
-
 IMAGES = 8
 """Noise is estimated from so many projections, spread over the stack: of all of them it would take much memory."""
 
@@ -90,21 +89,27 @@ def spoilt(stack: ProjectionStack) -> list[str]:
 
 
 def noise_of(stack: ProjectionStack) -> tuple[float, float]:
-    """Variances of the noise of projections: the mean over pixels, and that at the median brightness."""
+    """Variances of the noise, in squares of the intensity: the mean over pixels, and that at the median brightness."""
     images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)
     noise = Noise.of(images)
     mean, usual = noise.variance(images).mean(), noise.variance(np.median(images, keepdims=True))
     return float(mean), usual.item()
 
 
-def noise_share(stack: ProjectionStack) -> float:
-    """Which share of the difference between neighbouring projections that share no slice is noise, in squares."""
-    return 2 * noise_of(stack)[0] / max(stack.acquisition.spread(stack.data), 1e-30)
+def noise_share(stack: ProjectionStack, mean: float) -> float:
+    """Which share of what differs between neighbouring projections is noise, in squares: 0 to about 1.
+
+    Parameters
+    ----------
+    mean
+        Variance of the noise, in squares of the intensity, as `noise_of` gives it.
+    """
+    return 2 * mean / max(stack.acquisition.spread(stack.data), 1e-30)
 
 
 def noisy(stack: ProjectionStack) -> str | None:
     """What to say of projections that are mostly noise; None of others."""
-    share = noise_share(stack)
+    share = noise_share(stack, noise_of(stack)[0])
     if share < NOISY:
         return None
     return (

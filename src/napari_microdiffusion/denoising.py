@@ -20,7 +20,7 @@ from skimage.restoration import denoise_tv_chambolle
 from .events import Event, Notice, Stage, Step
 from .noise import Noise
 from .numerics import along_z
-from .volume import ProjectionStack, Reliability
+from .volume import Z90, ProjectionStack, Reliability
 
 WEIGHT = 0.75
 """Of the total variation, where noise has the standard deviation 1."""
@@ -36,9 +36,6 @@ MANY = 1e6
 
 AROUND = 2.5
 """Sigma in pixels of the Gaussian by which squared errors are averaged."""
-
-QUANTILE = 1.645
-"""Standard deviations within which a normal distribution has 90 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +63,7 @@ class Denoised:
         for y in range(self.stack.shape[1]):  # row by row: no further volume is needed
             std, lower, upper = (each[:, y] for each in (reliability.std, reliability.lower, reliability.upper))
             error = np.sqrt(along_z(passed, self.variance[:, y]))
-            middle, half = (lower + upper) / 2, np.hypot((upper - lower) / 2, QUANTILE * error)
+            middle, half = (lower + upper) / 2, np.hypot((upper - lower) / 2, Z90 * error)
             std[:] = np.hypot(std, error)
             lower[:], upper[:] = middle - half, middle + half
 

@@ -120,11 +120,11 @@ def run(
     check_weights(job.method, stack, weights)
     given, record = weights, _given(weights, volumes)
     with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:
-        canvas, reliability, weights, done = yield from _work(job, stack, weights, context)
+        canvas, reliability, weights, quiet = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
         share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
-        taken = ", what denoising took included" if done else ""
+        taken = ", what denoising took included" if quiet else ""
         yield Notice(
             "the projections overlap: consistency stops at their noise, and "
             f"{share:.2g} % of their range (rms) is left unexplained{taken}"
@@ -135,7 +135,7 @@ def run(
         stack.volume_scale_um,
         f"{stack.name} {name_of(job.method)}",
         stack.source_dtype,
-        _provenance(job, stack, context, seconds) | done | record | _findings(job, stack, weights, context),
+        _provenance(job, stack, context, seconds, quiet) | record | _findings(job, stack, weights, context),
         reliability,
     )
     return Result(result, weights, residual, context.stopped, seconds, given)
@@ -190,8 +190,8 @@ def remedy(method: Method, stack: ProjectionStack) -> str:
 
 def _work(
     job: Job, stack: ProjectionStack, weights: Weights | None, context: Context
-) -> Generator[Event, None, tuple[NDArray[np.float32], Reliability | None, Weights, dict[str, Any]]]:
-    """The volume (Z, y, x) on the input's scale as far as it has come, its reliability, the weights, what was done."""
+) -> Generator[Event, None, tuple[NDArray[np.float32], Reliability | None, Weights, bool]]:
+    """The volume (Z, y, x) on the input's scale as it is so far, its reliability, weights; whether it was denoised."""
     working, intensity = stack.normalised()
     canvas, reliability, quiet = np.empty(stack.volume_shape, np.float32), None, None
     yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
@@ -217,7 +217,7 @@ def _work(
         quiet.widen(reliability)
     if job.method.consistency != "none":
         _make_consistent(stack, canvas, reliability)
-    return canvas, reliability, weights, {} if quiet is None else {"denoised": True}
+    return canvas, reliability, weights, quiet is not None
 
 
 def _make_consistent(stack: ProjectionStack, canvas: NDArray[np.float32], reliability: Reliability | None) -> None:
@@ -268,7 +268,7 @@ def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
         )
 
 
-def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float) -> dict[str, Any]:
+def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float, quiet: bool) -> dict[str, Any]:
     used: dict[str, Any] = {"acquisition": stack.acquisition}
     if job.scale_um is not None and (
         stack.volume_scale_um is None or not np.allclose(job.scale_um, stack.volume_scale_um)
@@ -285,6 +285,7 @@ def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: flo
         "input": stack.name,
         "input_sha256": stack.sha256,
         "complete": not context.stopped,
+        **({"denoised": True} if quiet else {}),
         "seconds": round(seconds, 3),
     }
 

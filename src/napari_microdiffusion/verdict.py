@@ -207,10 +207,11 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         advice.append("four or more projections, so that one can be hidden to test the method")
     if acquisition.step > acquisition.slices and not acquisition.single:
         advice.append(f"closing the gaps (a stride of {acquisition.slices} slices or less)")
-    share, of_what = _noise_share(result, stack, usual)
+    apart = noise_share(stack, mean)
+    share, of_what = _noise_share(result, stack, usual, apart)
     fixed = acquisition.depth == len(stack.data)  # no slice was inferred: only noise is left
     if share > MIXED[0] or fixed:
-        denoise = not was_denoised(result.volume.provenance) and noise_share(stack) > NOISY
+        denoise = not was_denoised(result.volume.provenance) and apart >= NOISY
         signal = f"more signal (longer exposure, averaging){' or denoising the projections first' if denoise else ''}"
         advice.append(f"{signal}, as noise makes up {about(share)} of {of_what}")
     if share < MIXED[1] and not fixed and acquisition.step > 1:
@@ -226,15 +227,15 @@ def _finer(stack: ProjectionStack) -> str:
     return f"fewer slices per projection than {acquisition.slices} (a shorter beam and smaller steps)"
 
 
-def _noise_share(result: Result, stack: ProjectionStack, usual: float) -> tuple[float, str]:
+def _noise_share(result: Result, stack: ProjectionStack, usual: float, apart: float) -> tuple[float, str]:
     """Which share of the uncertainty is noise of the projections, and what it is a share of; in squares.
 
     With a reliability: of the median voxel's variance, which is that of a slice as it would be measured, the ``usual``
-    variance of a single slice. Without, and where that does not count noise any more: see `noise_share`.
+    variance of a single slice. Without, and where that does not count noise any more: ``apart``, see `noise_share`.
     """
     found = result.volume.reliability
     if found is None or was_denoised(result.volume.provenance):
-        return noise_share(stack), "what differs between neighbouring projections"
+        return apart, "what differs between neighbouring projections"
     of_a_slice = usual * stack.acquisition.effective_slices
     return min(of_a_slice / max(float(np.median(_some(found.std))) ** 2, 1e-30), 1.0), "the uncertainty"
 

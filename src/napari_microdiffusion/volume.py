@@ -19,6 +19,9 @@ from .numerics import pixels_sha256
 LARGEST, FURTHEST = 1e15, 1e12
 """Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
 
+Z90 = 1.645
+"""Half the width of the normal distribution's 90 % interval, in standard deviations."""
+
 UNCERTAIN_SHARE = 0.1
 """Of the voxels, flagged as the least certain ones."""
 
@@ -237,7 +240,7 @@ class ProjectionStack:
         return self.acquisition.ridge(self.data, self.error_variance)
 
     @cached_property
-    def noise(self) -> float:
+    def noise_variance(self) -> float:
         """Variance by which the images are off, in squares of the intensity: white noise, or what denoising left."""
         return noise_variance(self.data) if self.error_variance is None else self.error_variance
 

@@ -192,7 +192,7 @@ def make_consistent(stack: ProjectionStack, data: NDArray[np.float32]) -> None:
     further step would only fit more of the noise.
     """
     acquisition, ridge = stack.acquisition, stack.ridge
-    if ridge and residual_stats(data, stack).rms ** 2 <= stack.noise:
+    if ridge and residual_stats(data, stack).rms ** 2 <= stack.noise_variance:
         return
     for row in range(data.shape[1]):
         volume, measured = data[:, row].astype(np.float64), stack.data[:, row].astype(np.float64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import Array
-from ..volume import ProjectionStack
+from ..volume import Z90, ProjectionStack
 from ._base import Context, autocast
 from ._patches import Anisotropy, along_rows
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..plane_net import FoldedNet, PlaneNet
-
-Z90 = 1.645
-"""Half the width of the normal distribution's 90 % interval, in standard deviations."""
 
 Direction = tuple[int, int]
 XZ, YZ = (0, 1), (1, 0)

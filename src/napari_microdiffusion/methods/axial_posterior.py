@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ..events import Event, Notice, Preview, Stage, relay
-from ..volume import Findings, ProjectionStack, Reliability, Volume
+from ..volume import Z90, Findings, ProjectionStack, Reliability, Volume
 from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, with_prefix, without_prefix
 from ._deviations import Deviations
-from ._planes import Z90, fold_of
+from ._planes import fold_of
 from ._settings import Blocks, DiffusionSteps, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, setting
 from ._training import ahead, descend, muon
 from ._trial import Trial
