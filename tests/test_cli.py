@@ -452,7 +452,13 @@ class TestReconstruct:
         order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", axial_network())
         assert "leave --save-weights out" in refused(*order, "--save-weights", "again.safetensors")
         done(*order, "--set", "fine_tuning=2", "--save-weights", "again.safetensors")
-        assert load_trained("again.safetensors").method.fine_tuning == 2  # type: ignore[attr-defined]
+        again = load_trained("again.safetensors")
+        assert again.method.fine_tuning == 2  # type: ignore[attr-defined]
+        assert not again.denoised
+        keep = ("--overwrite", "--save-weights", "quiet.safetensors")
+        quiet = invoke(*order, "--set", "fine_tuning=1", "--denoise", *keep)
+        assert "as they were measured, and these are denoised" in quiet.stderr
+        assert load_trained("quiet.safetensors").denoised
 
     def test_integer_export_says_its_mapping(self) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "cubic", "--dtype", "uint8", "--overwrite")

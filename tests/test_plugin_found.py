@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.plugin.contributions import SAMPLE_ACQUISITION, sample
 from napari_microdiffusion.plugin.found_box import FoundBox, in_words
-from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.layers import Ran, facts
 from napari_microdiffusion.plugin.model import choices_of
 from napari_microdiffusion.presets import PRESETS, spec
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -180,10 +181,18 @@ def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network
         widget.run()
     assert save.isEnabled()
     ran = facts(widget.results()[-1])["ran"]
-    path = tmp_path / "again.safetensors"
-    widget._files.write_weights(ran, path)
-    qtbot.waitUntil(path.exists, timeout=10_000)
-    assert load_trained(path).method == ran.job.method != load_trained(network).method
+
+    def again(ran: Ran) -> Path:
+        path = tmp_path / f"{ran.result.partial}.safetensors"
+        widget._files.write_weights(ran, path)
+        qtbot.waitUntil(path.exists, timeout=10_000)
+        return path
+
+    saved = load_trained(again(ran))
+    assert saved.method == ran.job.method != load_trained(network).method
+    assert saved.complete
+    assert not saved.denoised
+    assert load_trained(again(replace(ran, result=replace(ran.result, partial=True)))).complete is False
 
 
 def test_a_network_of_other_settings_is_refused(opened: Open, qtbot: Any, network: Path, notices: list[str]) -> None:

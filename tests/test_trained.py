@@ -196,6 +196,26 @@ def test_axial_is_meant_for_further_stacks(tmp_path: Path) -> None:
         load_trained(path, {"ratio": 2.0})
 
 
+@pytest.mark.parametrize(
+    ("trained", "used", "told"),
+    [
+        (False, False, None),
+        (True, True, None),
+        (True, False, "projections denoised, and these are not"),
+        (False, True, "projections as they were measured, and these are denoised"),
+    ],
+)
+def test_noise_in_training_and_in_use_should_agree(tmp_path: Path, trained: bool, used: bool, told: str | None) -> None:
+    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK, denoised=trained)
+    note = load_trained(path).check_input(STACK, denoise=used)
+    assert note == told or (told is not None and told in (note or ""))
+
+
+def test_weights_of_a_stopped_run_say_so(tmp_path: Path) -> None:
+    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK, complete=False)
+    assert "stopped before its end" in (load_trained(path).check_input(STACK) or "")
+
+
 def test_weights_that_do_not_fit_say_what_they_were_trained_for(tmp_path: Path) -> None:
     method = spec("axial", overrides={"channels": 8, "blocks": 2})
     weights = method.untrained(STACK, Context())

@@ -79,7 +79,9 @@ class Checkpoint:
     volumes
         That they were trained on instead of projections; empty otherwise.
     complete
-        False where the training was stopped before its end.
+        False where the run that trained them was stopped before its end.
+    denoised
+        Whether the noise was taken off the projections first.
     """
 
     spec: dict[str, Any]
@@ -89,6 +91,7 @@ class Checkpoint:
     input_sha256: str | None = None
     volumes: tuple[VolumeRecord, ...] = ()
     complete: bool = True
+    denoised: bool = False
 
 
 def save_weights(
@@ -100,6 +103,7 @@ def save_weights(
     input_sha256: str | None = None,
     volumes: Iterable[VolumeRecord] = (),
     complete: bool = True,
+    denoised: bool = False,
 ) -> Path:
     """Write weights with their spec, all or nothing.
 
@@ -111,7 +115,7 @@ def save_weights(
         The method's spec as plain, JSON-ready values.
     acquisition, input_sha256
         Of the projections that the weights were trained on.
-    volumes, complete
+    volumes, complete, denoised
         As in `Checkpoint`.
 
     Raises
@@ -133,6 +137,7 @@ def save_weights(
         "input_sha256": input_sha256,
         "volumes": [volume.model_dump(mode="json") for volume in volumes],
         "complete": complete,
+        "denoised": denoised,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -173,6 +178,7 @@ def load_weights(path: str | Path) -> Checkpoint:
             input_sha256=sha and str(sha),
             volumes=tuple(VolumeRecord.model_validate(each) for each in record.get("volumes", ())),
             complete=bool(record.get("complete", True)),
+            denoised=bool(record.get("denoised", False)),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error

@@ -162,7 +162,7 @@ def reconstruct(
     job = Job(method=recipe, acquisition=stack.acquisition, seed=seed, device=device, denoise=denoise)
     if not isinstance(method, Trained):
         return exhaust(run(job, stack)).volume
-    method.check(stack)
+    method.check(stack, denoise)
     return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
 
 

@@ -36,7 +36,9 @@ class Trained:
     volumes
         That a base model was trained on; empty for others.
     complete
-        Whether its training came to its end.
+        Whether the run that trained it came to its end.
+    denoised
+        Whether the projections it was trained on, or a base model fitted to, were denoised first.
     """
 
     method: Method
@@ -45,6 +47,7 @@ class Trained:
     input_sha256: str | None
     volumes: tuple[VolumeRecord, ...] = ()
     complete: bool = True
+    denoised: bool = False
 
     @property
     def is_base(self) -> bool:
@@ -67,7 +70,7 @@ class Trained:
         """Whether this base model was fitted to these very projections before: see `TOO_GOOD`."""
         return self.is_base and self.input_sha256 == stack.sha256
 
-    def check(self, stack: ProjectionStack) -> str | None:
+    def check(self, stack: ProjectionStack, denoise: bool = False) -> str | None:
         """What `check_input` says; and whether the weights fit.
 
         Raises
@@ -75,7 +78,7 @@ class Trained:
         InvalidInput
             As for `check_input` and `checks.check_weights`.
         """
-        note = self.check_input(stack)
+        note = self.check_input(stack, denoise)
         try:
             check_weights(self.method, stack, self.weights)
         except InvalidInput as error:
@@ -88,8 +91,13 @@ class Trained:
             ) from error
         return note
 
-    def check_input(self, stack: ProjectionStack) -> str | None:
+    def check_input(self, stack: ProjectionStack, denoise: bool = False) -> str | None:
         """What the user should know before these weights are used on a stack; None where all agrees.
+
+        Parameters
+        ----------
+        denoise
+            Whether the stack is denoised first.
 
         Raises
         ------
@@ -99,7 +107,10 @@ class Trained:
         """
         if self.is_base:
             return self._check_base(stack)
-        notes = []
+        notes = [] if self.complete else ["the run that trained the weights was stopped before its end"]
+        if self.denoised != denoise:
+            kind = "denoised, and these are not" if self.denoised else "as they were measured, and these are denoised"
+            notes.append(f"the weights were trained on projections {kind}")
         if not stack.acquisition.alike(self.acquisition):
             notes.append(f"the weights were trained on projections with {self.acquisition.description}")
         if self.input_sha256 is None:
@@ -152,6 +163,8 @@ def save_trained(
     stack: ProjectionStack,
     overwrite: bool = False,
     volumes: Iterable[VolumeRecord] = (),
+    complete: bool = True,
+    denoised: bool = False,
 ) -> Path:
     """Save weights with the spec and the stack they were trained for; errors as for `checkpoint.save_weights`.
 
@@ -159,9 +172,11 @@ def save_trained(
     ----------
     volumes
         Of a base model that was fitted to the stack: what it was trained on.
+    complete, denoised
+        As in `Trained`.
     """
     values = method.model_dump(mode="json")
-    return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes)
+    return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes, complete, denoised)
 
 
 def save_base(path: str | Path, base: Trained, overwrite: bool = False) -> Path:
@@ -196,7 +211,15 @@ def load_trained(path: str | Path, overrides: dict[str, Any] | None = None, meth
     trained = validated(stored.spec)
     wanted = method or override(trained, overrides or {})
     check_sampling_only(trained, wanted)
-    return Trained(wanted, stored.weights, stored.acquisition, stored.input_sha256, stored.volumes, stored.complete)
+    return Trained(
+        wanted,
+        stored.weights,
+        stored.acquisition,
+        stored.input_sha256,
+        stored.volumes,
+        stored.complete,
+        stored.denoised,
+    )
 
 
 def check_sampling_only(trained: Method, wanted: Method) -> None:

@@ -139,7 +139,10 @@ def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.E
 def _save_weights(path: Path, prepared: Prepared, result: Result, overwrite: bool) -> Path:
     """The weights with what they were trained on; a base model that was fitted to the stack stays one."""
     volumes = () if prepared.trained is None else prepared.trained.volumes
-    return save_trained(path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes)
+    denoised = was_denoised(result.volume.provenance)
+    return save_trained(
+        path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes, denoised=denoised
+    )
 
 
 def _compare_inputs(prepared: Prepared, result: Result) -> None:

@@ -118,7 +118,8 @@ def prepare(options: Options) -> Prepared:
         io.check_beside(output)
     job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
-    notices = [contradicted(described, stack), told, None if draft.trained is None else draft.trained.check(stack)]
+    known = None if draft.trained is None else draft.trained.check(stack, job.denoise)
+    notices = [contradicted(described, stack), told, known]
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
 
 

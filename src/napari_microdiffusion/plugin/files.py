@@ -13,7 +13,7 @@ from superqt.utils import FunctionWorker
 
 from ..events import EngineError
 from ..presets import name_of
-from ..volume import ProjectionStack, Volume, was_reconstructed
+from ..volume import ProjectionStack, Volume, was_denoised, was_reconstructed
 from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
 from .model import Setup, covered
 
@@ -123,7 +123,17 @@ class Files:
         def write() -> str:
             from ..trained import save_trained
 
-            saved = save_trained(path, ran.job.method, ran.result.weights, ran.stack, overwrite, ran.volumes)
+            result = ran.result
+            saved = save_trained(
+                path,
+                ran.job.method,
+                result.weights,
+                ran.stack,
+                overwrite,
+                ran.volumes,
+                complete=not result.partial,
+                denoised=was_denoised(result.volume.provenance),
+            )
             return f"Saved {saved}. To use it on another stack: Load… under Method"
 
         in_background(write, show_info)

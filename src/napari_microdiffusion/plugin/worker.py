@@ -180,7 +180,7 @@ def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Re
     if base is None:
         return None
     known = None if loaded.truth is None else trained_on(base.volumes, loaded.truth)
-    for note in (base.check(loaded.stack), known):
+    for note in (base.check(loaded.stack, job.denoise), known):
         if note is not None:
             recorder.notice(Notice(note))
     return base
