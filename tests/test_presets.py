@@ -204,7 +204,7 @@ def test_unknown_settings_are_answered_with_the_known(path):
         ("multipliers", [1, -2], "greater than or equal to 1"),
         ("prior.bandwidth_z", 0, "greater than 0"),
         ("prior.neighbouring", "some", "'gaussian', 'uniform' or 'none'"),
-        ("prior", {"kind": "magic"}, "'linear', 'cubic', 'conservative', 'inr'"),
+        ("prior", {"kind": "magic"}, r"there is no such kind \('linear', 'cubic', 'conservative', 'inr'"),
         ("prior", {"steps": 5}, "must say its kind"),
         ("prior", {"kind": "linear", "stepz": 5}, "check its spelling"),
     ],

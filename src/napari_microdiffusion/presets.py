@@ -66,6 +66,7 @@ PLAIN = {
     "missing": "is missing",
     "model_attributes_type": 'must say its kind, such as {"kind": "linear"}',
     "union_tag_not_found": 'must say its kind, such as {"kind": "linear"}',
+    "union_tag_invalid": "there is no such kind",
     "path_type": "must be the path of a file",
     "tuple_type": "must be a list",
 }
@@ -167,7 +168,7 @@ def explain(error: ValidationError) -> str:
         message = PLAIN.get(item["type"], item["msg"].removeprefix("Value error, "))
         owner = _owner(item["loc"], kinds)
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
-        bounds = in_words(limits(info)) if info else ""
+        bounds = (in_words(limits(info)) if info else "") or item.get("ctx", {}).get("expected_tags", "")
         whole = item["type"] == "value_error" and isinstance(item["input"], dict)  # of a prior, too long to repeat
         value = "" if whole or item["type"] == "missing" else f" = {item['input']!r}"
         lines.append((f"{path}{value}: {message}" if path else message) + (f" ({bounds})" if bounds else ""))
