@@ -25,10 +25,11 @@ from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarg
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.pretraining import pretrained_methods
+from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, exhaust, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.trust import held_out
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+from napari_microdiffusion.volume import ProjectionStack, Volume
 
 TINY_INR = ("--method", "inr", "--set", "steps=2", "--set", "width=8", "--set", "features=8", "--set", "layers=1")
 

@@ -20,7 +20,8 @@ from napari_microdiffusion.events import InvalidInput, RunFailed
 from napari_microdiffusion.io import ome_zarr, tiff
 from napari_microdiffusion.io.target import beside
 from napari_microdiffusion.metrics import evaluate
-from napari_microdiffusion.volume import Reliability, Volume
+from napari_microdiffusion.reliability import Reliability
+from napari_microdiffusion.volume import Volume
 
 OUTPUTS = ("v.ome.tif", "v.tif", "v.ome.tiff", "v.ome.zarr", "v.zarr")
 SCALE = (1.5, 0.25, 0.24)

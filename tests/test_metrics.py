@@ -15,7 +15,8 @@ from napari_microdiffusion.metrics import (
     scales_apart,
     scored_slices,
 )
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+from napari_microdiffusion.reliability import Reliability
+from napari_microdiffusion.volume import ProjectionStack, Volume
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,13 @@ from napari_microdiffusion.plugin.layers import Ran, facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
 from napari_microdiffusion.presets import spec
+from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, Result, exhaust
 from napari_microdiffusion.run import run as engine_run
 from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.verdict import verdict
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+from napari_microdiffusion.volume import ProjectionStack, Volume
 
 pytestmark = pytest.mark.skipif(
     sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),

@@ -41,9 +41,11 @@ from napari_microdiffusion.hardware import (
 )
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method, Weights
 from napari_microdiffusion.presets import spec
+from napari_microdiffusion.provenance import was_denoised
+from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
 from napari_microdiffusion.trained import Trained
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume, was_denoised
+from napari_microdiffusion.volume import ProjectionStack, Volume
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3, consistency="none", neighbouring="none")
 DIFFUSION = Guided(

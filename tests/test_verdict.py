@@ -12,9 +12,10 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Conservative
 from napari_microdiffusion.metrics import Residual, residual_stats
 from napari_microdiffusion.numerics import along_z
+from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, Result, exhaust, run
 from napari_microdiffusion.verdict import verdict
-from napari_microdiffusion.volume import ProjectionStack, Reliability, Volume
+from napari_microdiffusion.volume import ProjectionStack, Volume
 
 SHAPE = (36, 48, 48)
 AXIAL = Acquisition(slices=6)

@@ -20,7 +20,8 @@ from skimage.restoration import denoise_tv_chambolle
 from .events import Event, Notice, Stage, Step
 from .noise import Noise
 from .numerics import along_z
-from .volume import Z90, ProjectionStack, Reliability
+from .reliability import Z90, Reliability
+from .volume import ProjectionStack
 
 WEIGHT = 0.75
 """Of the total variation, where noise has the standard deviation 1."""

@@ -23,8 +23,9 @@ from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
 from .presets import name_of
+from .reliability import Reliability
 from .trained import Trained
-from .volume import Intensity, ProjectionStack, Reliability, Volume
+from .volume import Intensity, ProjectionStack, Volume
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A length in µm."""

@@ -11,8 +11,10 @@ from .acquisition import MINIMUM_PROJECTIONS
 from .checks import NOISY, about, noise_of, noise_share, spoilt
 from .numerics import along_z
 from .presets import METHODS
+from .provenance import found_in, was_denoised
+from .reliability import Reliability
 from .run import Result
-from .volume import ProjectionStack, Reliability, found_in, was_denoised
+from .volume import ProjectionStack
 
 CLOSE_DB = 1.0
 """A difference on hidden projections that says little: on real volumes the score reverses truths of up to 0.9 dB."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,56 +15,10 @@ from .events import InvalidInput
 from .images import MINIMUM_LATERAL, check_image, check_values
 from .noise import noise_variance
 from .numerics import pixels_sha256
+from .reliability import Reliability
 
 LARGEST, FURTHEST = 1e15, 1e12
 """Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
-
-Z90 = 1.645
-"""Half the width of the normal distribution's 90 % interval, in standard deviations."""
-
-UNCERTAIN_SHARE = 0.1
-"""Of the voxels, flagged as the least certain ones."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reliability:
-    """How far each voxel of a volume can be trusted; three arrays (z, y, x) on the volume's intensity scale.
-
-    Parameters
-    ----------
-    std
-        Standard deviation.
-    lower, upper
-        Bounds of the 90 % interval: the true value lies below ``lower`` at one voxel of twenty, above ``upper`` at
-        another.
-
-    Raises
-    ------
-    InvalidInput
-        If the three arrays differ in shape.
-    """
-
-    std: NDArray[np.float32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        shapes = {self.std.shape, self.lower.shape, self.upper.shape}
-        if len(shapes) > 1:
-            raise InvalidInput(
-                f"standard deviation {self.std.shape}, lower bound {self.lower.shape} and upper bound "
-                f"{self.upper.shape} must have one shape (z, y, x)"
-            )
-
-    @cached_property
-    def flagged(self) -> NDArray[np.bool_]:
-        """The least certain voxels, (z, y, x): those whose standard deviation is above that of nine tenths of all.
-
-        With ties fewer than a tenth are flagged, and none where all are equally certain: no voxel is singled out
-        that is as certain as one that is not.
-        """
-        flagged: NDArray[np.bool_] = self.std > np.quantile(self.std, 1 - UNCERTAIN_SHARE, method="lower")
-        return flagged
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,45 +83,6 @@ class Volume:
         scale = None if self.scale_um is None else (self.scale_um[0] * bound.step, *self.scale_um[1:])
         images = bound.project(truth.data.astype(np.float32, copy=False))
         return ProjectionStack(images, bound, scale, f"{self.name} projections", self.source_dtype), truth
-
-
-class Findings(TypedDict, total=False):
-    """What a method found out about its stack, JSON-ready; for people, and kept with the volume. Each key may lack."""
-
-    sigma_slices: float
-    """Axial blur beyond the lateral one, in slices, as it was taken."""
-    sigma_curve: list[list[float]]
-    """Blurs that were tried, in slices, each with its score: dB of hidden projections."""
-    interpolation_held_out_db: float | None
-    """The conservative interpolation's score; None where none could be hidden."""
-    elongation: float
-    """How many times longer structures look along z than the voxel ratio has it."""
-    elongation_curve: list[list[float]]
-    """Elongations that were tried, each with the best score in dB."""
-    strength: float | None
-    """What the network's changes were multiplied by; None where nothing asked for it."""
-    voxel_ratio: float
-    """Voxel depth over voxel width."""
-    interval_widening: float | None
-    """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
-    fell_back: bool
-    """Whether the volume is the conservative interpolation, as that was told better."""
-
-
-def found_in(provenance: dict[str, Any] | None) -> Findings:
-    """What is on record of a volume's `Findings`; empty where there is nothing."""
-    found: Findings = (provenance or {}).get("found", {})
-    return found
-
-
-def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
-    """Whether a record of how a volume was made is that of a run, so that it is no measurement."""
-    return "job" in (provenance or {})
-
-
-def was_denoised(provenance: dict[str, Any] | None) -> bool:
-    """Whether noise was taken off the projections of a volume first, by the record of how it was made."""
-    return (provenance or {}).get("denoised") is True
 
 
 @dataclass(frozen=True, eq=False)

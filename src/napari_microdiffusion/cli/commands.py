@@ -11,10 +11,10 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput, RunFailed
 from ..numbering import numbers_of
 from ..presets import name_of
+from ..provenance import found_in, was_denoised, was_reconstructed
 from ..run import Result, run
 from ..trained import save_trained
 from ..verdict import so_far
-from ..volume import found_in, was_denoised, was_reconstructed
 from .console import INTERRUPTED, Interrupt, duration, follow, note
 from .jobs import Options, Prepared, prepare
 from .values import in_microns

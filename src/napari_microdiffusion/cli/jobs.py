@@ -18,9 +18,10 @@ from ..events import InvalidInput
 from ..methods import Method, Weights
 from ..numbering import numbered
 from ..presets import name_of
+from ..provenance import was_reconstructed
 from ..run import Job, check
 from ..trained import Trained, load_trained
-from ..volume import ProjectionStack, was_reconstructed
+from ..volume import ProjectionStack
 from .values import acquisition_of, given, in_microns, job_of, method_of, voxel_size_of
 
 

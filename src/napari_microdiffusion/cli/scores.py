@@ -19,10 +19,11 @@ from ..metrics import evaluate, scales_apart
 from ..numbering import numbered
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
+from ..provenance import was_denoised, was_reconstructed
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
-from ..volume import ProjectionStack, Volume, was_denoised, was_reconstructed
+from ..volume import ProjectionStack, Volume
 from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import contradicted
 from .values import acquisition_of, given, job_of, method_of, overrides_of, voxel_size_of

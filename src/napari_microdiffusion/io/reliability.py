@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import InvalidInput
-from ..volume import Reliability
+from ..reliability import Reliability
 from .source import Opener, Source, open_source
 from .target import beside
 

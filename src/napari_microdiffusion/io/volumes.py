@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..events import InvalidInput
 from ..images import check_values
-from ..volume import Volume, was_reconstructed
+from ..provenance import was_reconstructed
+from ..volume import Volume
 from . import READERS, inspect, read_volume
 
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..events import Event, RunFailed
 from ..metrics import residual_stats
-from ..volume import Findings, ProjectionStack, Volume
+from ..provenance import Findings
+from ..volume import ProjectionStack, Volume
 from ._settings import FinalConsistency
 
 if TYPE_CHECKING:

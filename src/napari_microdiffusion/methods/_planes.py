@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import Array
-from ..volume import Z90, ProjectionStack
+from ..reliability import Z90
+from ..volume import ProjectionStack
 from ._base import Context, autocast
 from ._patches import Anisotropy, along_rows
 

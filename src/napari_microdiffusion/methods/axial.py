@@ -18,7 +18,9 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Notice, Preview, Step
 from ..numerics import along_z
 from ..optics import axial_blur_um
-from ..volume import Findings, ProjectionStack, Reliability, Volume
+from ..provenance import Findings
+from ..reliability import Reliability
+from ..volume import ProjectionStack, Volume
 from ._base import Context, Method, Weights, kept, make_consistent
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter

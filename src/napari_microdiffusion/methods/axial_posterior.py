@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ..events import Event, Notice, Preview, Stage, relay
-from ..volume import Z90, Findings, ProjectionStack, Reliability, Volume
+from ..provenance import Findings
+from ..reliability import Z90, Reliability
+from ..volume import ProjectionStack, Volume
 from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, with_prefix, without_prefix
 from ._deviations import Deviations
 from ._planes import fold_of

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
-from ..volume import Findings, ProjectionStack
+from ..provenance import Findings
+from ..volume import ProjectionStack
 from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
 from ..images import MINIMUM_LATERAL, check_values
-from ..volume import Volume, was_reconstructed
+from ..provenance import was_reconstructed
+from ..volume import Volume
 from .layers import facts, header, in_memory, pixels, spacing_um, there
 from .model import Setup
 

@@ -13,7 +13,8 @@ from superqt.utils import FunctionWorker
 
 from ..events import EngineError
 from ..presets import name_of
-from ..volume import ProjectionStack, Volume, was_denoised, was_reconstructed
+from ..provenance import was_denoised, was_reconstructed
+from ..volume import ProjectionStack, Volume
 from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
 from .model import Setup, covered
 

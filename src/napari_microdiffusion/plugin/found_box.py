@@ -8,7 +8,7 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from ..volume import found_in
+from ..provenance import found_in
 from .parts import paragraph
 
 TOOLTIP = (

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..volume import ProjectionStack, Reliability, Volume, was_reconstructed
+from ..provenance import was_reconstructed
+from ..reliability import Reliability
+from ..volume import ProjectionStack, Volume
 from .model import Source
 
 if TYPE_CHECKING:

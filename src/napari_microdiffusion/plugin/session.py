@@ -11,7 +11,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
-from ..volume import ProjectionStack, Volume, found_in
+from ..provenance import found_in
+from ..volume import ProjectionStack, Volume
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_middle
 from .model import Setup

@@ -1,0 +1,44 @@
+"""What is on record of how a volume was made."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Findings(TypedDict, total=False):
+    """What a method found out about its stack, JSON-ready; for people, and kept with the volume. Each key may lack."""
+
+    sigma_slices: float
+    """Axial blur beyond the lateral one, in slices, as it was taken."""
+    sigma_curve: list[list[float]]
+    """Blurs that were tried, in slices, each with its score: dB of hidden projections."""
+    interpolation_held_out_db: float | None
+    """The conservative interpolation's score; None where none could be hidden."""
+    elongation: float
+    """How many times longer structures look along z than the voxel ratio has it."""
+    elongation_curve: list[list[float]]
+    """Elongations that were tried, each with the best score in dB."""
+    strength: float | None
+    """What the network's changes were multiplied by; None where nothing asked for it."""
+    voxel_ratio: float
+    """Voxel depth over voxel width."""
+    interval_widening: float | None
+    """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
+    fell_back: bool
+    """Whether the volume is the conservative interpolation, as that was told better."""
+
+
+def found_in(provenance: dict[str, Any] | None) -> Findings:
+    """What is on record of a volume's `Findings`; empty where there is nothing."""
+    found: Findings = (provenance or {}).get("found", {})
+    return found
+
+
+def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
+    """Whether a record of how a volume was made is that of a run, so that it is no measurement."""
+    return "job" in (provenance or {})
+
+
+def was_denoised(provenance: dict[str, Any] | None) -> bool:
+    """Whether noise was taken off the projections of a volume first, by the record of how it was made."""
+    return (provenance or {}).get("denoised") is True
