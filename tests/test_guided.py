@@ -101,6 +101,7 @@ ACQUISITIONS = {
     "gaps": Acquisition(slices=4, stride=6, count=4),
     "point": Acquisition(slices=4, profile="point", count=4),
     "measured": Acquisition(slices=3, profile="measured", weights=(1.0, 3.0, 0.5), count=4),
+    "begins with zeros": Acquisition(slices=6, stride=4, profile="measured", weights=(0, 0, 0, 1, 1, 1), count=4),
     "hidden": Acquisition(slices=4, count=5, hidden=(0, 2)),
 }
 
@@ -115,6 +116,14 @@ def test_every_acquisition(acquisition, consistency):
         assert largest_residual(data, stack) < 1e-5
     else:  # to within the noise
         assert np.sqrt(np.mean(acquisition.residual(data, stack.data) ** 2)) < 0.06
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS)
+def test_memory_decides_nothing_but_how_many_slices_are_sampled_at_once(acquisition):
+    stack = projected(acquisition, (36, 40))
+    method = guided(consistency="every_step")
+    little, much = (reconstructed(method, stack, batch_bytes=size) for size in (1, 2**30))
+    assert np.abs(little - much).max() < 1e-4
 
 
 def test_every_step_is_consistent_while_it_samples(stack):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, autocast
@@ -50,10 +52,11 @@ class Sampler:
     def blocks(self) -> list[range]:
         """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
 
-        Overlapping projections tie all slices together where consistency is enforced at every step.
+        Where consistency is enforced at every step, all are if a projection's weight reaches into the next stride:
+        overlapping projections tie slices together, and those of a profile that begins with zeros lie across blocks.
         """
         acquisition = self.stack.acquisition
-        if self.every_step and not acquisition.decoupled:
+        if self.every_step and int(np.flatnonzero(acquisition.profile_weights)[-1]) >= acquisition.step:
             return [range(acquisition.depth)]
         blocks = max(1, self.at_once // acquisition.step)
         edges = [*range(0, acquisition.depth, blocks * acquisition.step), acquisition.depth]
