@@ -56,6 +56,14 @@ def test_the_best_score_is_held_against_the_interpolation(floor, sigma, lead):
     assert trial.lead(trial.sigma if sigma == 0.8 else sigma) == pytest.approx(lead, nan_ok=True)
 
 
+@pytest.mark.parametrize("sigma", [2.5, 2.3])
+def test_a_sigma_that_was_given_is_the_same_when_the_weights_are_read(sigma):
+    """They keep it in float32."""
+    trial = Trial({sigma: 27.9}, 28.0, elongations={1.0: 27.9, 2.0: 28.05})
+    again = Trial.of(trial.weights())
+    assert again.lead(sigma) == pytest.approx(trial.lead(sigma), abs=1e-4) == pytest.approx(0.05, abs=1e-4)
+
+
 def test_a_better_elongation_that_was_not_taken_counts_too():
     """It was left for one nearer to 1 that cannot be told apart, and that alone is no reason either."""
     assert Trial({0.0: 27.9}, 28.0, elongations={1.0: 27.9, 2.0: 28.05}).lead(0.0) == pytest.approx(0.05)

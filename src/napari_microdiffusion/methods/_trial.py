@@ -131,7 +131,7 @@ class Trial:
         Where sigma was chosen, the best score counts, and a better one of another elongation as far as it is
         indifferent: the chosen one's is as good as can be told.
         """
-        if sigma != self.sigma or not self.scores:
+        if not self.scores or not math.isclose(sigma, self.sigma, rel_tol=1e-6):  # kept in float32 with the weights
             return self.score(sigma) - self.floor
         chosen = max(self.scores.values())
         return min(max([chosen, *self.elongations.values()]), chosen + INDIFFERENT) - self.floor
