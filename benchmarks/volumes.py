@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_microdiffusion.numerics import pixels_sha256
+from napari_microdiffusion.images import pixels_sha256
 from napari_microdiffusion.volume import Volume
 
 ROOT = Path(__file__).parent.parent

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -229,6 +230,22 @@ class TestTiff:
             io.read_volume(path, time=1)
         with pytest.raises(InvalidInput, match="no time 2"):
             io.read_volume(path, channel=0, time=2)
+
+    def test_one_time_point_takes_the_memory_of_one(self, tmp_path: Path) -> None:
+        """ImageJ describes the first image of a large stack alone, and puts the others behind it."""
+        movie = np.random.default_rng(0).integers(0, 4000, (40, 6, 64, 64)).astype(">u2")
+        path = tmp_path / "a.tif"
+        said = "ImageJ=1.53\nimages=240\nslices=6\nframes=40\nhyperstack=true\n"
+        tifffile.imwrite(path, movie[0, 0], byteorder=">", description=said, metadata=None)
+        with path.open("ab") as file:
+            file.write(movie.tobytes()[movie[0, 0].nbytes :])
+        tracemalloc.start()
+        volume = io.read_volume(path, time=7)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        np.testing.assert_array_equal(volume.data, movie[7])
+        assert volume.data.dtype == np.uint16
+        assert most < movie.nbytes / 4
 
     @pytest.mark.parametrize("axes", ["TZCYX", "ZCYX", "ZYX"])
     def test_imagej(self, tmp_path: Path, hyperstack: np.ndarray, axes: str) -> None:
@@ -536,12 +553,31 @@ class TestBadPlaces:
             io.read_volume(tmp_path / name)
         assert io.inspect(tmp_path / name).shape == truth.shape
 
+    def test_too_many_projections_are_refused_before_they_are_counted(self, tmp_path: Path) -> None:
+        stack = ProjectionStack(np.zeros((4, 32, 32), np.float32), Acquisition(slices=6), name="p")
+        io.write_projections(stack, tmp_path / "p.ome.tif")
+        text = tifffile.tiffcomment(tmp_path / "p.ome.tif")
+        many = text.replace("count&quot;: 4", "count&quot;: 20000000")
+        assert many != text
+        tifffile.tiffcomment(tmp_path / "p.ome.tif", many.encode())
+        assert "cannot be used" in io.inspect(tmp_path / "p.ome.tif").unusable
+
+    @pytest.mark.parametrize("dtype", [">u2", ">f4", "float16", "int64", "uint64"])
+    def test_pixels_are_known_again_in_any_type(self, tmp_path: Path, dtype: str) -> None:
+        data = np.random.default_rng(0).integers(0, 2000, (4, 32, 32)).astype(dtype)
+        stack = ProjectionStack(data, Acquisition(slices=6), name="p")
+        io.write_projections(stack, tmp_path / "p.ome.tif")
+        assert io.read_projections(tmp_path / "p.ome.tif").sha256 == stack.sha256
+
     def test_outputs_that_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, message in (("a.png", "suffix"), ("nowhere/a.tif", "no folder"), ("a", "suffix")):
             with pytest.raises(InvalidInput, match=message):
                 io.check_output(tmp_path / name, 0)
         with pytest.raises(InvalidInput, match=r"fo\\xe4\.tif is not valid UTF-8: choose another"):
             io.check_output(tmp_path / os.fsdecode(b"fo\xe4.tif"), 0)
+        for name in ("a\x01b.ome.tif", "a\ufffeb.ome.zarr"):
+            with pytest.raises(InvalidInput, match="holds characters that no metadata can"):
+                io.check_output(tmp_path / name, 0)
         (tmp_path / "a.tif").touch()
         with pytest.raises(InvalidInput, match="--overwrite"):
             io.check_output(tmp_path / "a.tif", 0)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .events import InvalidInput
 from .noise import noise_variance
+from .numbering import HIGHEST
 from .numerics import Array, along_z, least_change, linear_weights, smoothest_change
 
 Profile = Literal["uniform", "gaussian", "point", "measured"]
@@ -52,7 +53,9 @@ class Acquisition(BaseModel):
     weights: Annotated[
         tuple[float, ...] | None, Field(description="n measured weights, for the measured profile; scaled to sum to 1")
     ] = None
-    count: Annotated[int | None, Field(ge=1, description="projections acquired, hidden ones included")] = None
+    count: Annotated[int | None, Field(ge=1, le=HIGHEST, description="projections acquired, hidden ones included")] = (
+        None
+    )
     hidden: Annotated[tuple[int, ...], Field(description="indices of projections that are not to be used")] = ()
 
     @model_validator(mode="after")
@@ -185,7 +188,7 @@ class Acquisition(BaseModel):
         return f"{self.slices} slices, stride {self.step}, {self.profile} profile{width}"
 
     def alike(self, other: Acquisition) -> bool:
-        """Whether both make projections in the same way, however it is stated and of however many projections."""
+        """Whether both make projections in the same way: of as many slices, with any profile of the same weights."""
         same = (self.slices, self.step) == (other.slices, other.step)
         return same and np.allclose(self.profile_weights, other.profile_weights, atol=1e-6)
 

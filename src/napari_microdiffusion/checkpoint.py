@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .acquisition import Acquisition
 from .events import InvalidInput
+from .images import pixels_sha256
 from .io.target import check_output, replacing
-from .numerics import pixels_sha256
 
 if TYPE_CHECKING:
     import torch

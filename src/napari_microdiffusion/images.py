@@ -1,7 +1,8 @@
-"""Which arrays are stacks of grey images that anything can be learned of."""
+"""Which arrays are stacks of grey images that anything can be learned of, and how their pixels are known again."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from .events import InvalidInput
 
 MINIMUM_LATERAL = 32
 """Pixels that images are wide and high at least."""
+
+_WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
+"""Types that OME knows no name for, and what holds their values."""
 
 
 def check_image(data: NDArray[Any], name: str) -> None:
@@ -60,3 +64,14 @@ def check_values(data: NDArray[Any], name: str) -> None:
         raise InvalidInput(
             f"{name} is constant ({data.flat[0]:g} everywhere): there is nothing in it; check the channel and the file"
         )
+
+
+def storable(data: NDArray[Any]) -> NDArray[Any]:
+    """The array in native byte order, contiguous, and in a type that files have a name for."""
+    name = data.dtype.name
+    return np.ascontiguousarray(data, dtype=np.dtype(_WIDER.get(name, name)))
+
+
+def pixels_sha256(data: NDArray[Any]) -> str:
+    """SHA-256 of the pixels in C order as a file keeps them, however they lie in memory."""
+    return sha256(storable(data).data).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,11 +11,6 @@ if TYPE_CHECKING:
     import torch
 
 Array = TypeVar("Array", "NDArray[Any]", "torch.Tensor")
-
-
-def pixels_sha256(array: NDArray[Any]) -> str:
-    """SHA-256 of the pixels in C order, however they lie in memory."""
-    return sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def along_z(matrix: NDArray[np.float64], array: Array) -> Array:

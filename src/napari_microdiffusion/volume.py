@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
-from .images import MINIMUM_LATERAL, check_image, check_values
+from .images import MINIMUM_LATERAL, check_image, check_values, pixels_sha256
 from .noise import noise_variance
-from .numerics import pixels_sha256
 from .reliability import Reliability
 
 LARGEST, FURTHEST = 1e15, 1e12

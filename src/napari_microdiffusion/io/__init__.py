@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
+from ..images import storable
 from ..numbering import numbers_of
 from ..volume import ProjectionStack, Volume
 from . import numpy_file, ome_zarr, reliability, tiff
-from .export import Exported, ExportType, original_intensities, storable, to_type
+from .export import Exported, ExportType, original_intensities, to_type
 from .profile import read_profile
 from .source import Description, Source, open_source
 from .target import SUFFIXES, beside, check_distinct, check_output, remove, replacing, stem, suffix, unfinished

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import InvalidInput
+from ..images import storable
 from ..volume import Volume
 
 ExportType = Literal["float32", "uint8", "uint16"]
-
-_WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
-"""Types that OME knows no name for, and what holds their values."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,6 @@ def original_intensities(stored: NDArray[Any], record: dict[str, Any]) -> NDArra
     values *= np.float32(record["gain"])
     values += np.float32(record["offset"])
     return values
-
-
-def storable(data: NDArray[Any]) -> NDArray[Any]:
-    """The array in native byte order, contiguous, and in a type that both formats know."""
-    name = data.dtype.name
-    return np.ascontiguousarray(data, dtype=np.dtype(_WIDER.get(name, name)))
 
 
 def _quantised(data: NDArray[Any], low: float, gain: float, dtype: str) -> tuple[NDArray[Any], int]:

@@ -43,6 +43,7 @@ def reliability_of(volume: Source, path: Path, readers: Mapping[str, Opener]) ->
         with open_source(beside(path), readers) as source:
             if source.sizes.get("C") != len(CHANNELS):
                 raise InvalidInput(f"{source.name} is damaged: it lacks some of {', '.join(CHANNELS)}")
+            source.check_memory(tuple(source.sizes.values()))  # all are kept
             arrays = [source.stack(index, None).astype(np.float32, copy=False) for index in range(len(CHANNELS))]
     except InvalidInput as error:
         raise InvalidInput(f"{error}; or move it away to read {path.name} alone") from error

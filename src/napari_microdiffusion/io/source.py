@@ -139,7 +139,7 @@ class Source:
                 f"{self.name} has the axes {', '.join(f'{a} ({n})' for a, n in sizes.items())}: "
                 "save one stack (z, y, x) of it and try again"
             )
-        self._check_memory(tuple(sizes.values()))
+        self.check_memory(tuple(sizes.values()))
         data = self.load(tuple(slice(None) if a in sizes else chosen.get(a, 0) for a in self.axes))
         order = sorted(range(len(sizes)), key=lambda i: "YX".find(list(sizes)[i]))
         return np.ascontiguousarray(data.transpose(order), dtype=data.dtype.newbyteorder("="))
@@ -169,7 +169,8 @@ class Source:
             raise InvalidInput(f"{self.name} has no {word} {index}: it has {size} {what}, counted from 0")
         return index
 
-    def _check_memory(self, shape: tuple[int, ...]) -> None:
+    def check_memory(self, shape: tuple[int, ...]) -> None:
+        """Refuse to read so many of its pixels where there is no room for them; `TooLarge` says how much is needed."""
         needed = COPIES * int(np.prod(shape, dtype=object)) * self.dtype.itemsize
         free = psutil.virtual_memory().available
         if needed > free:

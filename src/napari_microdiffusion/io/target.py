@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Generator
@@ -13,6 +14,9 @@ from ..events import InvalidInput, RunFailed
 
 SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", ".zarr")
 """What a volume or projection file that we write may end in."""
+
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Nothing in a file name stands for them in an OME description."""
 
 MARGIN = 2**20
 """Bytes for metadata beside the pixels."""
@@ -68,6 +72,8 @@ def check_output(
     except UnicodeEncodeError as error:  # the system takes it, but not the metadata in the file
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         raise InvalidInput(f"the name {shown} is not valid UTF-8: choose another") from error
+    if _NOT_IN_XML.search(path.name):
+        raise InvalidInput(f"the name {path.name!r} holds characters that no metadata can: choose another")
     if not path.name.lower().endswith(suffixes):
         _check_file(path, suffixes)
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")

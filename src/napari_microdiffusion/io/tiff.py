@@ -98,8 +98,13 @@ def write(
 
 
 def _load(series: tifffile.TiffPageSeries, index: Index, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen part of a series; only its own pages are read where there is a page for each image."""
+    """The chosen part of a series; no more is read, unless it is compressed and many images make a page."""
     pages = series.pages
+    file, offset = series.parent, series.dataoffset
+    if len(pages) < 2 and file is not None and offset is not None and series.keyframe.is_memmappable:
+        stored = np.dtype(file.byteorder + series.dtype.char)  # that of a series is native
+        every = file.filehandle.memmap_array(stored, shape, offset)
+        return np.array(every[index], dtype=series.dtype)
     lead = len(shape) - len(series.keyframe.shape)
     while lead > 0 and int(np.prod(shape[:lead])) != len(pages):
         lead -= 1
