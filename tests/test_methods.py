@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import RunFailed
 from napari_microdiffusion.methods import AnyMethod, Context, Linear, Method, _base
+from napari_microdiffusion.methods._base import seeded
 from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
@@ -132,3 +134,19 @@ def test_weights_by_prefix():
 def test_autocast_is_what_the_run_asks_for(dtype, expected):
     with _base.autocast(Context(dtype=dtype)):
         assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype is expected
+
+
+def test_a_seed_is_not_disturbed_by_another_run():
+    """Runs side by side share torch's random numbers."""
+
+    def drawn(seed):
+        with seeded(seed) as generator:
+            return [float(torch.rand(1)) for _ in range(200)] + [float(torch.rand(1, generator=generator))]
+
+    alone = {seed: drawn(seed) for seed in (0, 1)}
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda turn: drawn(turn % 2), range(20)))
+    assert all(numbers == alone[turn % 2] for turn, numbers in enumerate(found))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 Weights = dict[str, "torch.Tensor"]
+
+
+_SEEDING = Lock()
 
 
 @dataclass
@@ -205,6 +210,18 @@ def autocast(context: Context) -> torch.autocast:
     import torch
 
     return torch.autocast(context.device, torch.bfloat16, enabled=context.dtype == "bfloat16")
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[torch.Generator]:
+    """torch's own random numbers from a seed, and as they were afterwards.
+
+    They are the whole process's, so runs side by side take turns: build a network, no more.
+    """
+    import torch
+
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        yield torch.manual_seed(seed)
 
 
 def finite(loss: float) -> float:

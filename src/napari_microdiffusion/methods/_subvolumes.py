@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, kept
+from ._base import Context, Method, Weights, autocast, kept, seeded
 from ._filling import Filling
 from ._settings import (
     BetaEnd,
@@ -97,7 +97,10 @@ class Subvolumes(Method):
     def unsuited(self, acquisition: Acquisition) -> str | None:
         """It works between projections that do not overlap."""
         if acquisition.step < len(Windows(acquisition).profile):
-            return "works between projections that do not overlap: use a stride of at least the slices per projection"
+            return (
+                "works between projections that do not overlap and begin within their own stride: use a stride of at "
+                "least the slices per projection"
+            )
         if acquisition.step < 2:
             return "has nothing to do where every slice is measured: use more slices per projection"
         return None
@@ -248,8 +251,7 @@ class Subvolumes(Method):
         from ..unet import UNet
 
         windows = self.windows(acquisition)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+        with seeded(context.seed):
             unet = UNet(
                 self.channels,
                 self.multipliers,

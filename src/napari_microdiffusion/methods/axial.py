@@ -21,7 +21,7 @@ from ..optics import axial_blur_um
 from ..provenance import Findings
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
-from ._base import Context, Method, Weights, kept, make_consistent
+from ._base import Context, Method, Weights, kept, make_consistent, seeded
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
@@ -302,12 +302,9 @@ class Axial(Method):
 
     def network(self, stack: ProjectionStack, context: Context) -> PlaneNet:
         """The untrained network; the seed fixes its first weights."""
-        import torch
-
         from ..plane_net import PlaneNet
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+        with seeded(context.seed):
             return PlaneNet(fold_of(stack.acquisition), self.channels, self.blocks).to(context.device)
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:

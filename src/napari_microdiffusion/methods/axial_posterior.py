@@ -18,7 +18,7 @@ from ..events import Event, Notice, Preview, Stage, relay
 from ..provenance import Findings
 from ..reliability import Z90, Reliability
 from ..volume import ProjectionStack, Volume
-from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, with_prefix, without_prefix
+from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, seeded, with_prefix, without_prefix
 from ._deviations import Deviations
 from ._planes import fold_of
 from ._settings import Blocks, DiffusionSteps, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, setting
@@ -173,12 +173,9 @@ class AxialPosterior(Method):
 
     def _model(self, stack: ProjectionStack, context: Context) -> Deviations:
         """The untrained diffusion model; the seed fixes its first weights."""
-        import torch
-
         from ..diffusion import Schedule
         from ..plane_net import PlaneDenoiser
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+        with seeded(context.seed):
             denoiser = PlaneDenoiser(fold_of(stack.acquisition), self.channels, self.blocks).to(context.device)
         return Deviations(denoiser, Schedule(*SCHEDULE, context.device), context)

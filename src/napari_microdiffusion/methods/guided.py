@@ -18,7 +18,7 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..provenance import Findings
 from ..volume import ProjectionStack
-from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, with_prefix, without_prefix
+from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, seeded, with_prefix, without_prefix
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
@@ -233,15 +233,12 @@ class Guided(Method):
 
     def _denoiser(self, context: Context) -> Denoiser:
         """The untrained network; the seed fixes its first weights."""
-        import torch
-
         from ..denoiser import Denoiser, condition_features
         from ..diffusion import Schedule
         from ..unet import UNet
 
         attention = self.attention and self.condition != "cross_attention"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+        with seeded(context.seed):
             unet = UNet(
                 self.channels,
                 self.multipliers,

@@ -51,8 +51,9 @@ class HeldOut:
 def folds(count: int, wanted: int = FOLDS) -> list[tuple[int, ...]]:
     """Which projections are hidden together: indices among ``count`` in use, for each fold.
 
-    Each inner projection is hidden once, never together with a neighbour: the gap would be deeper than any in the
-    stack. The two outermost are always shown, since hiding them asks for extrapolation. At least three are left.
+    Each inner projection is hidden once, never together with the next one in use: the gap would be deeper than any in
+    the stack. (It is where one beside it is left out.) The two outermost are always shown, since hiding them asks for
+    extrapolation. At least three are left.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, decay, finite, kept, make_consistent
+from ._base import Context, Method, Weights, autocast, decay, finite, kept, make_consistent, seeded
 from ._settings import FinalConsistency, RateSchedule, Steps, setting
 
 if TYPE_CHECKING:
@@ -164,12 +164,9 @@ class Inr(Method):
 
     def network(self, stack: ProjectionStack, context: Context) -> CoordinateNet:
         """The untrained network; the seed fixes its frequencies and first weights."""
-        import torch
-
         from ..inr import HashNet, InrNet, gaussian_frequencies, octave_frequencies
 
-        with torch.random.fork_rng(devices=[]):
-            generator = torch.manual_seed(context.seed)
+        with seeded(context.seed) as generator:
             if self.encoding == "hash":
                 return HashNet(self._grid(stack), self.layers, self.width, self.skip).to(context.device)
             if self.encoding == "gaussian":

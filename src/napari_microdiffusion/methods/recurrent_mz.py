@@ -16,7 +16,7 @@ from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, kept
+from ._base import Context, Method, Weights, autocast, kept, seeded
 from ._sequences import Batch, Drawer, Rule, sequences
 from ._settings import Crop, Crops, FinalConsistency, LearningRate, NetworkChannels, RateSchedule, Steps, setting
 from ._training import ahead, descend, muon
@@ -115,12 +115,9 @@ class RecurrentMz(Method):
 
     def _network(self, context: Context) -> RecurrentUNet:
         """The untrained network; the seed fixes its first weights."""
-        import torch
-
         from ..recurrent import RecurrentUNet
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+        with seeded(context.seed):
             return RecurrentUNet(self.channels, self.levels, silent=self.residual).to(context.device)
 
     def _optimisers(self, net: nn.Module) -> list[optim.Optimizer]:
