@@ -169,3 +169,10 @@ def test_intervals_hold_what_denoising_left():
     assert (wide.std >= 30).all()
     assert (wide.lower <= volume - 50).all()
     assert (wide.upper >= volume + 40).all()
+
+
+def test_an_offset_changes_nothing() -> None:
+    """Signed images that were stored as unsigned ones, for example; the line of their noise is none at 0."""
+    images = 1000 + 50 * np.random.default_rng(3).standard_normal(SHAPE)
+    plain, raised = done(images).stack.data, done(images + 30000).stack.data
+    np.testing.assert_allclose(raised - 30000, plain, atol=0.01)

@@ -114,7 +114,7 @@ def _smoothed(image: NDArray[np.float64], noise: Noise) -> NDArray[np.float64]:
     if noise.variance(image.max()) <= (NOTHING * np.ptp(image)) ** 2:
         return image
     if not _grows(image, noise):
-        deviation = noise.at_zero**0.5
+        deviation = float(noise.variance(image.mean())) ** 0.5
         return np.asarray(denoise_tv_chambolle(image / deviation, weight=WEIGHT) * deviation)
     dark = noise.at_zero / noise.slope  # so far below 0 there would be no photon
     roots = denoise_tv_chambolle(_roots((image + dark) / noise.slope), weight=WEIGHT)
@@ -132,7 +132,7 @@ def _with_noise(image: NDArray[np.float64], noise: Noise, random: np.random.Gene
 
 def _grows(image: NDArray[np.float64], noise: Noise) -> bool:
     """Whether bright pixels are noisier."""
-    return bool(noise.slope * np.ptp(image) > FLAT * noise.at_zero)
+    return bool(noise.slope * np.ptp(image) > FLAT * noise.variance(image.min()))
 
 
 def _roots(counts: NDArray[Any]) -> NDArray[Any]:

@@ -195,20 +195,22 @@ def _work(
     """The volume (Z, y, x) on the input's scale as it is so far, its reliability, weights; whether it was denoised."""
     working, intensity = stack.normalised()
     canvas, reliability, quiet = np.empty(stack.volume_shape, np.float32), None, None
-    yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
+    first = yield from _first(job, working, canvas, intensity, context)
     yield from _doubts(job, stack)
     if job.denoise:
         quiet = yield from denoised(stack, job.seed, context.should_stop)
     if quiet is not None:
         stack = quiet.stack
         working, intensity = stack.normalised()
-        yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
+        first = yield from _first(job, working, canvas, intensity, context)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
     train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
     weights = yield from _shown(train, canvas, intensity)
     if not context.should_stop():
-        volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
+        volume = first
+        if volume is None:
+            volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
         if not context.stopped:
             canvas = intensity.restore(volume.data)
             if volume.reliability is not None:
@@ -219,6 +221,14 @@ def _work(
     if job.method.consistency != "none":
         _make_consistent(stack, canvas, reliability)
     return canvas, reliability, weights, quiet is not None
+
+
+def _first(
+    job: Job, working: ProjectionStack, canvas: NDArray[np.float32], intensity: Intensity, context: Context
+) -> Generator[Event, None, Volume | None]:
+    """Show the conservative interpolation; it is kept where nothing else is asked for."""
+    volume = yield from _shown(Conservative().predict(working, {}, context), canvas, intensity)
+    return volume if job.method == Conservative() else None
 
 
 def _make_consistent(stack: ProjectionStack, canvas: NDArray[np.float32], reliability: Reliability | None) -> None:
