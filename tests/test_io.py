@@ -182,6 +182,13 @@ class TestExport:
         assert back.data.dtype == np.uint16
 
     @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+    def test_few_photons_are_not_rounded_away(self, tmp_path: Path, dtype: Any) -> None:
+        data = np.linspace(-1.6, 18.7, 3 * 32 * 32, dtype=np.float32).reshape(3, 32, 32)
+        exported = io.write_volume(Volume(data, source_dtype="uint8"), tmp_path / "v.tif", dtype=dtype)
+        assert "value = " in (exported.mapping or "")
+        assert np.abs(io.read_volume(tmp_path / "v.tif").data - data).max() < 0.05
+
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
     def test_integers_of_floats_are_mapped_and_can_be_mapped_back(self, tmp_path: Path, dtype: Any) -> None:
         data = np.random.default_rng(0).normal(3, 10, (4, 32, 32)).astype(np.float32)
         volume = Volume(data, SCALE, provenance=PROVENANCE)

@@ -112,6 +112,7 @@ def test_gaps_and_the_beyond_are_named_only_where_there_are_any() -> None:
     [
         ({}, "How sure: this method gives no error bars (axial does);"),
         ({"half_width": 50.0}, "within ±5 % of the intensity range at half of the voxels, and no voxels stand out"),
+        ({"half_width": widths(50, 50.1)}, "within ±5 % of the intensity range at half of the voxels, and no voxels"),
         ({"half_width": widths(30, 120)}, "within ±3 % of the intensity range at half of the voxels"),
         ({"half_width": widths(30, 120)}, "and within about ±12 % at the least certain 10 % (flagged);"),
         ({"partial": True}, "How sure: no error bars, as the run did not end;"),

@@ -138,10 +138,10 @@ def _sure(result: Result) -> str:
     )
     if was_denoised(result.volume.provenance):
         text += " (for the light without noise; more at small bright spots and thin fibres, which denoising dims)"
-    flagged = float(found.flagged.mean())
-    if not flagged:
+    flagged, typical = float(found.flagged.mean()), float(np.median(half)) / span
+    doubtful = float(np.median(half[found.flagged])) / span if flagged else typical
+    if _percent(doubtful) == _percent(typical):
         return f"{text}, and no voxels stand out as less certain"
-    doubtful = float(np.median(half[found.flagged])) / span
     return f"{text}, and within about ±{_percent(doubtful)} at the least certain {_percent(flagged)} (flagged)"
 
 

@@ -15,6 +15,9 @@ from ..volume import Volume
 
 ExportType = Literal["float32", "uint8", "uint16"]
 
+LEVELS = 100
+"""Whole numbers between the darkest and the brightest voxel, with fewer of which rounding would show: few photons."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -38,8 +41,9 @@ def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
     """The volume's values in another type.
 
     Nothing is clipped in ``float32``. Integers keep the intensities, rounded, where the data that the volume was
-    made from are unsigned integers that fit into the type; values outside its range are clipped then, and counted.
-    Otherwise [minimum, maximum] becomes the type's full range. In both cases value = offset + gain · stored.
+    made from are unsigned integers that fit into the type, and make `LEVELS` levels at least; values outside its range
+    are clipped then, and counted. Otherwise [minimum, maximum] becomes the type's full range. In both cases
+    value = offset + gain · stored.
 
     Raises
     ------
@@ -57,8 +61,9 @@ def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
         raise InvalidInput(f"{volume.name} holds NaN or infinite values, which {dtype} cannot: export float32")
     source = np.dtype(volume.source_dtype)
     top = int(np.iinfo(dtype).max)
-    keeps = source.kind == "u" and source.itemsize <= np.dtype(dtype).itemsize
-    low, high = (0.0, float(top)) if keeps else volume.intensity_range
+    low, high = volume.intensity_range
+    if source.kind == "u" and source.itemsize <= np.dtype(dtype).itemsize and high - low >= LEVELS:
+        low, high = 0.0, float(top)
     gain = (high - low) / top or 1.0
     stored, clipped = _quantised(volume.data, low, gain, dtype)
     mapping = _in_words(dtype, low, gain, clipped, stored.size)

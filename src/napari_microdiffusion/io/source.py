@@ -166,7 +166,8 @@ class Source:
         if index is None:
             raise InvalidInput(f"{self.name} has {size} {what}: choose one, --{word} 0 to {size - 1}")
         if not 0 <= index < size:
-            raise InvalidInput(f"{self.name} has no {word} {index}: it has {size} {what}, counted from 0")
+            many = f"{size} {what}, counted from 0" if size > 1 else f"but one {what[:-1]}"
+            raise InvalidInput(f"{self.name} has no {word} {index}: it has {many}")
         return index
 
     def check_memory(self, shape: tuple[int, ...]) -> None:
