@@ -912,7 +912,7 @@ class TestHeldOut:
             "reconstruct", projections, "-o", "v.ome.tif", "--method", "linear", "--leave-out", "2", *described
         )
         assert made.exit_code == 0, made.stderr
-        assert f"without projections 2 of {len(stack.data)} (counted from 1)" in made.stdout
+        assert f"without projection 2 of {len(stack.data)} (counted from 1)" in made.stdout
         assert "the same everywhere" not in made.stderr
         volume = reconstruct(stack.without([1]), presets.spec("linear"))
         np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, volume.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from napari_microdiffusion.plugin.follow import Progress
 from napari_microdiffusion.plugin.layers import KEY, facts, volume_layer
 from napari_microdiffusion.plugin.model import Setup
 from napari_microdiffusion.plugin.scoring import _weights
-from napari_microdiffusion.plugin.worker import drive
+from napari_microdiffusion.plugin.worker import Outcome, drive
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
 from napari_microdiffusion.run import exhaust
@@ -119,7 +119,7 @@ def test_without_a_base_model_nothing_runs(ready: Open, notices: list[str]) -> N
     assert "none yet" in widget.method.base.text.text()
     assert not widget.run_box.run_button.isEnabled()
     assert "needs a base model first: train one" in widget.run_box.run_button.toolTip()
-    assert not widget.result._job.isEnabled()
+    assert not widget.run_box.job_button.isEnabled()
     widget.run()
     assert len(notices) == 1
     assert (widget.running, len(viewer.layers)) == (False, before)
@@ -294,7 +294,7 @@ def test_a_job_needs_its_base_model_in_a_file(
 
     monkeypatch.setattr(files.QMessageBox, "question", question)
     monkeypatch.setattr(files.QFileDialog, "getSaveFileName", lambda *_: (str(names.pop(0)), ""))
-    widget.result._job.click()
+    widget.run_box.job_button.click()
     assert len(asked) == 1
     assert "not saved yet" in asked[0]
     if agreed:
@@ -389,7 +389,16 @@ def test_scores_on_a_truth_that_was_trained_on(trained: Trained, other: Volume, 
         stack, covered = volume.simulate(SIX)
         job = Setup(method="recurrent_mz", overrides=SMALL, device="cpu").job()
         messages = drive(lambda: (stack, known and covered), job, lambda: False, base=trained)
-        return [note for message in messages if isinstance(message, Progress) for note in message.notices]
+        notes: list[str] = []
+
+        def heard() -> Generator[Any, None, Outcome]:
+            outcome = yield from messages
+            assert outcome.beware == next((note for note in notes if "worthless" in note), "")
+            return outcome
+
+        for message in heard():
+            notes += message.notices if isinstance(message, Progress) else []
+        return notes
 
     assert said(None) == said(truth)
     assert not any("worthless" in note for note in said(truth))

@@ -237,11 +237,24 @@ def test_closing_the_widget_stops_the_run(opened: Open, qtbot: Any, method: Call
     widget.run()
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
     assert WorkerBase._worker_set
-    viewer.window.remove_dock_widget(widget)
-    widget.deleteLater()
+    viewer.window.remove_dock_widget(widget)  # as the cross in its title does
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)
     assert viewer.layers[-1].name == "Conservative interpolation · vessels projections (partial)"
     viewer.layers.pop(0)  # nobody listens any more
+
+
+def test_a_panel_that_is_opened_again_knows_the_results(opened: Open, qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    viewer, widget = opened()
+    finish(qtbot, widget)
+    scores = widget.result._values["psnr"].text()
+    viewer.window.remove_dock_widget(widget)
+    again = ReconstructWidget(viewer)
+    viewer.window.add_dock_widget(again)
+    assert again.result.current() == viewer.layers[-1].name
+    assert again.result._values["psnr"].text() == scores != "–"
+    assert again.result._save.isEnabled()
 
 
 def test_out_of_memory_is_one_readable_notice(
@@ -445,9 +458,10 @@ def test_channels_and_times_can_be_chosen(opened: Open, qtbot: Any, stack: Proje
     data = np.zeros((2, 3, *stack.shape), np.float32)
     data[1, 2] = stack.data
     layer = (data, {"name": "many", "axis_labels": ("t", "c", "z", "y", "x"), "contrast_limits": (0, 1)}, "image")
-    _, widget = opened(layers=[layer], time=1, channel=2)
+    viewer, widget = opened(layers=[layer], time=1, channel=2)
     assert (widget.value().time, widget.value().channel) == (1, 2)
     finish(qtbot, widget)
+    assert viewer.dims.current_step[:2] == (1, 2)  # what is shown beside the result
     assert widget.results()[-1].data.shape == stack.volume_shape
     assert widget.results()[-1].name == "Conservative interpolation · many t=1"
 
@@ -463,7 +477,20 @@ def test_a_truth_of_several_times_is_that_of_the_chosen_one(opened: Open, truth:
     loaded, known = loader(widget.value(), source, reference)()
     np.testing.assert_array_equal(loaded.data, images[2, ::6])
     np.testing.assert_array_equal(known.data, images[2])
+    assert "Beware" not in widget.data.line.text()
+    widget._viewer.layers["t"].data = images[:2]
+    widget.setValue(widget.value())
+    assert "Beware: t has no time point 2: its last one is compared with" in widget.data.line.text()
 
+
+@pytest.mark.parametrize(("images", "told"), [(3, "3 projections of 40 × 40"), (2, "has 2 images")])
+def test_axes_without_names_are_doubted(opened: Open, images: int, told: str) -> None:
+    """As napari's own reader leaves them: the last three may be channels, y and x."""
+    data = np.random.default_rng(0).random((2, 8, images, 40, 40), np.float32)
+    _, widget = opened(layers=[(data, {"name": "Hyper", "contrast_limits": (0, 1)}, "image")])
+    line = widget.data.line.text()
+    assert told in line
+    assert "its last three axes are taken for projections, y and x" in line
 
 def test_a_voxel_size_that_was_set_is_not_filled_in_again(opened: Open, stack: ProjectionStack) -> None:
     _, widget = opened(layers=[(stack.data, {"name": "plain"}, "image")], scale_um=(3, 1, 1))
@@ -747,6 +774,15 @@ def test_truth_is_only_scored(opened: Open, qtbot: Any) -> None:
     assert widget.result._note.text().startswith("No ground truth")
 
 
+def test_scores_that_say_nothing_say_so(qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.result_box import ResultBox
+
+    box = ResultBox()
+    qtbot.addWidget(box)
+    box.show_known({"scores": {"psnr": 40.0}, "beware": "the scores are worthless"})
+    assert box._note.text().startswith("Beware: the scores are worthless.")
+
+
 def test_scores_go_with_their_result(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened()
     finish(qtbot, widget)
@@ -786,9 +822,9 @@ def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     ],
 )
 def test_messages_begin_with_a_capital_but_names_stay(text: str, name: str, shown: str) -> None:
-    from napari_microdiffusion.plugin.session import _sentence
+    from napari_microdiffusion.plugin.session import sentence
 
-    assert _sentence(text, name) == shown
+    assert sentence(text, name) == shown
 
 
 def test_renamed_layers_stay_chosen(opened: Open) -> None:

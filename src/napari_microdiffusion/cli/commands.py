@@ -61,8 +61,8 @@ def simulated(
     if truth_out is not None:
         lines.append(f"{truth_out}: the {covered.shape[0]} slices that the projections cover")
     values = {
-        "projections": str(output),
-        "truth": None if truth_out is None else str(truth_out),
+        "projections": str(output.resolve()),
+        "truth": None if truth_out is None else str(truth_out.resolve()),
         "shape": stack.shape,
         "dropped_slices": dropped,
         "acquisition": stack.acquisition.model_dump(mode="json"),
@@ -194,7 +194,7 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x), {voxels}",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
-        *([f"without projections {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
+        *([f"without projection {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"
         + (", before the export's mapping" if exported.mapping else "")
         + ("; what was taken for noise is part of it" if was_denoised(result.volume.provenance) else ""),

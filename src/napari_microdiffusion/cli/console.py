@@ -96,7 +96,7 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=steps, loss="")
         else:
-            self._line(f"{name}: {steps} steps")
+            self._line(f"{name}: {steps} step{'s' * (steps != 1)}")
 
     def _advance(self, done: int, loss: float | None) -> None:
         said = "" if loss is None else f"loss {loss:.4g}"

@@ -107,12 +107,12 @@ class Sparse3Diff(Subvolumes):
             if gain <= 0:
                 than = f"{-gain:.2f} dB worse than" if gain <= -0.005 else "no better than"
                 yield Notice(
-                    f"aligned to some of the images, the model predicts the others {than} before: "
-                    "the base model is used as it is"
+                    f"fitted to some of the images, the base model predicts the others {than} before: "
+                    "it is used as it is"
                 )
                 return weights
             told = f"{gain:.2f} dB better" if gain >= 0.005 else "hardly better"
-            yield Notice(f"aligned to some of the images, the model predicts the others {told}")
+            yield Notice(f"fitted to some of the images, the base model predicts the others {told} than before: kept")
         return (yield from self._aligned(stack, weights, turns, "Aligning to the stack's own images", context))
 
     def _gain(

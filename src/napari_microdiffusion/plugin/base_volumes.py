@@ -72,7 +72,7 @@ def offers(layers: Iterable[Any], setup: Setup, source: Image | None, truth: Ima
 
 def picked(offered: Iterable[Offer], chosen: Iterable[Image], setup: Setup, folder: Path | None) -> Picked:
     """The chosen layers, as far as they may be used, and a folder, ready to be read."""
-    axes, offered = {"channel": setup.channel or 0, "time": setup.time or 0}, list(offered)
+    axes, offered = setup.chosen, list(offered)
     wanted = set(chosen)
     usable = [offer.layer for offer in offered if offer.layer in wanted and not offer.reason]
     withheld = [offer.layer for offer in offered if offer.reason == TRUTH]

@@ -124,6 +124,8 @@ def header(layer: Image) -> Source:
         known_acquisition(layer),
         made,
         _turned(layer),
+        extra_axes(layer),
+        not layer.rgb and len(shape) > 3 and all(label.lstrip("-").isdigit() for label in layer.axis_labels),
     )
 
 

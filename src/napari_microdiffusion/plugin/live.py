@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
 from ..metrics import SCALES_APART
-from .layers import KEY, grid, link_contrast, top
+from .layers import KEY, extra_axes, grid, link_contrast, top
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -106,6 +106,15 @@ def _alike(truth: Image, source: Image) -> bool:
     """Whether contrast can be the same: a truth of another bit depth would leave the volume black."""
     of_truth, of_source = (high - low for low, high in (truth.contrast_limits, source.contrast_limits))
     return bool(1 / SCALES_APART <= of_truth / max(of_source, 1e-30) <= SCALES_APART)
+
+
+def show_chosen(viewer: ViewerModel, source: Image, chosen: dict[str, int]) -> None:
+    """Move the sliders to the channel and time point that are used of a layer."""
+    for axis, name in enumerate(extra_axes(source)):
+        index = chosen.get(name, 0)
+        viewer.dims.set_point(
+            viewer.dims.ndim - source.ndim + axis, source.translate[axis] + index * source.scale[axis]
+        )
 
 
 def show_middle(viewer: ViewerModel, layer: Image) -> None:

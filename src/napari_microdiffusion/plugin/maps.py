@@ -124,7 +124,7 @@ def _show_colorbar(layer: Image) -> None:
     """What the colours stand for, in a corner, small enough for a cell of the grid."""
     bar = layer.colorbar
     bar.size, bar.font_size, bar.tick_length = (10, 90), 8, 4
-    bar.position, bar.visible = "bottom_right", True
+    bar.position, bar.visible = "top_right", True  # notifications come up at the bottom
 
 
 def _place(result: Image, ran: Ran | None = None) -> dict[str, Any]:

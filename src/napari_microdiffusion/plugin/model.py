@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,13 @@ PRESET_HINTS = {
     "standard": "larger, for a GPU",
     "paper": "the papers' numbers, for a GPU",
 }
+
+
+UNNAMED = (
+    "its last three axes are taken for projections, y and x. If they are others, open the file with Open… above, which "
+    "reads what the file says of its axes"
+)
+PLACES = {"channel": "channel", "time": "time point"}
 
 
 class Setup(BaseModel):
@@ -86,6 +94,11 @@ class Setup(BaseModel):
         return Pretraining(method=self.spec(), acquisition=self.acquisition, seed=self.seed, device=self.device)
 
     @property
+    def chosen(self) -> dict[str, int]:
+        """Channel and time point, for layers that have several."""
+        return {"channel": self.channel or 0, "time": self.time or 0}
+
+    @property
     def title(self) -> str:
         """``<method> <preset>``, the first part of a result's name; methods with nothing to set have no preset."""
         name = DESCRIPTIONS[self.method].short
@@ -128,6 +141,10 @@ class Source:
         Whether it is a volume that was reconstructed.
     turned
         Whether the layer is shown rotated, sheared, or transformed by a matrix.
+    choices
+        How many channels and time points there are to choose from, where there are any.
+    unnamed
+        Whether it has such axes, and nothing says which of its axes is which.
     """
 
     name: str
@@ -138,6 +155,8 @@ class Source:
     acquisition: Acquisition | None = None
     made: bool = False
     turned: bool = False
+    choices: Mapping[str, int] = field(default_factory=dict)
+    unnamed: bool = False
 
     def check(self) -> None:
         """Refuse what is not a stack of grey images.
@@ -180,6 +199,7 @@ def covered(setup: Setup, source: Source) -> Acquisition:
     if source.shape[0] < MINIMUM_PROJECTIONS:
         raise InvalidInput(
             f"{source.name} has {source.shape[0]} images; at least {MINIMUM_PROJECTIONS} projections are needed"
+            + (f": {UNNAMED}" if source.unnamed else "")
         )
     if source.lacking:
         raise InvalidInput(
@@ -237,6 +257,11 @@ def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> 
         told.append(f"the file of {source.name} says {own.description}")
     if whole is not None and whole.made:
         told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
+    if source.unnamed:
+        told.append(f"{source.name} does not name its axes: {UNNAMED}")
+    if truth is not None and not setup.simulate:
+        lacking = [axis for axis, count in truth.choices.items() if count <= setup.chosen[axis]]
+        told += [f"{truth.name} has no {PLACES[a]} {setup.chosen[a]}: its last one is compared with" for a in lacking]
     if source.turned:
         told.append(f"{source.name} is shown rotated, sheared or otherwise transformed, and the result will not be")
     return " ".join(f"Beware: {each}." for each in told)

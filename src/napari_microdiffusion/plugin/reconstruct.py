@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari.viewer
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
@@ -25,7 +25,7 @@ from .parts import RED, UprightArea
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
-from .session import Session, preferences
+from .session import Session, preferences, sentence
 from .trusting import Trusting
 from .watching import watch
 
@@ -53,6 +53,7 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
+        self._docked = False
         self._before = ""
         self._failed_with: dict[str, Any] = {}
         self.message = ""
@@ -68,6 +69,7 @@ class ReconstructWidget(QWidget):
         self._lay_out()
         self._connect()
         self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
+        self._offer_results()  # of a panel that was closed
         threading.Thread(target=_warm_up, daemon=True).start()
 
     # -- the model ---------------------------------------------------------------------------
@@ -92,6 +94,14 @@ class ReconstructWidget(QWidget):
         except InvalidInput as error:
             return str(error)
         return ""
+
+    def event(self, event: QEvent) -> bool:
+        """When people close the panel napari merely lets go of it: end with it what it has begun."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self._docked and self.parent() is None:
+                self.deleteLater()
+            self._docked = self.parent() is not None
+        return bool(super().event(event))
 
     # -- running -----------------------------------------------------------------------------
 
@@ -189,20 +199,20 @@ class ReconstructWidget(QWidget):
             self._area.ensureWidgetVisible(self.result)
 
     def _changed(self) -> None:
-        setup = self.value()
+        setup, source = self.value(), self.data.source()
+        name = "" if source is None else source.name
         try:
             line = self._plan(setup)
             beware = doubts(setup, *self._headers())
             line, style = (f"{line}. {beware}", RED) if beware else (line, PLAIN)
         except InvalidInput as error:
-            line, style = str(error)[:1].upper() + str(error)[1:], RED
+            line, style = sentence(str(error), name), RED
         self.data.line.setText(line)
         self.data.line.setStyleSheet(style)
         self.method.offer_methods(setup.acquisition)
-        self._basing.show(setup, self.data.source(), self.data.truth())
+        self._basing.show(setup, source, self.data.truth())
         problem = self.problem()
-        self.run_box.set_possible(problem[:1].upper() + problem[1:])
-        self.result.set_job_possible(not problem)
+        self.run_box.set_possible(sentence(problem, name))
         self.valueChanged.emit(setup)
 
     def _plan(self, setup: Setup) -> str:
@@ -271,7 +281,7 @@ class ReconstructWidget(QWidget):
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)
         self.run_box.stop.connect(self.stop)
-        self.result.save_job.connect(self._save_job)
+        self.run_box.save_job.connect(self._save_job)
         self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
         self.method.base.load.connect(lambda: self._files.open_weights(self._use_weights))
         for part, none in ((self._trust, "There is no score"), (self._basing, "There is no base model")):

@@ -44,7 +44,6 @@ class ResultBox(QGroupBox):
     """Scores of the chosen result, and what can be done with it."""
 
     save = Signal()
-    save_job = Signal()
     save_weights = Signal()
     side_by_side = Signal(bool)
     chosen = Signal()
@@ -61,9 +60,8 @@ class ResultBox(QGroupBox):
         self.grid.setChecked(True)
         self.grid.setToolTip("Projections, ground truth and results next to one another instead of on top")
         self.grid.toggled.connect(self.side_by_side)
-        self._save, self._job = QPushButton("Save volume…"), QPushButton("Save job…")
+        self._save = QPushButton("Save volume…")
         self._save.setToolTip("Save the volume as OME-TIFF or OME-Zarr, with its voxel size and how it was made")
-        self._job.setToolTip("Save the settings, to repeat the run with: napari-microdiffusion reconstruct --job FILE")
         self._weights = QPushButton("Save network…")
         self._weights.setToolTip(
             "Save what the method has learned, to use it without training on further stacks of the same sample and "
@@ -71,7 +69,6 @@ class ResultBox(QGroupBox):
         )
         self._weights.clicked.connect(self.save_weights)
         self._save.clicked.connect(self.save)
-        self._job.clicked.connect(self.save_job)
         self._lay_out()
         self.show_scores({}, has_truth=True)
         self.offer({}, None)
@@ -93,24 +90,21 @@ class ResultBox(QGroupBox):
         """Name of the chosen result's layer."""
         return self._results.currentText() if self._results.isEnabled() else ""
 
-    def show_scores(self, scores: dict[str, float], has_truth: bool) -> None:
-        """The figures there are, dashes for the others."""
+    def show_scores(self, scores: dict[str, float], has_truth: bool, beware: str = "") -> None:
+        """The figures there are, dashes for the others; what is to be known of them."""
         for key, label in self._values.items():
             label.setText(SCORES[key][1].format(scores[key]) if key in scores else "–")
         note = COVERED.format(100 * scores["coverage_90"]) if "coverage_90" in scores else ""
         note += FLAGGED.format(**scores) if "flagged_error_ratio" in scores else ""
-        self._note.setText(note if has_truth or not scores else NO_TRUTH)
+        note = note if has_truth or not scores else NO_TRUTH
+        self._note.setText(f"Beware: {beware}. {note}" if beware else note)
         self._note.setVisible(bool(self._note.text()))
 
     def show_known(self, known: dict[str, Any]) -> None:
         """The scores kept with a result's layer."""
         scores, ran = known.get("scores", {}), known.get("ran")
         self._weights.setEnabled(isinstance(ran, Ran) and _worth_saving(ran))
-        self.show_scores(scores, "psnr" in scores)
-
-    def set_job_possible(self, possible: bool) -> None:
-        """Whether there is a job that could be saved."""
-        self._job.setEnabled(possible)
+        self.show_scores(scores, "psnr" in scores, known.get("beware", ""))
 
     def _lay_out(self) -> None:
         layout, scores, buttons = QVBoxLayout(self), QGridLayout(), QHBoxLayout()
@@ -122,7 +116,7 @@ class ResultBox(QGroupBox):
                 label.setToolTip(tooltip)
                 scores.addWidget(label, row, column)
             self._values[key] = value
-        for button in (self._save, self._job, self._weights):
+        for button in (self._save, self._weights):
             buttons.addWidget(button)
         layout.addWidget(self._results)
         layout.addLayout(scores)

@@ -19,13 +19,19 @@ class RunBox(QGroupBox):
 
     run = Signal()
     stop = Signal()
+    save_job = Signal()
 
     def __init__(self) -> None:
         super().__init__("3 · Run")
         self.run_button, self.stop_button = QPushButton("Run"), QPushButton("Stop")
+        self.job_button = QPushButton("Save job…")
         self.run_button.setToolTip(RUN)
         self.stop_button.setToolTip("Stop within a second and keep what is done so far")
+        self.job_button.setToolTip(
+            "Save the data and settings above, to run them with: napari-microdiffusion reconstruct --job FILE"
+        )
         self.run_button.clicked.connect(self.run)
+        self.job_button.clicked.connect(self.save_job)
         self.stop_button.clicked.connect(self._stopping)
         self._stage, self._left = QLabel("Ready"), QLabel()
         self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
@@ -36,7 +42,7 @@ class RunBox(QGroupBox):
         self._bar.setRange(0, 1)
         self._curve = LossCurve()
         layout = QVBoxLayout(self)
-        layout.addLayout(_row(self.run_button, self.stop_button))
+        layout.addLayout(_row(self.run_button, self.stop_button, self.job_button))
         layout.addLayout(_row(self._stage, self._left, stretch=(1, 0)))
         layout.addWidget(self._bar)
         layout.addWidget(self._failure)
@@ -54,6 +60,7 @@ class RunBox(QGroupBox):
         """Whether the setup can be run at all; if not, what is wrong."""
         self.run_button.setEnabled(not problem and not self._running)
         self.run_button.setToolTip(problem or RUN)
+        self.job_button.setEnabled(not problem)
 
     def begin(self, stage: str = "Reading the images") -> None:
         """A run begins."""

@@ -14,7 +14,7 @@ from ..numbering import numbered
 from ..provenance import found_in
 from ..volume import ProjectionStack, Volume
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
-from .live import UNFINISHED, LiveLayer, show_middle
+from .live import UNFINISHED, LiveLayer, show_chosen, show_middle
 from .model import Setup
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Session(QObject):
                 self._show_source(message.stack)
             case Opened():
                 layer = self._live.open(message.canvas, self._stack, self._shown, self._truth)
+                show_chosen(self._viewer, self._source, self._setup.chosen)
                 show_middle(self._viewer, layer)
                 self.opened.emit(layer)
                 QTimer.singleShot(0, self._worker.shown.set)  # once it has been drawn
@@ -144,6 +145,7 @@ class Session(QObject):
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
             "verdict": outcome.verdict,
+            "beware": outcome.beware,
             "ran": Ran(self._job, self._stack, result, outcome.trained),
         }
         self.deleteLater()
@@ -163,7 +165,7 @@ class Session(QObject):
             self._withdraw()
         else:
             self._live.finish(UNFINISHED, " (failed)")
-        self.failed.emit(_sentence(str(error), self._source.name))
+        self.failed.emit(sentence(str(error), self._source.name))
 
     def _withdraw(self) -> None:
         """Nothing was done: leave nothing behind, but the projections where those of an earlier run were replaced."""
@@ -174,10 +176,9 @@ class Session(QObject):
 
 def loader(setup: Setup, source: Image, truth: Image | None) -> Load:
     """What gives the worker its input; the pixels are first touched there."""
-    chosen = {"channel": setup.channel or 0, "time": setup.time or 0}
-    name, data = source.name, pixels(source, chosen)
+    name, data = source.name, pixels(source, setup.chosen)
     dtype = str(facts(source).get("source_dtype") or data.dtype)
-    reference = None if truth is None else (truth.name, pixels(truth, there(truth, chosen)))
+    reference = None if truth is None else (truth.name, pixels(truth, there(truth, setup.chosen)))
 
     def load() -> tuple[ProjectionStack, Volume | None]:
         array = in_memory(data)
@@ -233,6 +234,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def _sentence(text: str, name: str) -> str:
+def sentence(text: str, name: str) -> str:
     """With a capital letter, but where it begins with a layer's name."""
     return text if text.startswith(f"{name} ") else text[:1].upper() + text[1:]

@@ -51,13 +51,14 @@ class Opened:
 class Outcome:
     """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words.
 
-    ``trained`` is the network that it was given, if it was given one.
+    ``trained`` is the network that it was given, if it was given one; ``beware`` what makes the scores worthless.
     """
 
     result: Result
     scores: dict[str, float]
     verdict: str
     trained: Trained | None = None
+    beware: str = ""
 
 
 Message = Loaded | Opened | Progress
@@ -155,7 +156,10 @@ def _driven(
     if not at_once:
         check(job, stack)
     recorder = Recorder(canvas, stack, truth)
-    trained = _trained_before(job, base, Loaded(stack, truth), recorder)
+    trained = _trained_before(job, base, stack, recorder)
+    known = None if trained is None or truth is None else trained_on(trained.volumes, truth)
+    if known is not None:
+        recorder.notice(Notice(known))
     weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
@@ -165,10 +169,10 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained)
+    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained, known or "")
 
 
-def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Recorder) -> Trained | None:
+def _trained_before(job: Job, base: Trained | None, stack: ProjectionStack, recorder: Recorder) -> Trained | None:
     """The base model at hand, or else the network that the job names, None where it names none.
 
     What is to be known of it goes to the recorder.
@@ -179,10 +183,8 @@ def _trained_before(job: Job, base: Trained | None, loaded: Loaded, recorder: Re
         base = load_trained(job.weights, method=job.method)
     if base is None:
         return None
-    known = None if loaded.truth is None else trained_on(base.volumes, loaded.truth)
-    for note in (base.check(loaded.stack, job.denoise), known):
-        if note is not None:
-            recorder.notice(Notice(note))
+    if note := base.check(stack, job.denoise):
+        recorder.notice(Notice(note))
     return base
 
 
