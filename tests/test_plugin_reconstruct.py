@@ -492,6 +492,7 @@ def test_axes_without_names_are_doubted(opened: Open, images: int, told: str) ->
     assert told in line
     assert "its last three axes are taken for projections, y and x" in line
 
+
 def test_a_voxel_size_that_was_set_is_not_filled_in_again(opened: Open, stack: ProjectionStack) -> None:
     _, widget = opened(layers=[(stack.data, {"name": "plain"}, "image")], scale_um=(3, 1, 1))
     widget.data.beam.slices.setValue(7)
