@@ -1129,7 +1129,7 @@ class TestMethods:
         assert [method["name"] for method in found["methods"]] == list(presets.METHODS)
         settings = {s["key"]: s for m in found["methods"] if m["name"] == "microdiffusion" for s in m["settings"]}
         assert settings["gamma"]["limits"] == {"ge": 0, "le": 1}
-        assert settings["gamma"]["source"]["paper"] == "paper"
+        assert settings["gamma"]["source"]["paper"] == "ours"
         assert settings["sampling_steps"]["changeable_after_training"]
         assert settings["prior.features"]["default"]["paper"] == 512
         assert all(s["description"] and s["range"] for s in settings.values())

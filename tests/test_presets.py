@@ -300,11 +300,21 @@ def test_the_diffusion_of_the_paper(name):
 
 PAPER = {  # what the paper states
     "inr": {"encoding", "features", "epochs", "learning_rate", "neighbouring", "consistency"},
-    "guided": {"epochs", "learning_rate", "weight_decay", "gamma", "pairing", "parameterisation", "consistency"},
+    "guided": {"epochs", "learning_rate", "weight_decay", "attention", "pairing", "parameterisation", "consistency"},
 }
 SILENT = {  # what it does not
     "inr": {"octaves", "width", "layers", "rays", "bandwidth_z", "bandwidth_xy", "levels", "cell_z", "cell_xy"},
-    "guided": {"timesteps", "beta_start", "beta_end", "guidance", "p_uncond", "batch", "channels", "multipliers"},
+    "guided": {
+        "gamma",
+        "timesteps",
+        "beta_start",
+        "beta_end",
+        "guidance",
+        "p_uncond",
+        "batch",
+        "channels",
+        "multipliers",
+    },
 }
 
 
