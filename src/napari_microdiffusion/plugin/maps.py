@@ -115,16 +115,21 @@ def _look(picture: Picture, result: Image) -> dict[str, Any]:
 
     if picture.limits is None:
         return {"colormap": result.colormap, "contrast_limits": tuple(result.contrast_limits)}
-    colors, name = DIVERGING
-    colormap = Colormap(colors, name=name) if picture.limits[0] < 0 else "magma"
-    return {"colormap": colormap, "contrast_limits": picture.limits, "blending": "translucent_no_depth"}
+    if picture.limits[0] < 0:  # black is nothing: over a volume it must not hide it
+        colors, name = DIVERGING
+        return {
+            "colormap": Colormap(colors, name=name),
+            "contrast_limits": picture.limits,
+            "blending": "additive",
+        }
+    return {"colormap": "magma", "contrast_limits": picture.limits, "blending": "translucent_no_depth"}
 
 
 def _show_colorbar(layer: Image) -> None:
     """What the colours stand for, in a corner, small enough for a cell of the grid."""
     bar = layer.colorbar
     bar.size, bar.font_size, bar.tick_length = (10, 90), 8, 4
-    bar.position, bar.visible = "top_right", True  # notifications come up at the bottom
+    bar.position, bar.visible = "bottom_left", True  # names are at the top, notifications at the right
 
 
 def _place(result: Image, ran: Ran | None = None) -> dict[str, Any]:
