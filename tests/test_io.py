@@ -187,6 +187,10 @@ class TestExport:
         exported = io.write_volume(Volume(data, source_dtype="uint8"), tmp_path / "v.tif", dtype=dtype)
         assert "value = " in (exported.mapping or "")
         assert np.abs(io.read_volume(tmp_path / "v.tif").data - data).max() < 0.05
+        whole = data.clip(0).astype(np.uint8)
+        io.write_volume(Volume(whole), tmp_path / "w.tif", dtype=dtype)
+        with tifffile.TiffFile(tmp_path / "w.tif") as file:  # nothing to round
+            np.testing.assert_array_equal(file.asarray(), whole)
 
     @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
     def test_integers_of_floats_are_mapped_and_can_be_mapped_back(self, tmp_path: Path, dtype: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.plugin.contributions import SAMPLE_ACQUISITION, sample
 from napari_microdiffusion.plugin.found_box import FoundBox, in_words
-from napari_microdiffusion.plugin.layers import Ran, facts
+from napari_microdiffusion.plugin.layers import facts
 from napari_microdiffusion.plugin.model import choices_of
 from napari_microdiffusion.presets import PRESETS, spec
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -182,17 +182,19 @@ def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network
     assert save.isEnabled()
     ran = facts(widget.results()[-1])["ran"]
 
-    def again(ran: Ran) -> Path:
-        path = tmp_path / f"{ran.result.partial}.safetensors"
-        widget._files.write_weights(ran, path)
-        qtbot.waitUntil(path.exists, timeout=10_000)
-        return path
-
-    saved = load_trained(again(ran))
+    path = tmp_path / "again.safetensors"
+    widget._files.write_weights(ran, path)
+    qtbot.waitUntil(path.exists, timeout=10_000)
+    saved = load_trained(path)
     assert saved.method == ran.job.method != load_trained(network).method
     assert saved.complete
-    assert not saved.denoised
-    assert load_trained(again(replace(ran, result=replace(ran.result, partial=True)))).complete is False
+    assert saved.denoised is False
+    widget.setValue(widget.value().replace(**choices_of(saved.method), weights=path))
+    widget.setValue(widget.value().replace(overrides={**SMALL, "fine_tuning": 0}))
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    assert facts(widget.results()[-1])["ran"].trained is not None
+    assert not save.isEnabled()  # that is the file's own network
 
 
 def test_a_network_of_other_settings_is_refused(opened: Open, qtbot: Any, network: Path, notices: list[str]) -> None:
@@ -242,6 +244,26 @@ def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: 
     with qtbot.waitSignal(owner.destroyed):
         owner.deleteLater()
     assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("collecting")
+def test_a_worker_that_outlives_its_panel_collects_nothing(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qtpy.QtCore import QObject
+
+    from napari_microdiffusion.plugin import collecting
+    from napari_microdiffusion.plugin.files import in_background
+
+    monkeypatch.setattr(collecting, "MILLISECONDS", 5)
+    owner, release = QObject(), threading.Event()
+    collecting.MainThreadCollection(owner).begin()
+    worker = in_background(lambda: release.wait(10), lambda _: None)
+    with qtbot.waitSignal(owner.destroyed):
+        owner.deleteLater()
+    qtbot.wait(50)
+    assert not gc.isenabled()
+    with qtbot.waitSignal(worker.finished, timeout=10_000):
+        release.set()
+    qtbot.waitUntil(gc.isenabled, timeout=10_000)
 
 
 @pytest.mark.usefixtures("collecting")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -241,6 +242,30 @@ def test_closing_the_widget_stops_the_run(opened: Open, qtbot: Any, method: Call
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=3000)
     assert viewer.layers[-1].name == "Conservative interpolation · vessels projections (partial)"
     viewer.layers.pop(0)  # nobody listens any more
+
+
+def test_a_panel_that_is_put_elsewhere_lives_on(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened()
+    viewer.window.remove_dock_widget(widget)
+    viewer.window.add_dock_widget(widget, area="left")
+    qtbot.wait(50)
+    finish(qtbot, widget)
+
+
+def test_what_comes_after_the_panel_is_closed_is_dropped(opened: Open, qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.files import in_background
+
+    viewer, widget = opened()
+    came: list[str] = []
+    release = threading.Event()
+    worker = in_background(lambda: release.wait(10) and "late", came.append, widget)
+    kept = in_background(lambda: release.wait(10) and "kept", came.append)
+    with qtbot.waitSignal(widget.destroyed, timeout=5000):
+        viewer.window.remove_dock_widget(widget)
+    with qtbot.waitSignals([worker.finished, kept.finished], timeout=10_000):
+        release.set()
+    qtbot.wait(50)
+    assert came == ["kept"]
 
 
 def test_a_panel_that_is_opened_again_knows_the_results(opened: Open, qtbot: Any) -> None:
@@ -480,7 +505,7 @@ def test_a_truth_of_several_times_is_that_of_the_chosen_one(opened: Open, truth:
     assert "Beware" not in widget.data.line.text()
     widget._viewer.layers["t"].data = images[:2]
     widget.setValue(widget.value())
-    assert "Beware: t has no time point 2: its last one is compared with" in widget.data.line.text()
+    assert "Beware: t has no time point 2: its last one is used instead" in widget.data.line.text()
 
 
 @pytest.mark.parametrize(("images", "told"), [(3, "3 projections of 40 × 40"), (2, "has 2 images")])

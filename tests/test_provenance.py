@@ -16,6 +16,7 @@ from napari_microdiffusion.provenance import found_in, was_denoised, was_reconst
         ({}, False, False, {}),
         ({"seed": 0}, False, False, {}),
         ({"job": {}}, True, False, {}),
+        ({"complete": False}, True, False, {}),  # of a run that was left alone
         ({"job": {}, "denoised": True, "found": {"elongation": 2.0}}, True, True, {"elongation": 2.0}),
         ({"job": {}, "denoised": "no"}, True, False, {}),  # files may say anything
     ],

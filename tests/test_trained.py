@@ -170,6 +170,10 @@ def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
     assert not stopped.complete
     assert "stopped before its end" in (stopped.check_input(pointed()) or "")
     assert stopped.origin.endswith("stopped before the end")
+    for noisy in (True, False):
+        path = save_trained(tmp_path / "g.safetensors", stopped.method, WEIGHTS, pointed(), True, denoised=not noisy)
+        told = load_trained(path).check_input(pointed(), denoise=noisy) or ""
+        assert "and these are" in told
     path = save_trained(tmp_path / "f.safetensors", stopped.method, WEIGHTS, pointed(), volumes=RECORDS)
     fitted = load_trained(path)
     assert (fitted.volumes, fitted.is_base) == (RECORDS, True)
@@ -211,9 +215,9 @@ def test_noise_in_training_and_in_use_should_agree(tmp_path: Path, trained: bool
     assert note == told or (told is not None and told in (note or ""))
 
 
-def test_weights_of_a_stopped_run_say_so(tmp_path: Path) -> None:
-    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK, complete=False)
-    assert "stopped before its end" in (load_trained(path).check_input(STACK) or "")
+def test_weights_of_before_it_was_recorded_say_nothing_of_noise(tmp_path: Path) -> None:
+    path = save_trained(tmp_path / "w.safetensors", spec("axial"), WEIGHTS, STACK, denoised=None)
+    assert all(load_trained(path).check_input(STACK, denoise=used) is None for used in (True, False))
 
 
 def test_weights_that_do_not_fit_say_what_they_were_trained_for(tmp_path: Path) -> None:

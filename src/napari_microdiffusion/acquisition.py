@@ -188,7 +188,7 @@ class Acquisition(BaseModel):
         return f"{self.slices} slices, stride {self.step}, {self.profile} profile{width}"
 
     def alike(self, other: Acquisition) -> bool:
-        """Whether both make projections in the same way: of as many slices, with any profile of the same weights."""
+        """Whether slices, stride and weights are the same, whatever the profile is called; their number may differ."""
         same = (self.slices, self.step) == (other.slices, other.step)
         return same and np.allclose(self.profile_weights, other.profile_weights, atol=1e-6)
 

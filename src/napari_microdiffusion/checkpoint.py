@@ -79,9 +79,10 @@ class Checkpoint:
     volumes
         That they were trained on instead of projections; empty otherwise.
     complete
-        False where the run that trained them was stopped before its end.
+        False where their training on volumes was stopped before its end.
     denoised
-        Whether the noise was taken off the projections first.
+        Whether the noise was taken off the projections first; None in files of before it was recorded, and for weights
+        that were trained on volumes.
     """
 
     spec: dict[str, Any]
@@ -91,7 +92,7 @@ class Checkpoint:
     input_sha256: str | None = None
     volumes: tuple[VolumeRecord, ...] = ()
     complete: bool = True
-    denoised: bool = False
+    denoised: bool | None = None
 
 
 def save_weights(
@@ -103,7 +104,7 @@ def save_weights(
     input_sha256: str | None = None,
     volumes: Iterable[VolumeRecord] = (),
     complete: bool = True,
-    denoised: bool = False,
+    denoised: bool | None = None,
 ) -> Path:
     """Write weights with their spec, all or nothing.
 
@@ -169,7 +170,7 @@ def load_weights(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
     try:
-        sha = record.get("input_sha256")
+        sha, denoised = record.get("input_sha256"), record.get("denoised")
         return Checkpoint(
             spec=dict(record["spec"]),
             weights=weights,
@@ -178,7 +179,7 @@ def load_weights(path: str | Path) -> Checkpoint:
             input_sha256=sha and str(sha),
             volumes=tuple(VolumeRecord.model_validate(each) for each in record.get("volumes", ())),
             complete=bool(record.get("complete", True)),
-            denoised=bool(record.get("denoised", False)),
+            denoised=denoised if isinstance(denoised, bool) else None,
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error

@@ -35,8 +35,8 @@ def found_in(provenance: dict[str, Any] | None) -> Findings:
 
 
 def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
-    """Whether a record of how a volume was made is that of a run, so that it is no measurement."""
-    return "job" in (provenance or {})
+    """Whether a record of how a volume was made is that of a run, finished or not, so that it is no measurement."""
+    return not {"job", "complete"}.isdisjoint(provenance or {})
 
 
 def was_denoised(provenance: dict[str, Any] | None) -> bool:

@@ -36,9 +36,10 @@ class Trained:
     volumes
         That a base model was trained on; empty for others.
     complete
-        Whether the run that trained it came to its end.
+        Whether its training on volumes came to its end.
     denoised
-        Whether the projections it was trained on, or a base model fitted to, were denoised first.
+        Whether the projections it was trained on, or a base model fitted to, were denoised first; None where nothing
+        says, and for a base model as it came from the volumes.
     """
 
     method: Method
@@ -47,7 +48,7 @@ class Trained:
     input_sha256: str | None
     volumes: tuple[VolumeRecord, ...] = ()
     complete: bool = True
-    denoised: bool = False
+    denoised: bool | None = None
 
     @property
     def is_base(self) -> bool:
@@ -105,12 +106,12 @@ class Trained:
             If a neural representation would be used on other projections than its own: it would give back the
             volume it was trained on. If a base model was trained for projections that were made in another way.
         """
-        if self.is_base:
-            return self._check_base(stack)
-        notes = [] if self.complete else ["the run that trained the weights was stopped before its end"]
-        if self.denoised != denoise:
+        notes = []
+        if self.denoised not in (None, denoise):
             kind = "denoised, and these are not" if self.denoised else "as they were measured, and these are denoised"
             notes.append(f"the weights were trained on projections {kind}")
+        if self.is_base:
+            return "; ".join([*self._check_base(stack), *notes]) or None
         if not stack.acquisition.alike(self.acquisition):
             notes.append(f"the weights were trained on projections with {self.acquisition.description}")
         if self.input_sha256 is None:
@@ -128,7 +129,7 @@ class Trained:
             notes.append(self._elsewhere)
         return "; ".join(notes) or None
 
-    def _check_base(self, stack: ProjectionStack) -> str | None:
+    def _check_base(self, stack: ProjectionStack) -> list[str]:
         before, now = self.acquisition, stack.acquisition
         if not before.alike(now):
             raise InvalidInput(
@@ -140,7 +141,7 @@ class Trained:
             notes.append("the base model was fitted to another stack before")
         elif self.input_sha256 and self.method.refines:
             notes.append("the base model was fitted to this stack before, and is once more")
-        return "; ".join(notes) or None
+        return notes
 
     @property
     def _elsewhere(self) -> str:
@@ -164,7 +165,7 @@ def save_trained(
     overwrite: bool = False,
     volumes: Iterable[VolumeRecord] = (),
     complete: bool = True,
-    denoised: bool = False,
+    denoised: bool | None = None,
 ) -> Path:
     """Save weights with the spec and the stack they were trained for; errors as for `checkpoint.save_weights`.
 

@@ -139,9 +139,10 @@ def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.E
 def _save_weights(path: Path, prepared: Prepared, result: Result, overwrite: bool) -> Path:
     """The weights with what they were trained on; a base model that was fitted to the stack stays one."""
     volumes = () if prepared.trained is None else prepared.trained.volumes
+    complete = prepared.trained is None or prepared.trained.complete
     denoised = was_denoised(result.volume.provenance)
     return save_trained(
-        path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes, denoised=denoised
+        path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes, complete, denoised
     )
 
 
@@ -188,13 +189,13 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     state = "PARTIAL, stopped" if result.partial else "done"
     residual = result.residual
     acquisition = prepared.stack.acquisition
-    numbers = numbers_of(acquisition.hidden)
+    numbers, what = numbers_of(acquisition.hidden), "projections" if len(acquisition.hidden) > 1 else "projection"
     size = result.volume.scale_um
     voxels = "voxel size unknown" if size is None else f"voxels of {in_microns(size)}"
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x), {voxels}",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
-        *([f"without projection {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
+        *([f"without {what} {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"
         + (", before the export's mapping" if exported.mapping else "")
         + ("; what was taken for noise is part of it" if was_denoised(result.volume.provenance) else ""),

@@ -40,10 +40,10 @@ class Converted:
 def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
     """The volume's values in another type.
 
-    Nothing is clipped in ``float32``. Integers keep the intensities, rounded, where the data that the volume was
-    made from are unsigned integers that fit into the type, and make `LEVELS` levels at least; values outside its range
-    are clipped then, and counted. Otherwise [minimum, maximum] becomes the type's full range. In both cases
-    value = offset + gain · stored.
+    Nothing is clipped in ``float32``. Integers keep the intensities, rounded, where the data that the volume was made
+    from are unsigned integers that fit into the type, and the volume is whole numbers or spans `LEVELS` of them at
+    least; values outside the type's range are clipped then, and counted. Otherwise [minimum, maximum] becomes the
+    type's full range. In both cases value = offset + gain · stored.
 
     Raises
     ------
@@ -62,7 +62,9 @@ def to_type(volume: Volume, dtype: ExportType | None) -> Converted:
     source = np.dtype(volume.source_dtype)
     top = int(np.iinfo(dtype).max)
     low, high = volume.intensity_range
-    if source.kind == "u" and source.itemsize <= np.dtype(dtype).itemsize and high - low >= LEVELS:
+    whole = volume.data.dtype.kind in "ui"
+    fits = source.kind == "u" and source.itemsize <= np.dtype(dtype).itemsize
+    if fits and (whole or high - low >= LEVELS):
         low, high = 0.0, float(top)
     gain = (high - low) / top or 1.0
     stored, clipped = _quantised(volume.data, low, gain, dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..events import InvalidInput
+from ..events import InvalidInput, TooLarge
 from ..reliability import Reliability
 from .source import Opener, Source, open_source
 from .target import beside
@@ -43,10 +43,10 @@ def reliability_of(volume: Source, path: Path, readers: Mapping[str, Opener]) ->
         with open_source(beside(path), readers) as source:
             if source.sizes.get("C") != len(CHANNELS):
                 raise InvalidInput(f"{source.name} is damaged: it lacks some of {', '.join(CHANNELS)}")
-            source.check_memory(tuple(source.sizes.values()))  # all are kept
+            source.check_memory(tuple(n for a, n in source.sizes.items() if a != "C"), beside=len(CHANNELS) - 1)
             arrays = [source.stack(index, None).astype(np.float32, copy=False) for index in range(len(CHANNELS))]
-    except InvalidInput as error:
-        raise InvalidInput(f"{error}; or move it away to read {path.name} alone") from error
+    except (InvalidInput, TooLarge) as error:
+        raise type(error)(f"{error}; or move it away to read {path.name} alone") from error
     return Reliability(*arrays)
 
 

@@ -170,9 +170,15 @@ class Source:
             raise InvalidInput(f"{self.name} has no {word} {index}: it has {many}")
         return index
 
-    def check_memory(self, shape: tuple[int, ...]) -> None:
-        """Refuse to read so many of its pixels where there is no room for them; `TooLarge` says how much is needed."""
-        needed = COPIES * int(np.prod(shape, dtype=object)) * self.dtype.itemsize
+    def check_memory(self, shape: tuple[int, ...], beside: int = 0) -> None:
+        """Refuse to read so many of its pixels, ``beside`` others of that shape, where there is no room for them.
+
+        Raises
+        ------
+        TooLarge
+            Saying how much is needed.
+        """
+        needed = (COPIES + beside) * int(np.prod(shape, dtype=object)) * self.dtype.itemsize
         free = psutil.virtual_memory().available
         if needed > free:
             raise TooLarge(

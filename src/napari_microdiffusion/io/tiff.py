@@ -101,7 +101,7 @@ def _load(series: tifffile.TiffPageSeries, index: Index, shape: tuple[int, ...])
     """The chosen part of a series; no more is read, unless it is compressed and many images make a page."""
     pages = series.pages
     file, offset = series.parent, series.dataoffset
-    if len(pages) < 2 and file is not None and offset is not None and series.keyframe.is_memmappable:
+    if len(pages) < 2 and file is not None and offset is not None and series.keyframe.is_final:
         stored = np.dtype(file.byteorder + series.dtype.char)  # that of a series is native
         every = file.filehandle.memmap_array(stored, shape, offset)
         return np.array(every[index], dtype=series.dtype)

@@ -52,8 +52,9 @@ class Sampler:
     def blocks(self) -> list[range]:
         """Ranges of slices to be denoised together: whole blocks of one stride, as many as memory holds.
 
-        Where consistency is enforced at every step, all are if a projection's weight reaches into the next stride:
-        overlapping projections tie slices together, and those of a profile that begins with zeros lie across blocks.
+        With consistency at every step all slices are denoised together if a projection's weight reaches into the next
+        stride: overlapping projections tie them to one another, and a profile that begins with zeros lies across
+        blocks.
         """
         acquisition = self.stack.acquisition
         if self.every_step and int(np.flatnonzero(acquisition.profile_weights)[-1]) >= acquisition.step:

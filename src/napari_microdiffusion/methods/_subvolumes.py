@@ -98,8 +98,8 @@ class Subvolumes(Method):
         """It works between projections that do not overlap."""
         if acquisition.step < len(Windows(acquisition).profile):
             return (
-                "works between projections that do not overlap and begin within their own stride: use a stride of at "
-                "least the slices per projection"
+                "works between projections that do not overlap, with a profile that does not begin with zeros: use a "
+                "stride of at least the slices per projection"
             )
         if acquisition.step < 2:
             return "has nothing to do where every slice is measured: use more slices per projection"

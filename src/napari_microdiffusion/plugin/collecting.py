@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QThreadPool, QTimer
 
 MILLISECONDS = 1000
 MIDDLE, OLDEST = 10, 120
@@ -23,7 +23,7 @@ class MainThreadCollection:
         self._timer.setInterval(MILLISECONDS)
         self._timer.timeout.connect(self._collect)
         self._turns, self._resume = 0, False
-        owner.destroyed.connect(self._restore)
+        owner.destroyed.connect(lambda *_: self._left())  # which lives until then
 
     def begin(self) -> None:
         """Something starts to run."""
@@ -36,7 +36,14 @@ class MainThreadCollection:
         self._timer.stop()
         self._restore()
 
-    def _restore(self, *_: object) -> None:
+    def _left(self) -> None:
+        """The owner is gone; what it began may take a moment to stop, just when there is much garbage."""
+        if self._resume and QThreadPool.globalInstance().activeThreadCount():
+            QTimer.singleShot(MILLISECONDS, lambda: self._left())
+        else:
+            self._restore()
+
+    def _restore(self) -> None:
         """As it was before; somebody else may have switched it off."""
         if self._resume:
             gc.enable()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
 from superqt.utils import FunctionWorker
 
@@ -17,6 +18,7 @@ from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
 from .model import Setup, covered
+from .parts import alive
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -50,7 +52,7 @@ class Files:
 
             return read_layers(path)
 
-        in_background(read, lambda found: self._add(found, then))
+        in_background(read, lambda found: self._add(found, then), self._parent)
 
     def save(self, layer: Image) -> None:
         """Ask for a name, a format and a type, and save a volume."""
@@ -132,7 +134,7 @@ class Files:
                 ran.stack,
                 overwrite,
                 ran.volumes,
-                complete=not result.partial,
+                complete=ran.trained is None or ran.trained.complete,
                 denoised=was_denoised(result.volume.provenance),
             )
             return f"Saved {saved}. To use it on another stack: Load… under Method"
@@ -160,7 +162,7 @@ class Files:
             show_info(f"Saved {saved}. On the command line: napari-microdiffusion reconstruct --base {saved.name}")
             then(saved)
 
-        in_background(write, told)
+        in_background(write, told, self._parent)
 
     def agreed_to_save_base(self) -> bool:
         """Ask whether a base model that a job needs is to be saved first."""
@@ -183,7 +185,7 @@ class Files:
             load_torch()
             return load_trained(path)
 
-        in_background(read, lambda trained: then(path.resolve(), trained))
+        in_background(read, lambda trained: then(path.resolve(), trained), self._parent)
 
     def _completed(self, name: str, path: Path) -> Path | None:
         """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""
@@ -216,8 +218,16 @@ def _measured(known: dict[str, Any]) -> bool:
     return known.get("path") is not None and not was_reconstructed(known.get("provenance"))
 
 
-def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> FunctionWorker[tuple[bool, Any]]:
-    """Do something in a worker thread, then something with its result in this one; failures become a notification."""
+def in_background(
+    work: Callable[[], Any], then: Callable[[Any], object], owner: QObject | None = None
+) -> FunctionWorker[tuple[bool, Any]]:
+    """Do something in a worker thread, then something with its result in this one; failures become a notification.
+
+    Parameters
+    ----------
+    owner
+        Whose the second is: where it is gone by then nothing more is done.
+    """
 
     def guarded() -> tuple[bool, Any]:
         try:
@@ -228,8 +238,15 @@ def in_background(work: Callable[[], Any], then: Callable[[Any], object]) -> Fun
             logging.getLogger(__name__).exception("reading or writing failed")
             return False, f"{type(error).__name__}: {error}"
 
+    def told(end: tuple[bool, Any]) -> None:
+        done, found = end
+        if not done:
+            show_error(found)
+        elif owner is None or alive(owner):
+            then(found)
+
     worker = FunctionWorker(guarded)
-    worker.returned.connect(lambda end: then(end[1]) if end[0] else show_error(end[1]))
+    worker.returned.connect(told)
     worker.start()
     return worker
 

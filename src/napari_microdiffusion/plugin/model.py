@@ -31,7 +31,7 @@ PRESET_HINTS = {
 
 
 UNNAMED = (
-    "its last three axes are taken for projections, y and x. If they are others, open the file with Open… above, which "
+    "its last three axes are taken for {}, y and x. If they are others, open the file with Open… above, which "
     "reads what the file says of its axes"
 )
 PLACES = {"channel": "channel", "time": "time point"}
@@ -199,7 +199,7 @@ def covered(setup: Setup, source: Source) -> Acquisition:
     if source.shape[0] < MINIMUM_PROJECTIONS:
         raise InvalidInput(
             f"{source.name} has {source.shape[0]} images; at least {MINIMUM_PROJECTIONS} projections are needed"
-            + (f": {UNNAMED}" if source.unnamed else "")
+            + (f": {UNNAMED.format('projections')}" if source.unnamed else "")
         )
     if source.lacking:
         raise InvalidInput(
@@ -258,10 +258,11 @@ def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> 
     if whole is not None and whole.made:
         told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
     if source.unnamed:
-        told.append(f"{source.name} does not name its axes: {UNNAMED}")
+        what = "z" if setup.simulate else "projections"
+        told.append(f"{source.name} does not name its axes: {UNNAMED.format(what)}")
     if truth is not None and not setup.simulate:
         lacking = [axis for axis, count in truth.choices.items() if count <= setup.chosen[axis]]
-        told += [f"{truth.name} has no {PLACES[a]} {setup.chosen[a]}: its last one is compared with" for a in lacking]
+        told += [f"{truth.name} has no {PLACES[a]} {setup.chosen[a]}: its last one is used instead" for a in lacking]
     if source.turned:
         told.append(f"{source.name} is shown rotated, sheared or otherwise transformed, and the result will not be")
     return " ".join(f"Beware: {each}." for each in told)

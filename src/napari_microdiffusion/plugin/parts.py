@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QWidget
 
@@ -13,6 +14,16 @@ RED = "color: #f0605a"
 
 NARROWEST = 400
 """Pixels across which paragraphs read well."""
+
+
+def alive(thing: QObject) -> bool:
+    """Whether Qt has not deleted it."""
+    return bool(isalive(thing))  # type: ignore[no-untyped-call]
+
+
+def sentence(text: str, *names: str) -> str:
+    """With a capital letter, but where it begins with the name of a layer."""
+    return text if text.startswith(tuple(f"{name} " for name in names)) else text[:1].upper() + text[1:]
 
 
 class UprightArea(QScrollArea):

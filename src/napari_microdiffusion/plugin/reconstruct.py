@@ -21,11 +21,11 @@ from .files import Files
 from .layers import facts, header
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, doubts, plan
-from .parts import RED, UprightArea
+from .parts import RED, UprightArea, alive, sentence
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
-from .session import Session, preferences, sentence
+from .session import Session, preferences
 from .trusting import Trusting
 from .watching import watch
 
@@ -53,7 +53,6 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
-        self._docked = False
         self._before = ""
         self._failed_with: dict[str, Any] = {}
         self.message = ""
@@ -97,11 +96,13 @@ class ReconstructWidget(QWidget):
 
     def event(self, event: QEvent) -> bool:
         """When people close the panel napari merely lets go of it: end with it what it has begun."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self._docked and self.parent() is None:
-                self.deleteLater()
-            self._docked = self.parent() is not None
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            QTimer.singleShot(0, self._end_if_left)  # it may be on its way to another place
         return bool(super().event(event))
+
+    def _end_if_left(self) -> None:
+        if alive(self) and self.parent() is None:
+            self.deleteLater()
 
     # -- running -----------------------------------------------------------------------------
 
@@ -195,24 +196,24 @@ class ReconstructWidget(QWidget):
 
     def _reveal(self) -> None:
         """Scroll to the result, unless people are about to click somewhere."""
-        if not self._area.underMouse():
+        if alive(self) and not self._area.underMouse():
             self._area.ensureWidgetVisible(self.result)
 
     def _changed(self) -> None:
-        setup, source = self.value(), self.data.source()
-        name = "" if source is None else source.name
+        setup, source, truth = self.value(), self.data.source(), self.data.truth()
+        names = [layer.name for layer in (source, truth) if layer is not None]
         try:
             line = self._plan(setup)
             beware = doubts(setup, *self._headers())
             line, style = (f"{line}. {beware}", RED) if beware else (line, PLAIN)
         except InvalidInput as error:
-            line, style = sentence(str(error), name), RED
+            line, style = sentence(str(error), *names), RED
         self.data.line.setText(line)
         self.data.line.setStyleSheet(style)
         self.method.offer_methods(setup.acquisition)
-        self._basing.show(setup, source, self.data.truth())
+        self._basing.show(setup, source, truth)
         problem = self.problem()
-        self.run_box.set_possible(sentence(problem, name))
+        self.run_box.set_possible(sentence(problem, *names))
         self.valueChanged.emit(setup)
 
     def _plan(self, setup: Setup) -> str:

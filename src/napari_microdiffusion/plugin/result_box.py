@@ -127,6 +127,5 @@ class ResultBox(QGroupBox):
 
 
 def _worth_saving(ran: Ran) -> bool:
-    """Whether a run has learned something to the end; what it merely took from a base model is saved already."""
-    method, result = ran.job.method, ran.result
-    return bool(result.weights) and not result.partial and (method.refines or not method.pretrained)
+    """Whether a run has learned something to the end; what it merely took from a file is saved already."""
+    return bool(ran.result.weights) and not ran.result.partial and (ran.trained is None or ran.job.method.refines)

@@ -16,6 +16,7 @@ from ..volume import ProjectionStack, Volume
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_chosen, show_middle
 from .model import Setup
+from .parts import sentence
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -232,8 +233,3 @@ def _setter(event: Any) -> Callable[..., None]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-
-
-def sentence(text: str, name: str) -> str:
-    """With a capital letter, but where it begins with a layer's name."""
-    return text if text.startswith(f"{name} ") else text[:1].upper() + text[1:]

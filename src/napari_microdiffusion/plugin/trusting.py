@@ -129,7 +129,7 @@ class Trusting(QObject):
             return
         if on:
             self._awaited.add((layer, kind))
-            in_background(lambda: maps.pictures(ran, kind), lambda found: self._add(layer, ran, kind, found))
+            in_background(lambda: maps.pictures(ran, kind), lambda found: self._add(layer, ran, kind, found), self)
         else:
             self._awaited.discard((layer, kind))
             maps.hide(self._viewer, layer, kind)
