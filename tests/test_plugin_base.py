@@ -183,7 +183,7 @@ def test_train_and_use(ready: Open, qtbot: Any, tmp_path: Path) -> None:
     layer, said = run(qtbot, widget)
     assert not said
     ran = facts(layer)["ran"]
-    assert [record.name for record in ran.volumes] == ["other vessels"]
+    assert [record.name for record in ran.trained.volumes] == ["other vessels"]
     assert len(facts(layer)["provenance"]["weights_sha256"]) == 64
     assert not widget.result._weights.isEnabled()  # it is the base model itself
     assert _weights(ran) is ran.result.given

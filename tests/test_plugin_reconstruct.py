@@ -250,6 +250,7 @@ def test_a_panel_that_is_put_elsewhere_lives_on(opened: Open, qtbot: Any) -> Non
     viewer.window.add_dock_widget(widget, area="left")
     qtbot.wait(50)
     finish(qtbot, widget)
+    assert [layer.name for layer in widget.results()] == [widget.result.current()] == [viewer.layers[-1].name]
 
 
 def test_what_comes_after_the_panel_is_closed_is_dropped(opened: Open, qtbot: Any) -> None:

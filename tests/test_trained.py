@@ -174,7 +174,10 @@ def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
         path = save_trained(tmp_path / "g.safetensors", stopped.method, WEIGHTS, pointed(), True, denoised=not noisy)
         told = load_trained(path).check_input(pointed(), denoise=noisy) or ""
         assert "and these are" in told
-    path = save_trained(tmp_path / "f.safetensors", stopped.method, WEIGHTS, pointed(), volumes=RECORDS)
+    path = save_trained(tmp_path / "s.safetensors", stopped.method, WEIGHTS, pointed(), given=stopped)
+    assert "stopped before its end" in (load_trained(path).check_input(pointed()) or "")
+    base = replace(stopped, complete=True)
+    path = save_trained(tmp_path / "f.safetensors", base.method, WEIGHTS, pointed(), given=base)
     fitted = load_trained(path)
     assert (fitted.volumes, fitted.is_base) == (RECORDS, True)
     assert "2 volumes (a, b), for 6 slices" in fitted.origin

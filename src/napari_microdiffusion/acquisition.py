@@ -53,9 +53,7 @@ class Acquisition(BaseModel):
     weights: Annotated[
         tuple[float, ...] | None, Field(description="n measured weights, for the measured profile; scaled to sum to 1")
     ] = None
-    count: Annotated[int | None, Field(ge=1, le=HIGHEST, description="projections acquired, hidden ones included")] = (
-        None
-    )
+    count: Annotated[int | None, Field(ge=1, le=HIGHEST, description="projections acquired, hidden ones too")] = None
     hidden: Annotated[tuple[int, ...], Field(description="indices of projections that are not to be used")] = ()
 
     @model_validator(mode="after")

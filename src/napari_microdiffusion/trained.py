@@ -5,7 +5,6 @@ A base model, trained on full volumes, is a weights file like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,20 +162,20 @@ def save_trained(
     weights: Weights,
     stack: ProjectionStack,
     overwrite: bool = False,
-    volumes: Iterable[VolumeRecord] = (),
-    complete: bool = True,
+    given: Trained | None = None,
     denoised: bool | None = None,
 ) -> Path:
     """Save weights with the spec and the stack they were trained for; errors as for `checkpoint.save_weights`.
 
     Parameters
     ----------
-    volumes
-        Of a base model that was fitted to the stack: what it was trained on.
-    complete, denoised
+    given
+        What the training began with: a base model stays one, with the volumes that it was trained on.
+    denoised
         As in `Trained`.
     """
     values = method.model_dump(mode="json")
+    volumes, complete = ((), True) if given is None else (given.volumes, given.complete)
     return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes, complete, denoised)
 
 

@@ -137,13 +137,9 @@ def _written(options: Options, prepared: Prepared, result: Result) -> tuple[io.E
 
 
 def _save_weights(path: Path, prepared: Prepared, result: Result, overwrite: bool) -> Path:
-    """The weights with what they were trained on; a base model that was fitted to the stack stays one."""
-    volumes = () if prepared.trained is None else prepared.trained.volumes
-    complete = prepared.trained is None or prepared.trained.complete
-    denoised = was_denoised(result.volume.provenance)
-    return save_trained(
-        path, prepared.job.method, result.weights, prepared.stack, overwrite, volumes, complete, denoised
-    )
+    """The weights with what they were trained on."""
+    method, denoised = prepared.job.method, was_denoised(result.volume.provenance)
+    return save_trained(path, method, result.weights, prepared.stack, overwrite, prepared.trained, denoised)
 
 
 def _compare_inputs(prepared: Prepared, result: Result) -> None:

@@ -126,17 +126,9 @@ class Files:
         def write() -> str:
             from ..trained import save_trained
 
-            result = ran.result
-            saved = save_trained(
-                path,
-                ran.job.method,
-                result.weights,
-                ran.stack,
-                overwrite,
-                ran.volumes,
-                complete=ran.trained is None or ran.trained.complete,
-                denoised=was_denoised(result.volume.provenance),
-            )
+            method, result = ran.job.method, ran.result
+            denoised = was_denoised(result.volume.provenance)
+            saved = save_trained(path, method, result.weights, ran.stack, overwrite, ran.trained, denoised)
             return f"Saved {saved}. To use it on another stack: Load… under Method"
 
         in_background(write, show_info)

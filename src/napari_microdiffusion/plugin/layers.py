@@ -18,7 +18,6 @@ from .model import Source
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from ..checkpoint import VolumeRecord
     from ..run import Job, Result
     from ..trained import Trained
 
@@ -44,11 +43,6 @@ class Ran:
     stack: ProjectionStack
     result: Result
     trained: Trained | None = None
-
-    @property
-    def volumes(self) -> tuple[VolumeRecord, ...]:
-        """Those that its base model was trained on."""
-        return () if self.trained is None else self.trained.volumes
 
 
 # -- engine to layers ------------------------------------------------------------------------

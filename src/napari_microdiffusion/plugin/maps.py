@@ -117,11 +117,8 @@ def _look(picture: Picture, result: Image) -> dict[str, Any]:
         return {"colormap": result.colormap, "contrast_limits": tuple(result.contrast_limits)}
     if picture.limits[0] < 0:  # black is nothing: over a volume it must not hide it
         colors, name = DIVERGING
-        return {
-            "colormap": Colormap(colors, name=name),
-            "contrast_limits": picture.limits,
-            "blending": "additive",
-        }
+        colormap = Colormap(colors, name=name)
+        return {"colormap": colormap, "contrast_limits": picture.limits, "blending": "additive"}
     return {"colormap": "magma", "contrast_limits": picture.limits, "blending": "translucent_no_depth"}
 
 

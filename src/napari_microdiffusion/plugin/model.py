@@ -34,7 +34,10 @@ UNNAMED = (
     "its last three axes are taken for {}, y and x. If they are others, open the file with Open… above, which "
     "reads what the file says of its axes"
 )
+"""Of a layer with more axes than three, as napari's own reader leaves it."""
+
 PLACES = {"channel": "channel", "time": "time point"}
+"""What people read for the axes to choose from."""
 
 
 class Setup(BaseModel):
