@@ -140,7 +140,7 @@ def _modules() -> Generator[None]:
 
 @pytest.fixture
 def opened(
-    _modules: None, make_napari_viewer: Callable[..., Any], qtbot: Any
+    _modules: None, make_napari_viewer: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[Callable[..., tuple[Any, Any]]]:
     """A viewer with the tiny sample and the widget.
 
@@ -149,8 +149,12 @@ def opened(
     """
     from napari.layers import Layer
 
+    from napari_microdiffusion.plugin import reconstruct
+    from napari_microdiffusion.plugin.base import Bases
     from napari_microdiffusion.plugin.contributions import sample
     from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    monkeypatch.setattr(reconstruct, "AT_HAND", Bases())  # a session of its own
 
     def make(show: bool = False, layers: list[Any] | None = None, **setup: Any) -> tuple[Any, Any]:
         viewer = make_napari_viewer(show=show)

@@ -40,7 +40,8 @@ def spoilt(value: float) -> np.ndarray:
     [
         (GREY[:2], "has 2 projection.*at least 3"),
         (GREY[:, :31], "31 x 48 pixels; at least 32 x 32"),
-        (GREY[:, :, :16], "40 x 16 pixels"),
+        (GREY[:, :, :16], "40 x 16 pixels.*field of view$"),
+        (GREY.transpose(1, 2, 0), "48 x 6 pixels.*field of view; if z is its last axis, bring it to the front"),
         (spoilt(np.nan), "2 NaN or infinite"),
         (spoilt(np.inf), "2 NaN or infinite"),
         (spoilt(-np.inf), "2 NaN or infinite"),

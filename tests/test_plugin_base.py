@@ -23,6 +23,7 @@ from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.follow import Progress
 from napari_microdiffusion.plugin.layers import KEY, facts, volume_layer
 from napari_microdiffusion.plugin.model import Setup
+from napari_microdiffusion.plugin.parts import alive
 from napari_microdiffusion.plugin.scoring import _weights
 from napari_microdiffusion.plugin.worker import Outcome, drive
 from napari_microdiffusion.presets import spec
@@ -363,6 +364,22 @@ def test_closing_the_widget_stops_the_training(ready: Open, qtbot: Any) -> None:
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=5000)
+
+
+def test_a_panel_that_is_opened_again_knows_the_base_model(ready: Open, trained: Trained, qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    viewer, widget = ready()
+    widget._basing.use(trained, None)
+    viewer.window.remove_dock_widget(widget)
+    qtbot.waitUntil(lambda: not alive(widget), timeout=5000)
+    again = ReconstructWidget(viewer)
+    viewer.window.add_dock_widget(again)
+    again.data.choose("vessels projections")
+    method = again.method._method
+    method.setCurrentIndex(method.findData("recurrent_mz"))
+    assert "trained here on 1 volume, not saved yet" in again.method.base.text.text()
+    assert (again.value().overrides, again.problem()) == (SMALL, "")
 
 
 # -- without a window ------------------------------------------------------------------------

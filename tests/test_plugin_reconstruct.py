@@ -23,6 +23,7 @@ from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.layers import KEY, Ran, facts
+from napari_microdiffusion.plugin.parts import RED
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
 from napari_microdiffusion.presets import spec
@@ -574,6 +575,7 @@ def test_what_speaks_against_the_choices_is_said(opened: Open, qtbot: Any) -> No
     widget.setValue(widget.value().replace(truth=""))
     widget.data.beam.slices.setValue(4)
     assert "Beware: the file of vessels projections says 6 slices, stride 6" in widget.data.line.text()
+    assert widget.data.line.styleSheet() not in ("", RED)
     assert widget.run_box.run_button.isEnabled()
     widget.data.beam.slices.setValue(6)
     finish(qtbot, widget)

@@ -47,6 +47,12 @@ def check_image(data: NDArray[Any], name: str) -> None:
         raise InvalidInput(f"{name} is empty {data.shape}")
 
 
+def order_hint(shape: tuple[int, ...]) -> str:
+    """What else to do about images that are too small, where z seems to be the last axis; empty where it does not."""
+    last = shape[-1] < MINIMUM_LATERAL <= min(shape[:-1])
+    return "; if z is its last axis, bring it to the front" if last else ""
+
+
 def check_values(data: NDArray[Any], name: str) -> None:
     """Refuse intensities of which nothing can be learned.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
-from .images import MINIMUM_LATERAL, check_image, check_values, pixels_sha256
+from .images import MINIMUM_LATERAL, check_image, check_values, order_hint, pixels_sha256
 from .noise import noise_variance
 from .reliability import Reliability
 
@@ -212,7 +212,7 @@ class ProjectionStack:
         if min(y, x) < MINIMUM_LATERAL:
             raise InvalidInput(
                 f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: "
-                "use a larger field of view"
+                f"use a larger field of view{order_hint(self.shape)}"
             )
         check_values(self.data, self.name)
 

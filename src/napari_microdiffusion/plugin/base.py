@@ -44,7 +44,7 @@ class AtHand:
 
 
 class Bases:
-    """The base models of this session: of each method the last one that was trained or loaded."""
+    """Of each method the last base model that was trained or loaded."""
 
     def __init__(self) -> None:
         self._kept: dict[str, AtHand] = {}
@@ -86,6 +86,10 @@ class Bases:
             raise InvalidInput(OTHER)
         if setup.weights is None:
             raise InvalidInput(NEEDED.format(DESCRIPTIONS[setup.method].short))
+
+
+AT_HAND = Bases()
+"""Those of this session. They outlive the panel: people close it and open it again."""
 
 
 def _check_suits(base: AtHand, setup: Setup, source: str) -> None:

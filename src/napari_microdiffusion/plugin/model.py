@@ -14,7 +14,7 @@ from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..hardware import Device
-from ..images import MINIMUM_LATERAL
+from ..images import MINIMUM_LATERAL, order_hint
 from ..numbering import numbered
 from ..presets import PRESETS, PresetName, flat, name_of, spec
 
@@ -184,6 +184,7 @@ class Source:
         if min(self.shape[1:]) < MINIMUM_LATERAL:
             raise InvalidInput(
                 f"{self.name} is {_by(self.shape[1:])} pixels; at least {_by((MINIMUM_LATERAL,) * 2)} are needed"
+                + order_hint(self.shape)
             )
 
 

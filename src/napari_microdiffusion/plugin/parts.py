@@ -11,6 +11,8 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QScrollArea, QSizePol
 RED = "color: #f0605a"
 """Of lines that say what is wrong."""
 
+AMBER = "color: #e0a040"
+"""Of lines that say what to beware of."""
 
 NARROWEST = 400
 """Pixels across which paragraphs read well."""

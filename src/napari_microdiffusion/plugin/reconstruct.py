@@ -13,7 +13,7 @@ from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
-from .base import Bases
+from .base import AT_HAND
 from .basing import Basing
 from .collecting import MainThreadCollection
 from .data_box import DataBox
@@ -21,7 +21,7 @@ from .files import Files
 from .layers import facts, header
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, doubts, plan
-from .parts import RED, UprightArea, alive, sentence
+from .parts import AMBER, RED, UprightArea, alive, sentence
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
@@ -57,7 +57,7 @@ class ReconstructWidget(QWidget):
         self._failed_with: dict[str, Any] = {}
         self.message = ""
         """How the last run ended, in words."""
-        self._bases = Bases()
+        self._bases = AT_HAND
         self.data, self.method = DataBox(viewer), MethodBox(self._bases)
         self.run_box, self.result = RunBox(), ResultBox()
         self._files = Files(viewer, self)
@@ -205,7 +205,7 @@ class ReconstructWidget(QWidget):
         try:
             line = self._plan(setup)
             beware = doubts(setup, *self._headers())
-            line, style = (f"{line}. {beware}", RED) if beware else (line, PLAIN)
+            line, style = (f"{line}. {beware}", AMBER) if beware else (line, PLAIN)
         except InvalidInput as error:
             line, style = sentence(str(error), *names), RED
         self.data.line.setText(line)
