@@ -24,19 +24,17 @@ def key(case: Case) -> str:
     method = case.spec()
     values = {name: value for name, value in method.model_dump().items() if name not in sampling_paths(method)}
     volumes = {name: sha256_of(name) for name in others(case.volume)}
-    known = [values, case.slices, case.profile, case.seed, case.device, volumes]
+    known = [values, case.slices, case.stride, case.profile, case.seed, case.device, volumes]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def train(case: Case, path: Path) -> None:
     """Train the base model of a case on volumes other than its own; keep it at ``path``, and the seconds it took."""
-    from napari_microdiffusion import Acquisition
     from napari_microdiffusion.pretraining import Pretraining, pretrain
     from napari_microdiffusion.run import exhaust
     from napari_microdiffusion.trained import save_base
 
-    acquisition = Acquisition(slices=case.slices, profile=case.profile)
-    plan = Pretraining(method=case.spec(), acquisition=acquisition, seed=case.seed, device=case.device)
+    plan = Pretraining(method=case.spec(), acquisition=case.acquisition, seed=case.seed, device=case.device)
     made_with = commit()
     volumes = [whole(name) for name in others(case.volume)]
     began = time.monotonic()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.metrics import residual_stats
 from napari_microdiffusion.volume import ProjectionStack
 
 from .volumes import ROOT, SHARED, check_left_out, protocol, truth_of, whole
@@ -49,9 +50,22 @@ class Case(BaseModel):
     preset: str = "preview"
     profile: str = "uniform"
     slices: int = 6
+    stride: int | None = None
     seed: int = 0
     device: str = "auto"
     settings: dict[str, Any] = {}
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """How the projections are made."""
+        return Acquisition.model_validate({key: getattr(self, key) for key in ("slices", "stride", "profile")})
+
+    def truth(self) -> NDArray[np.float32]:
+        """What the projections are made of, (z, y, x); for preparation and scoring alone."""
+        if self.stride is None:
+            return truth_of(self.volume, self.slices)
+        crop = truth_of(self.volume, 1)
+        return crop[: self.acquisition.fitted(len(crop)).depth]
 
     def spec(self) -> Method:
         """The method as its names mean it today."""
@@ -82,10 +96,15 @@ class Case(BaseModel):
 
 
 def stack_of(case: Case, truth: NDArray[np.float32]) -> ProjectionStack:
-    """The projections of a prepared truth, with the voxel size where the volume's file states it."""
-    stated = whole(case.volume).scale_um
-    projections = protocol().project(truth, case.slices, case.profile)
-    acquisition = Acquisition(slices=case.slices, profile=case.profile)
+    """The projections of a prepared truth, with the voxel size where the volume's file states it.
+
+    They are the protocol's own, but where it knows none: it knows no other stride than n.
+    """
+    stated, acquisition = whole(case.volume).scale_um, case.acquisition
+    if case.stride is None:
+        projections = protocol().project(truth, case.slices, case.profile)
+    else:
+        projections = acquisition.fitted(len(truth)).project(truth)
     scale = None if stated is None else (stated[0] * acquisition.step, *stated[1:])
     return ProjectionStack(projections, acquisition, scale, case.volume)
 
@@ -104,7 +123,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     from napari_microdiffusion.volume import Volume
 
     made_with = commit()  # first: the files may change while it runs
-    truth = truth_of(case.volume, case.slices)
+    truth = case.truth()
     stack = stack_of(case, truth)
     job = _job(case, stack)
     weights = None if base is None else _trained_elsewhere(base, case)
@@ -116,7 +135,7 @@ def measure(case: Case, save: Path | None = None, base: Path | None = None) -> d
     if save is not None:
         np.save(save, data)
     return {
-        **protocol().score(truth, data, stack.data, case.slices, case.profile),
+        **_scores(case, truth, data, stack),
         **{key: value for key, value in evaluate(result.volume, Volume(truth), stack).items() if key in TRUST},
         **({} if job.method.retrains or job.method.pretrained else _held_out(job, stack, result.weights or None)),
         "spec": job.method.model_dump(mode="json"),
@@ -144,7 +163,7 @@ def measure_held_out(case: Case, base: Path | None = None) -> dict[str, Any]:
     from napari_microdiffusion.hardware import resolve_device, resolve_precision
 
     made_with = commit()
-    stack = stack_of(case, truth_of(case.volume, case.slices))
+    stack = stack_of(case, case.truth())
     job = _job(case, stack)
     began = time.monotonic()
     found = _held_out(job, stack, None if base is None else _trained_elsewhere(base, case))
@@ -155,6 +174,15 @@ def measure_held_out(case: Case, base: Path | None = None) -> dict[str, Any]:
         "held_out_precision": resolve_precision(job.precision, device),
         "held_out_commit": made_with,
     }
+
+
+def _scores(
+    case: Case, truth: NDArray[np.float32], data: NDArray[np.float32], stack: ProjectionStack
+) -> dict[str, float]:
+    """The protocol's, but for the reprojection error of strides that it does not know."""
+    if case.stride is None:
+        return protocol().score(truth, data, stack.data, case.slices, case.profile)  # type: ignore[no-any-return]
+    return {**protocol().score(truth, data), "reprojection_max_error": residual_stats(data, stack).maximum}
 
 
 def _job(case: Case, stack: ProjectionStack) -> Job:

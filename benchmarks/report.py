@@ -16,7 +16,7 @@ from napari_microdiffusion.io.target import replacing
 
 from .case import Case
 from .tables import Table, labels
-from .volumes import FEWEST, PHANTOM, PHANTOM_SHAPE, truth_of
+from .volumes import FEWEST, PHANTOM, PHANTOM_SHAPE
 
 COLUMNS = {
     "psnr": ("PSNR (dB)", ".2f"),
@@ -89,7 +89,8 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
     """What all rows have in common, and what is not among them."""
     versions = dict.fromkeys(", ".join(f"{name} {v}" for name, v in row["versions"].items()) for row in rows)
     devices = dict.fromkeys(row["device"] for row in rows)
-    common = f"{cases[0].profile} profile, preset {cases[0].preset}"
+    stride = "" if cases[0].stride is None else f"stride {cases[0].stride}, "
+    common = f"{stride}{cases[0].profile} profile, preset {cases[0].preset}"
     notes = [f"{common}; {', '.join(devices)}; {'; '.join(versions)}."]
     makers = dict.fromkeys(row["commit"] for row in rows if "commit" in row)
     if makers:
@@ -153,12 +154,12 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
 
     Of other depths than n = 6, ``path``_VOLUME_n.png. Says which pictures stay as they were, older than the table.
     """
-    pictures: dict[tuple[str, int], dict[str, Path]] = {}
+    pictures: dict[tuple[str, int], tuple[Case, dict[str, Path]]] = {}
     cases = [Case.model_validate(row["case"]) for row in rows]
     for row, case, label in zip(rows, cases, labels(cases), strict=True):
         if case.seed == 0:
-            pictures.setdefault((case.volume, case.slices), {})[label] = kept / f"{row['array']}.npy"
-    for (name, slices), methods in pictures.items():
+            pictures.setdefault((case.volume, case.slices), (case, {}))[1][label] = kept / f"{row['array']}.npy"
+    for (name, slices), (case, methods) in pictures.items():
         picture = _panel(path, name, slices)
         lacking = [label for label, file in methods.items() if not file.exists()]
         if lacking:
@@ -166,7 +167,7 @@ def write_panels(path: Path, rows: list[dict[str, Any]], kept: Path) -> None:
                 f"{picture.name} is not drawn anew: no volume at hand of {'; '.join(lacking)} (--fresh measures again)"
             )
             continue
-        truth = truth_of(name, slices)
+        truth = case.truth()
         arrays: dict[str, NDArray[np.float32]] = {label: np.load(file) for label, file in methods.items()}
         arrays = {"truth": truth, **arrays}
         head = LINE * max(len(wrap(label, LETTERS)) for label in arrays) + 6

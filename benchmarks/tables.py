@@ -46,6 +46,7 @@ class Table(BaseModel):
     methods: list[str | Variant]
     settings: list[dict[str, Any]] = [{}]
     depths: list[int] = [6]
+    stride: int | None = None
     profile: str = "uniform"
     seeds: list[int] = [0]
     preset: str = "preview"
@@ -60,7 +61,7 @@ class Table(BaseModel):
         return list(dict.fromkeys((case.volume, case.slices) for case in self._every() if not _enough(case)))
 
     def _every(self) -> list[Case]:
-        fixed = {key: getattr(self, key) for key in ("profile", "preset", "device")}
+        fixed = {key: getattr(self, key) for key in ("stride", "profile", "preset", "device")}
         return [
             Case(volume=volume, method=name, settings={**own, **common}, slices=depth, seed=seed, **fixed)
             for seed, volume, (name, own), common, depth in product(
@@ -95,4 +96,5 @@ def _named(method: str | Variant) -> tuple[str, dict[str, Any]]:
 
 
 def _enough(case: Case) -> bool:
-    return depth_of(case.volume) // case.slices >= FEWEST
+    stride = case.acquisition.step
+    return (depth_of(case.volume) - case.slices) // stride + 1 >= FEWEST

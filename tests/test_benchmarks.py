@@ -72,6 +72,10 @@ class TestTables:
         table = Table(volumes=["vessels", "membranes", "phantom:nuclei"], methods=["linear", "cubic"], depths=[8, 24])
         assert table.left_out() == [("membranes", 24)]
         assert len(table.cases()) == 10
+        assert [case.volume for case in table.model_copy(update={"depths": [3], "stride": 12}).cases()] == [
+            *["vessels"] * 2,
+            *["phantom:nuclei"] * 2,
+        ]
 
     def test_settings_of_a_method_and_of_all(self) -> None:
         methods = ["linear", {"method": "inr", "settings": {"layers": 2}}]
@@ -282,6 +286,22 @@ def test_what_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("shared", "small")
+def test_projections_with_gaps_between_them(tmp_path: Path) -> None:
+    case = Case(volume="phantom:vessels", method="conservative", slices=3, stride=6)
+    row = measure(case, tmp_path / "v.npy")
+    data, truth = np.load(tmp_path / "v.npy"), case.truth()
+    prepared = volumes.truth_of(case.volume, 1)
+    np.testing.assert_array_equal(truth, prepared[: (len(prepared) - 3) // 6 * 6 + 3])
+    starts = range(0, len(truth), 6)
+    made = np.stack([truth[start : start + 3].mean(0) for start in starts])
+    np.testing.assert_allclose(stack_of(case, truth).data, made, atol=1e-6)
+    again = np.stack([data[start : start + 3].mean(0) for start in starts])
+    assert row["reprojection_max_error"] == pytest.approx(np.abs(again - made).max(), abs=1e-6)
+    assert row["psnr"] == volumes.protocol().score(truth, data)["psnr"]
+    assert case.key() != Case(volume="phantom:vessels", method="conservative", slices=3).key()
+
+
+@pytest.mark.usefixtures("shared", "small")
 def test_a_held_out_score_that_takes_training_is_measured_by_itself() -> None:
     case = Case(volume="phantom:vessels", method="hash_inr", settings={"steps": 2}, device="cpu")
     assert "held_out_psnr" not in measure(case)
@@ -420,7 +440,7 @@ def test_panels_and_curves_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = np.random.default_rng(0).random((24, 32, 32)).astype(np.float32)
-    monkeypatch.setattr("benchmarks.report.truth_of", lambda *_: truth)
+    monkeypatch.setattr("benchmarks.case.truth_of", lambda *_: truth)
     table = Table(curve="slices", volumes=["phantom:nuclei"], methods=["linear", "cubic"], depths=[4, 6], seeds=[0, 1])
     rows = [row_of(case, psnr=40.0 - case.slices + case.seed) for case in table.cases()]
     for row in rows:
