@@ -292,7 +292,7 @@ def test_out_of_memory_is_one_readable_notice(
         method(Hungry())
         finish(qtbot, widget)
     assert len(notices) == 1
-    assert "emory ran out" in notices[0]
+    assert "Memory ran out during Conservative interpolation on vessels projections" in notices[0]
     assert "crop" in notices[0]
     assert viewer.layers[-1].name.endswith("(failed)")
     assert as_volume(viewer.layers[-1]).provenance == {"complete": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -84,3 +85,8 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
 }
 """Of every method of `presets.METHODS`, in the order in which they are offered."""
+
+
+def titled(text: str, method: str) -> str:
+    """A message of the engine, with the method called as people read it."""
+    return re.sub(rf"\b{method}\b", DESCRIPTIONS[method].short, text, count=1)

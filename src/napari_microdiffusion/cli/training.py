@@ -54,8 +54,8 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
     plan = _plan(options)
     found = read_volumes(options.volumes, options.channel, options.time)
     plan = plan.model_copy(update={"volumes": tuple(found.volumes)})
-    if found.left_out:
-        note(f"note: not used: {'; '.join(found.left_out)}")
+    for reason in found.left_out:
+        note(f"note: not used: {reason}")
     interrupt = Interrupt()
     began = time.monotonic()
     with interrupt.listening():

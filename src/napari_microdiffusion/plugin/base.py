@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
-from ..descriptions import DESCRIPTIONS
+from ..descriptions import DESCRIPTIONS, titled
 from ..events import InvalidInput
 from ..presets import name_of
 from ..trained import Trained, check_sampling_only
@@ -97,7 +97,7 @@ def _check_suits(base: AtHand, setup: Setup, source: str) -> None:
     try:
         base.trained.check_input(_blank(setup.acquisition, source))
     except InvalidInput as error:
-        raise InvalidInput(str(error).replace(setup.method, DESCRIPTIONS[setup.method].short, 1)) from error
+        raise InvalidInput(titled(str(error), setup.method)) from error
 
 
 def _blank(acquisition: Acquisition, name: str) -> ProjectionStack:

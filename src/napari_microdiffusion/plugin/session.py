@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from ..descriptions import titled
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
 from ..provenance import found_in
@@ -166,7 +167,7 @@ class Session(QObject):
             self._withdraw()
         else:
             self._live.finish(UNFINISHED, " (failed)")
-        self.failed.emit(sentence(str(error), self._source.name))
+        self.failed.emit(sentence(titled(str(error), self._setup.method), self._source.name))
 
     def _withdraw(self) -> None:
         """Nothing was done: leave nothing behind, but the projections where those of an earlier run were replaced."""
