@@ -191,7 +191,7 @@ def test_unknown_settings_are_answered_with_the_known(path):
 @pytest.mark.parametrize(
     ("path", "value", "must"),
     [
-        ("gamma", 1.5, "less than or equal to 1"),
+        ("gamma", 1.5, "must be less than or equal to 1"),
         ("gamma", -0.1, "greater than or equal to 0"),
         ("gamma", float("nan"), "0|1|finite"),
         ("learning_rate", 0, "greater than 0"),

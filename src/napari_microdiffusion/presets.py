@@ -165,7 +165,8 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"] if part not in kinds)
-        message = PLAIN.get(item["type"], item["msg"].removeprefix("Value error, "))
+        said = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        message = PLAIN.get(item["type"], said)
         owner = _owner(item["loc"], kinds)
         info = owner.model_fields.get(str(item["loc"][-1])) if owner else None
         bounds = (in_words(limits(info)) if info else "") or item.get("ctx", {}).get("expected_tags", "")
