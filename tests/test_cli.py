@@ -544,6 +544,105 @@ class TestReconstruct:
         assert Path("v.tif").read_bytes() != first
 
 
+SMALL_AXIAL = ("--method", "axial", *(f"--set={each}" for each in ("steps=2", "channels=8", "blocks=2", "batch=1")))
+
+
+@pytest.mark.usefixtures("folder")
+class TestMovie:
+    """Three time points: as in p.ome.tif, its mirror image, its negative."""
+
+    ORDER = ("reconstruct", "movie.tif", "-o", "v.ome.tif", "--slices", "6", "--time", "all")
+
+    @pytest.fixture(autouse=True)
+    def stacks(self, folder: Path) -> list[np.ndarray]:  # noqa: ARG002
+        data = io.read_projections("p.ome.tif").data
+        found = [data, np.ascontiguousarray(data[:, ::-1]), data.max() - data]
+        tifffile.imwrite("movie.tif", np.stack(found)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
+        return found
+
+    def test_each_time_point_as_if_it_were_alone(self, stacks: list[np.ndarray]) -> None:
+        text = done(*self.ORDER, "--method", "conservative")
+        for time, (line, data) in enumerate(zip(text.splitlines(), stacks, strict=True)):
+            volume = io.read_volume(f"v_t{time}.ome.tif")
+            expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=5)), presets.spec("conservative"))
+            np.testing.assert_array_equal(volume.data, expected.data)
+            assert volume.provenance is not None
+            assert volume.provenance["job"]["time"] == time
+            assert f"v_t{time}.ome.tif: 30 x" in line
+            assert "conservative, done after" in line
+
+    def test_one_network_for_all(self) -> None:
+        result = invoke(*self.ORDER, *SMALL_AXIAL, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.count("Training on the lateral detail: 2 steps") == 1
+        assert "the network of the first time point is used for all of them, and kept in v_t0_network" in result.stderr
+        values = json.loads(result.stdout)
+        assert (values["failed"], len(values["time_points"])) == ({}, 3)
+        network = load_trained("v_t0_network.safetensors")
+        assert (network.method.steps, network.method.channels) == (2, 8)  # type: ignore[attr-defined]
+        first, *others = (io.read_volume(f"v_t{time}.ome.tif").provenance or {} for time in range(3))
+        assert [each["weights_sha256"] for each in others] == [fingerprint(network.weights)] * 2
+        assert "weights_sha256" not in first
+        done("reconstruct", "--job", "v_t2.ome.tif", "-o", "again.ome.tif")
+        np.testing.assert_array_equal(io.read_volume("again.ome.tif").data, io.read_volume("v_t2.ome.tif").data)
+
+    def test_given_weights_are_used_from_the_first_on(self) -> None:
+        name = axial_network()
+        result = invoke(*self.ORDER[:4], *self.ORDER[6:], "--weights", name)
+        assert result.exit_code == 0, result.stderr
+        assert "Training" not in result.stderr
+        assert not list(Path().glob("*_network*"))
+
+    def test_methods_that_know_their_stack_by_heart(self) -> None:
+        result = invoke(*self.ORDER, *TINY_INR)
+        assert result.exit_code == 0, result.stderr
+        assert "inr is trained anew for each of 3 time points" in result.stderr
+
+    def test_a_time_point_that_cannot_be_is_told_in_the_end(self, stacks: list[np.ndarray]) -> None:
+        stacks[1][:] = 7
+        tifffile.imwrite("movie.tif", np.stack(stacks)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
+        result = invoke(*self.ORDER, "--method", "linear")
+        assert result.exit_code == 2
+        assert "time point 1 is left out: movie is constant (7 everywhere)" in result.stdout
+        assert sorted(path.name for path in Path().glob("v_*")) == ["v_t0.ome.tif", "v_t2.ome.tif"]
+
+    def test_ctrl_c_keeps_what_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def pressed(options: Any) -> Any:
+            if options.time == 2:
+                raise KeyboardInterrupt
+            return commands.reconstructed(options)
+
+        monkeypatch.setattr("napari_microdiffusion.cli.movie.reconstructed", pressed)
+        result = invoke(*self.ORDER, "--method", "linear")
+        assert result.exit_code == 130
+        assert "v_t1.ome.tif" in result.stdout
+        assert "left out" not in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--time", "all", "--method", "linear"), "but one time"),
+            (("reconstruct", "--job", "p.ome.tif", "-o", "v.ome.tif", "--time", "all"), "a job is of one time point"),
+            (("reconstruct", "movie.tif", "--time", "all"), "and -o"),
+            ((*ORDER[:-1], "first", "--method", "linear"), "--time first: write the number of a time point"),
+            ((*ORDER[:-1], "-1", "--method", "linear"), "--time -1: write the number"),
+            ((*ORDER, "--method", "linear", "--preset", "big"), "no preset is called 'big'"),
+            ((*ORDER, *TINY_INR, "--save-weights", "w.safetensors"), "no one network to save here"),
+        ],
+    )
+    def test_refused_before_any_work(self, arguments: tuple[str, ...], message: str) -> None:
+        before = sorted(Path().iterdir())
+        assert message in refused(*arguments)
+        assert sorted(Path().iterdir()) == before
+
+    def test_no_file_is_replaced(self) -> None:
+        Path("v_t2.ome.tif").touch()
+        assert "v_t2.ome.tif exists already" in refused(*self.ORDER, "--method", "linear")
+        assert not Path("v_t0.ome.tif").exists()
+        done(*self.ORDER, "--method", "linear", "--overwrite")
+        assert io.read_volume("v_t2.ome.tif").shape[0] == 30
+
+
 @pytest.mark.usefixtures("folder")
 class TestEvaluate:
     def test_agrees_with_the_protocol(self, protocol: types.ModuleType) -> None:

@@ -14,7 +14,7 @@ from npe2 import PluginManager, PluginManifest
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, TooLarge
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
-from napari_microdiffusion.plugin.contributions import get_reader, read_layers, sample, write_image
+from napari_microdiffusion.plugin.contributions import get_reader, read_layers, read_movie, sample, write_image
 from napari_microdiffusion.plugin.layers import KEY, header
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -90,6 +90,39 @@ def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(layers[1][0], data[:, :, 1])
     assert layers[1][1]["axis_labels"] == ("t", "z", "y", "x")
     assert len(layers[1][1]["scale"]) == 4
+
+
+def movie_files(folder: Path, *shapes: tuple[int, int, int]) -> list[str]:
+    """Volumes, each of a number of its own."""
+    paths = [folder / f"v_t{time}.ome.tif" for time in range(len(shapes))]
+    for time, (path, shape) in enumerate(zip(paths, shapes, strict=True)):
+        write_volume(Volume(np.full(shape, time, np.float32), (2, 0.5, 0.5), provenance={"seed": time}), path)
+    return [str(path) for path in paths]
+
+
+def test_volumes_opened_as_one_stack_are_a_movie(tmp_path: Path) -> None:
+    paths = movie_files(tmp_path, *[(5, 40, 41)] * 3)
+    reader = get_reader(paths)
+    assert reader is not None
+    [(data, attributes, kind)] = reader(paths)
+    assert (data.shape, kind, attributes["name"]) == ((3, 5, 40, 41), "image", "v_t0 to v_t2")
+    assert [frame.max() for frame in data] == [0, 1, 2]
+    assert attributes["scale"] == pytest.approx((1, 2, 0.5, 0.5))
+    assert attributes["axis_labels"] == ("t", "z", "y", "x")
+    assert "path" not in attributes["metadata"][KEY]  # no one file to replay a run from
+
+
+def test_a_movie_too_large_for_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = movie_files(tmp_path, *[(5, 40, 41)] * 3)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3 * 5 * 40 * 41 * 4))
+    with pytest.raises(TooLarge, match="3 time point"):
+        read_movie(paths)
+
+
+def test_files_that_are_no_movie_are_left_to_napari(tmp_path: Path, stack: ProjectionStack) -> None:
+    assert get_reader(movie_files(tmp_path, (5, 40, 41), (6, 40, 41))) is None
+    write_projections(stack, tmp_path / "p.ome.tif")
+    assert get_reader([str(tmp_path / "p.ome.tif")] * 2) is None
 
 
 def test_time_series_too_large_for_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def test_commands(
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("zstack.tif", truth.data)
     tifffile.imwrite("stack.tif", stack.data)
+    tifffile.imwrite("movie.tif", np.stack([stack.data] * 2)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
     Path("zstacks").mkdir()
     tifffile.imwrite("zstacks/one.tif", truth.data[::-1])
     assert len(commands(page)) >= 2
@@ -57,7 +58,9 @@ def test_commands(
         assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
         for option in ("-o", "--truth-out", "--save-weights"):
             if option in arguments:
-                assert Path(arguments[arguments.index(option) + 1]).stat().st_size > 1000
+                made = Path(arguments[arguments.index(option) + 1])
+                each = [made.name.replace(".", f"_t{time}.", 1) for time in (0, 1)] if "all" in arguments else [made]
+                assert all(Path(name).stat().st_size > 1000 for name in each)
 
 
 def test_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,14 @@ Fwhm = Annotated[
 ]
 Channel = Annotated[int | None, typer.Option(help="channel, counted from 0, where the file has several")]
 Time = Annotated[int | None, typer.Option(help="time point, counted from 0, where the file has several")]
+TimeOrAll = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="time point, counted from 0, where the file has several; all: each into a file of its own, with the "
+        "network of the first where the method allows it",
+    ),
+]
 VoxelSize = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="voxel size of the volume in µm; default: as the file says")
 ]
@@ -103,7 +111,7 @@ def reconstruct(
     seed: Seed = None,
     device: Device = None,
     channel: Channel = None,
-    time: Time = None,
+    time: TimeOrAll = None,
     job: Annotated[
         Path | None, typer.Option(help="replay a job: a JSON file, or a volume saved by this software")
     ] = None,
@@ -119,8 +127,11 @@ def reconstruct(
     as_json = options.pop("json")
     from .commands import reconstructed
     from .jobs import Options
+    from .movie import all_reconstructed
+    from .values import time_of
 
-    lines, values, code = reconstructed(Options(**options))
+    options["time"], every = time_of(time), time == "all"
+    lines, values, code = (all_reconstructed if every else reconstructed)(Options(**options))
     print_json(values) if as_json else typer.echo("\n".join(lines))
     raise typer.Exit(code)
 

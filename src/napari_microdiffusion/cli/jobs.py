@@ -114,7 +114,7 @@ def prepare(options: Options) -> Prepared:
     stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, source)
-    io.check_output(output, _bytes_to_write(job.method, stack, options.dtype), options.overwrite)
+    io.check_output(output, bytes_to_write(job.method, stack, options.dtype), options.overwrite)
     if job.method.gives_reliability:
         io.check_beside(output)
     job = job.model_copy(update={"acquisition": stack.acquisition})
@@ -132,7 +132,7 @@ def contradicted(described: io.Description, stack: ProjectionStack) -> str | Non
     return f"{described.name} says of itself {own.description}, and is taken to be of {stated.description}, as stated"
 
 
-def _bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
+def bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
     """Size of the volume, and of the reliability beside it where the method gives one."""
     voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
     reliability = 3 * 4 if method.gives_reliability else 0

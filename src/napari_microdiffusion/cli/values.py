@@ -96,6 +96,15 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+def time_of(text: str | None) -> int | None:
+    """A time point counted from 0, from what was given as ``--time``; None also for ``all``."""
+    if text in (None, "all"):
+        return None
+    if not text.isdecimal():
+        raise InvalidInput(f"--time {text}: write the number of a time point, counted from 0, or all")
+    return int(text)
+
+
 def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
     """Voxel size (z, y, x) in µm, from what was given as ``--voxel-size``."""
     if text is None:

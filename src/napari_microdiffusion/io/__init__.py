@@ -50,6 +50,7 @@ __all__ = [
     "read_profile",
     "read_projections",
     "read_volume",
+    "stem",
     "unfinished",
     "write_projections",
     "write_volume",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +55,16 @@ def neurons() -> list[LayerTuple]:
 # -- files to layers -------------------------------------------------------------------------
 
 
-def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerTuple]] | None:
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] | None:
     """napari's reader hook: the function that reads this path, None for what napari reads as well as we.
 
-    That is lists of files, folders that are no Zarr, single and colour images, and images with further axes.
+    That is folders that are no Zarr, single and colour images, images with further axes, and files that are opened as
+    one stack, but for those of a movie (`read_movie`).
     """
     from ..io import inspect
 
     if not isinstance(path, str | Path):
-        return None
+        return read_movie if _is_movie(path) else None
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).exists() for name in ("zarr.json", ".zgroup")):
         return None
@@ -89,6 +91,36 @@ def read_layers(path: str | Path) -> list[LayerTuple]:
     return [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
 
 
+def _is_movie(paths: Sequence[str]) -> bool:
+    """Whether each file holds one volume, and all are alike."""
+    from ..io import inspect
+
+    try:
+        found = [inspect(path) for path in paths]
+    except InvalidInput:
+        return False
+    return len({(each.shape, each.scale_um) for each in found}) == 1 and all(
+        len(each.axes) == 3 and not {*"CTS"} & {*each.axes} and each.acquisition is None for each in found
+    )
+
+
+def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
+    """Volumes that are opened as one stack, as a layer with scale and units: each is a time point.
+
+    Raises
+    ------
+    InvalidInput, TooLarge
+        As for `io.read_volume`.
+    """
+    from ..io import inspect
+
+    first, count = inspect(paths[0]), len(paths)
+    _check_memory(replace(first, shape=(count, *first.shape), times=count))
+    volumes = [_volume(Path(path), None, None) for path in paths]
+    data, attributes, kind = _layer(volumes, first)
+    return [(data, attributes | {"name": f"{volumes[0].name} to {volumes[-1].name}"}, kind)]
+
+
 def _check_memory(found: Description) -> None:
     """All channels and time points come into memory at once, and one is copied while it is stacked."""
     needed = 2 * int(np.prod(found.shape, dtype=object)) * np.dtype(found.dtype).itemsize
@@ -104,16 +136,22 @@ def _check_memory(found: Description) -> None:
 def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
     index = channel if found.channels > 1 else None
     times = [_volume(path, index, t if found.times > 1 else None) for t in range(found.times)]
+    data, attributes, kind = _layer(times, found, path=str(path.resolve()), channel=index)
+    if index is not None:
+        attributes["name"] += f" {found.channel_names[channel]}" if found.channel_names else f" channel {channel}"
+    return data, attributes, kind
+
+
+def _layer(times: list[Volume], found: Description, **known: Any) -> LayerTuple:
+    """A volume, or its time points; ``known`` goes with the layer."""
     first = times[0]
-    facts: dict[str, Any] = {"path": str(path.resolve()), "channel": index, "source_dtype": first.source_dtype}
+    facts = known | {"source_dtype": first.source_dtype}
     if found.acquisition is not None:
         stack = ProjectionStack(first.data, found.acquisition, found.scale_um, first.name, first.source_dtype)
         _, attributes, kind = projections_layer(stack, **facts)
     else:
         role = "volume" if first.provenance else "unknown"  # a plain file may hold either
         _, attributes, kind = volume_layer(first, role, **facts)
-    if index is not None:
-        attributes["name"] += f" {found.channel_names[channel]}" if found.channel_names else f" channel {channel}"
     if len(times) == 1:
         return first.data, attributes, kind
     return np.stack([volume.data for volume in times]), _with_time(attributes), kind

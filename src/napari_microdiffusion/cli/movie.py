@@ -1,0 +1,91 @@
+"""``reconstruct --time all``: one time point of a movie after the other, with the network of the first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import io
+from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
+from ..events import EngineError, InvalidInput
+from ..presets import name_of
+from .commands import reconstructed
+from .console import BAD_INPUT, INTERRUPTED, note
+from .jobs import Options, bytes_to_write, prepare
+
+
+def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
+    """Reconstruct every time point into a file of its own; lines, values and the exit code.
+
+    A method whose weights do not know the stack itself (`Method.retrains`) is trained on the first time point and
+    applied to the others. A later one that cannot be reconstructed keeps nothing from those after it.
+
+    Raises
+    ------
+    EngineError
+        For what concerns all of them, before any work; and if the first cannot be reconstructed.
+    """
+    outputs = _outputs(options)
+    each, failed, code = _checked(options, outputs), {}, 0
+    done: list[tuple[str, dict[str, Any]]] = []
+    for time, output in enumerate(outputs):
+        note(f"time point {time} (of 0 to {len(outputs) - 1})")
+        try:
+            lines, values, code = reconstructed(replace(each, time=time, output=output))
+        except (EngineError, KeyboardInterrupt) as error:
+            if not done:
+                raise
+            if isinstance(error, KeyboardInterrupt):
+                code = INTERRUPTED
+                break
+            failed[time] = str(error)
+            continue
+        done.append(("; ".join(lines[:2]), values))
+        if code:
+            break
+        each = _with_network(each)
+    left_out = [f"time point {time} is left out: {reason}" for time, reason in failed.items()]
+    results = {"time_points": [values for _, values in done], "failed": failed}
+    return [*(line for line, _ in done), *left_out], results, code or BAD_INPUT * bool(failed)
+
+
+def _outputs(options: Options) -> list[Path]:
+    """``a_t00.ome.tif`` and so on for ``a.ome.tif``, one for each time point."""
+    if options.job is not None:
+        raise InvalidInput("a job is of one time point: leave --time all out, or give the options instead of --job")
+    if options.projections is None or options.output is None:
+        raise InvalidInput("give the projection stack and -o, where to write the volumes")
+    found = io.inspect(options.projections)
+    if found.times < 2:
+        raise InvalidInput(f"{found.name} has but one time point: leave --time all out")
+    digits = len(str(found.times - 1))
+    name = io.stem(options.output)
+    suffixes = options.output.name[len(name) :]
+    return [options.output.with_name(f"{name}_t{time:0{digits}}{suffixes}") for time in range(found.times)]
+
+
+def _checked(options: Options, outputs: list[Path]) -> Options:
+    """The options of each, with a place for the network that they share; refuses what can be, before any work."""
+    for output in outputs:
+        io.check_output(output, 0, options.overwrite)
+    first = prepare(replace(options, time=0, output=outputs[0]))
+    method = first.job.method
+    io.check_output(outputs[0], len(outputs) * bytes_to_write(method, first.stack, options.dtype), options.overwrite)
+    if not method.learned or first.trained is not None or method.retrains:
+        if options.save_weights is not None:
+            raise InvalidInput("with --time all there is no one network to save here: leave --save-weights out")
+        if method.learned and first.trained is None:
+            note(f"note: {name_of(method)} is trained anew for each of {len(outputs)} time points")
+        return options
+    network = options.save_weights or outputs[0].with_name(f"{io.stem(outputs[0])}_network.safetensors")
+    io.check_output(network, 0, options.overwrite, WEIGHTS_SUFFIXES)
+    note(f"note: the network of the first time point is used for all of them, and kept in {network.name}")
+    return replace(options, save_weights=network)
+
+
+def _with_network(options: Options) -> Options:
+    """The same with the weights that a run has saved, if it has: they bring method and settings."""
+    if options.save_weights is None:
+        return options
+    return replace(options, weights=options.save_weights, save_weights=None, method=None, preset=None, set_=None)
