@@ -13,9 +13,9 @@ import numpy as np
 from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
-from ..checks import check_base
+from ..checks import bytes_to_write, check_base
 from ..events import InvalidInput
-from ..methods import Method, Weights
+from ..methods import Weights
 from ..numbering import numbered
 from ..presets import name_of
 from ..provenance import was_reconstructed
@@ -130,13 +130,6 @@ def contradicted(described: io.Description, stack: ProjectionStack) -> str | Non
     if own is None or own.alike(stated):
         return None
     return f"{described.name} says of itself {own.description}, and is taken to be of {stated.description}, as stated"
-
-
-def bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
-    """Size of the volume, and of the reliability beside it where the method gives one."""
-    voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
-    reliability = 3 * 4 if method.gives_reliability else 0
-    return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)
 
 
 @dataclass(frozen=True)

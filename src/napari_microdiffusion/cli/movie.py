@@ -8,18 +8,19 @@ from typing import Any
 
 from .. import io
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
+from ..checks import bytes_to_write
 from ..events import EngineError, InvalidInput
 from ..presets import name_of
 from .commands import reconstructed
 from .console import BAD_INPUT, INTERRUPTED, note
-from .jobs import Options, bytes_to_write, prepare
+from .jobs import Options, prepare
 
 
 def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     """Reconstruct every time point into a file of its own; lines, values and the exit code.
 
-    A method whose weights do not know the stack itself (`Method.retrains`) is trained on the first time point and
-    applied to the others. A later one that cannot be reconstructed keeps nothing from those after it.
+    A method whose weights suit further stacks (`Method.transfers`) is trained on the first time point and applied to
+    the others. A later one that cannot be reconstructed keeps nothing from those after it.
 
     Raises
     ------
@@ -59,10 +60,7 @@ def _outputs(options: Options) -> list[Path]:
     found = io.inspect(options.projections)
     if found.times < 2:
         raise InvalidInput(f"{found.name} has but one time point: leave --time all out")
-    digits = len(str(found.times - 1))
-    name = io.stem(options.output)
-    suffixes = options.output.name[len(name) :]
-    return [options.output.with_name(f"{name}_t{time:0{digits}}{suffixes}") for time in range(found.times)]
+    return [io.of_time(options.output, time, found.times) for time in range(found.times)]
 
 
 def _checked(options: Options, outputs: list[Path]) -> Options:
@@ -72,13 +70,13 @@ def _checked(options: Options, outputs: list[Path]) -> Options:
     first = prepare(replace(options, time=0, output=outputs[0]))
     method = first.job.method
     io.check_output(outputs[0], len(outputs) * bytes_to_write(method, first.stack, options.dtype), options.overwrite)
-    if not method.learned or first.trained is not None or method.retrains:
+    if not method.transfers or first.trained is not None:
         if options.save_weights is not None:
             raise InvalidInput("with --time all there is no one network to save here: leave --save-weights out")
         if method.learned and first.trained is None:
             note(f"note: {name_of(method)} is trained anew for each of {len(outputs)} time points")
         return options
-    network = options.save_weights or outputs[0].with_name(f"{io.stem(outputs[0])}_network.safetensors")
+    network = options.save_weights or io.network_beside(outputs[0])
     io.check_output(network, 0, options.overwrite, WEIGHTS_SUFFIXES)
     note(f"note: the network of the first time point is used for all of them, and kept in {network.name}")
     return replace(options, save_weights=network)

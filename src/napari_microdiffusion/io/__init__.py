@@ -25,7 +25,19 @@ from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, to_type
 from .profile import read_profile
 from .source import Description, Source, open_source
-from .target import SUFFIXES, beside, check_distinct, check_output, remove, replacing, stem, suffix, unfinished
+from .target import (
+    SUFFIXES,
+    beside,
+    check_distinct,
+    check_output,
+    network_beside,
+    of_time,
+    remove,
+    replacing,
+    stem,
+    suffix,
+    unfinished,
+)
 
 EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
 READERS = {
@@ -47,10 +59,11 @@ __all__ = [
     "check_distinct",
     "check_output",
     "inspect",
+    "network_beside",
+    "of_time",
     "read_profile",
     "read_projections",
     "read_volume",
-    "stem",
     "unfinished",
     "write_projections",
     "write_volume",

@@ -38,6 +38,17 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{stem(path)}_reliability{path.name[len(stem(path)) :]}")
 
 
+def of_time(path: Path, time: int, times: int) -> Path:
+    """Where one of several time points is kept: ``a_t07.ome.tif`` for ``a.ome.tif``."""
+    name = stem(path)
+    return path.with_name(f"{name}_t{time:0{len(str(times - 1))}}{path.name[len(name) :]}")
+
+
+def network_beside(path: Path) -> Path:
+    """Where a network that made several volumes is kept, beside that which it was trained with."""
+    return path.with_name(f"{stem(path)}_network.safetensors")
+
+
 def unfinished(path: Path) -> Path:
     """Where what a stopped run leaves is kept: beside an existing output, which may be finished, else in its place."""
     return path.with_name(f"partial_{path.name}") if path.exists() else path

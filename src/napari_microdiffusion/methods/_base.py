@@ -108,6 +108,11 @@ class Method(BaseModel):
     consistency: FinalConsistency = "none"
 
     @property
+    def transfers(self) -> bool:
+        """Whether what is learned of one stack suits further ones of the kind: time points, fields of view."""
+        return self.learned and not self.retrains and not self.pretrained
+
+    @property
     def refines(self) -> bool:
         """Whether `refine` changes the weights it is given, so that they are worth saving again."""
         return False

@@ -49,9 +49,7 @@ class DataBox(QGroupBox):
             "take them, and the stack serves as ground truth."
         )
         self._channel, self._time = combo_box(), combo_box()
-        self._time.setToolTip(
-            "The time point to reconstruct, counted from 0. On the command line, --time all makes a volume of each"
-        )
+        self._time.setToolTip("The time point to reconstruct, counted from 0; for all of them see below Run")
         self._leave_out = QLineEdit()
         self._leave_out.setPlaceholderText("none")
         self._leave_out.setToolTip(

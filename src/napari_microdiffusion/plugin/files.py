@@ -16,7 +16,7 @@ from ..events import EngineError
 from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
-from .layers import LayerTuple, Ran, facts, header, in_memory, pixels, reliability, spacing_um
+from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, reliability, spacing_um
 from .model import Setup, covered
 from .parts import alive
 
@@ -63,6 +63,34 @@ class Files:
         text, agreed = QInputDialog.getItem(self._parent, "Save volume", "Numbers", list(TYPES), 0, False)
         if agreed:
             self.write(layer, path, TYPES[text])
+
+    def asked_for_movie(self, title: str, times: int) -> Path | None:
+        """Ask where the volumes of all time points go, by one name for all; None if people think better of it."""
+        from ..io import of_time
+
+        dialog = "Save the volume of each time point"
+        options = QFileDialog.Option.DontConfirmOverwrite  # no file is called like this: each has its number
+        name, chosen = QFileDialog.getSaveFileName(self._parent, dialog, tidy(title), FORMATS, options=options)
+        if not name:
+            return None
+        path = volume_path(Path(name), zarr="Zarr" in chosen)
+        there = [each.name for each in (of_time(path, time, times) for time in range(times)) if each.exists()]
+        question = f"{len(there)} of these files already exist, {', '.join(there[:3])} among them.\nReplace them?"
+        return path if not there or self._agreed(dialog, question) else None
+
+    def open_movie(self, paths: list[Path], like: Image) -> None:
+        """Show volumes as the time points of one layer, with the contrast of another."""
+
+        def read() -> list[LayerTuple]:
+            from .contributions import read_movie
+
+            return read_movie([str(path) for path in paths])
+
+        def link(name: str) -> None:
+            if like in self._viewer.layers:
+                link_contrast(self._viewer.layers[name], like)
+
+        in_background(read, lambda found: self._add(found, link), self._parent)
 
     def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
@@ -158,8 +186,7 @@ class Files:
 
     def agreed_to_save_base(self) -> bool:
         """Ask whether a base model that a job needs is to be saved first."""
-        answer = QMessageBox.question(self._parent, "Save job", SAVE_FIRST)
-        return bool(answer == QMessageBox.StandardButton.Yes)
+        return self._agreed("Save job", SAVE_FIRST)
 
     def open_weights(self, then: Callable[[Path, Trained], None]) -> None:
         """Ask for a file of a trained network, then hand its path and what is in it over."""
@@ -186,8 +213,10 @@ class Files:
         if path == Path(name) or not path.exists():
             return path
         question = f"{path.name} already exists.\nDo you want to replace it?"
-        answer = QMessageBox.question(self._parent, "Save", question)
-        return path if answer == QMessageBox.StandardButton.Yes else None
+        return path if self._agreed("Save", question) else None
+
+    def _agreed(self, title: str, question: str) -> bool:
+        return bool(QMessageBox.question(self._parent, title, question) == QMessageBox.StandardButton.Yes)
 
     def _add(self, found: list[LayerTuple], then: Callable[[str], None]) -> None:
         from napari.layers import Layer

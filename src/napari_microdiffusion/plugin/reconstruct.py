@@ -18,6 +18,7 @@ from .basing import Basing
 from .collecting import MainThreadCollection
 from .data_box import DataBox
 from .files import Files
+from .filming import Filming, times_of
 from .layers import facts, header
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, doubts, plan
@@ -64,6 +65,7 @@ class ReconstructWidget(QWidget):
         self._trust = Trusting(viewer, self.result.trust, self)
         self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
+        self._filming = Filming(self._files, self)
         self._garbage = MainThreadCollection(self)
         self._lay_out()
         self._connect()
@@ -108,7 +110,7 @@ class ReconstructWidget(QWidget):
 
     def run(self) -> None:
         """Start a run; refuses with a notification what cannot work, and does nothing while something is running."""
-        if self.running or self._trust.scoring or self._basing.training:
+        if self._busy:
             return
         setup, source = self.value(), self.data.source()
         if source is None or self.problem():
@@ -129,10 +131,22 @@ class ReconstructWidget(QWidget):
 
     def stop(self) -> None:
         """Stop within a second and keep what is done."""
-        self._trust.stop()
-        self._basing.stop()
+        for part in (self._trust, self._basing, self._filming):
+            part.stop()
         if self._session is not None:
             self._session.stop()
+
+    def run_all_times(self) -> None:
+        """Reconstruct all time points into files; refuses like `run`."""
+        setup, source = self.value(), self.data.source()
+        if self._busy or source is None or self.problem():
+            return
+        base = self._bases.chosen(setup)
+        self._filming.ask(setup, source, None if base is None else base.trained)
+
+    @property
+    def _busy(self) -> bool:
+        return self.running or self._trust.scoring or self._basing.training or self._filming.filming
 
     @property
     def running(self) -> bool:
@@ -212,6 +226,7 @@ class ReconstructWidget(QWidget):
         self.data.line.setStyleSheet(style)
         self.method.offer_methods(setup.acquisition)
         self._basing.show(setup, source, truth)
+        self.run_box.offer_times(times_of(source))
         problem = self.problem()
         self.run_box.set_possible(sentence(problem, *names))
         self.valueChanged.emit(setup)
@@ -283,14 +298,20 @@ class ReconstructWidget(QWidget):
         self.run_box.run.connect(self.run)
         self.run_box.stop.connect(self.stop)
         self.run_box.save_job.connect(self._save_job)
+        self.run_box.all_times.connect(self.run_all_times)
         self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
         self.method.base.load.connect(lambda: self._files.open_weights(self._use_weights))
-        for part, none in ((self._trust, "There is no score"), (self._basing, "There is no base model")):
+        for part, none in (
+            (self._trust, "There is no score"),
+            (self._basing, "There is no base model"),
+            (self._filming, "There are no volumes"),
+        ):
             part.began.connect(self._begin)
             part.progressed.connect(self.run_box.show_progress)
             part.ended.connect(lambda message: self._finish(message, message))
             part.failed.connect(lambda message, none=none: self._none_made(message, none))
         self._basing.noticed.connect(show_info)
+        self._filming.noticed.connect(show_info)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(self._viewer, self, self._on_layers)
 

@@ -20,6 +20,7 @@ class RunBox(QGroupBox):
     run = Signal()
     stop = Signal()
     save_job = Signal()
+    all_times = Signal()
 
     def __init__(self) -> None:
         super().__init__("3 · Run")
@@ -30,6 +31,12 @@ class RunBox(QGroupBox):
         self.job_button.setToolTip(
             "Save the data and settings above, to run them with: napari-microdiffusion reconstruct --job FILE"
         )
+        self.times_button = QPushButton()
+        self.times_button.setToolTip(
+            "Reconstruct each time point into a file of its own. What is learned of the chosen one is used for all, "
+            "where the method allows it"
+        )
+        self.times_button.clicked.connect(self.all_times)
         self.run_button.clicked.connect(self.run)
         self.job_button.clicked.connect(self.save_job)
         self.stop_button.clicked.connect(self._stopping)
@@ -43,23 +50,32 @@ class RunBox(QGroupBox):
         self._curve = LossCurve()
         layout = QVBoxLayout(self)
         layout.addLayout(_row(self.run_button, self.stop_button, self.job_button))
+        layout.addWidget(self.times_button)
         layout.addLayout(_row(self._stage, self._left, stretch=(1, 0)))
         layout.addWidget(self._bar)
         layout.addWidget(self._failure)
         layout.addWidget(self._curve)
         self.show_failure("")
         self.set_running(False)
+        self.offer_times(1)
 
     def set_running(self, running: bool) -> None:
         """Switch the buttons."""
         self._running = running
         self.stop_button.setEnabled(running)
         self.run_button.setEnabled(not running)
+        self.times_button.setEnabled(not running)
+
+    def offer_times(self, count: int) -> None:
+        """How many time points there are; with several all can be reconstructed."""
+        self.times_button.setText(f"All {count} time points…")
+        self.times_button.setVisible(count > 1)
 
     def set_possible(self, problem: str) -> None:
         """Whether the setup can be run at all; if not, what is wrong."""
         self.run_button.setEnabled(not problem and not self._running)
         self.run_button.setToolTip(problem or RUN)
+        self.times_button.setEnabled(self.run_button.isEnabled())
         self.job_button.setEnabled(not problem)
 
     def begin(self, stage: str = "Reading the images") -> None:

@@ -1,0 +1,106 @@
+"""What happens on "All time points…": a name is asked for, each is reconstructed in the background, all are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, Signal
+
+from ..events import RunFailed
+from .layers import extra_axes
+from .model import Setup
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from ..trained import Trained
+    from .files import Files
+    from .follow import Progress
+    from .movie_worker import Movie, MovieWorker
+
+
+class Filming(QObject):
+    """Reconstructs all time points of a layer into files."""
+
+    began = Signal(str)
+    progressed = Signal(object)  # Progress
+    noticed = Signal(str)
+    ended = Signal(str)
+    failed = Signal(str)
+
+    def __init__(self, files: Files, parent: QObject) -> None:
+        super().__init__(parent)
+        self._files = files
+        self._worker: MovieWorker | None = None
+        self._source: Image | None = None
+
+    @property
+    def filming(self) -> bool:
+        """Whether a movie is being made."""
+        return self._worker is not None
+
+    def ask(self, setup: Setup, source: Image, base: Trained | None) -> None:
+        """Ask for a name and begin."""
+        path = self._files.asked_for_movie(setup.title, times_of(source))
+        if path is not None:
+            self.film(setup, source, base, path)
+
+    def film(self, setup: Setup, source: Image, base: Trained | None, path: Path) -> None:
+        """Begin with the time point that is chosen; the volume of each goes beside ``path``, by its number."""
+        from ..io import network_beside, of_time
+        from .movie_worker import MovieWorker, Shot
+        from .session import loader, replayable
+
+        times, first, shots = times_of(source), setup.time or 0, []
+        for time in (first, *(other for other in range(times) if other != first)):
+            each = setup.replace(time=time)
+            load, job = loader(each, source, None), each.job(*replayable(source, each))
+            shots.append(Shot(time, load, job, of_time(path, time, times)))
+        self._source = source
+        self._worker = MovieWorker(shots, network_beside(shots[0].output), base)
+        self._worker.yielded.connect(self._tell)
+        self._worker.returned.connect(self._end)
+        self._worker.errored.connect(self._fail)
+        stopped = self._worker.stopped
+        self.destroyed.connect(lambda *_: stopped.set())
+        self.began.emit("Reading the images")
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop; `ended` follows within a step."""
+        if self._worker is not None:
+            self._worker.stopped.set()
+
+    # -- what comes back ---------------------------------------------------------------------
+
+    def _tell(self, progress: Progress) -> None:
+        for notice in progress.notices:
+            self.noticed.emit(notice)
+        self.progressed.emit(progress)
+
+    def _end(self, movie: Movie) -> None:
+        source, self._source, self._worker = self._source, None, None
+        paths = [movie.done[time] for time in sorted(movie.done)]
+        for time, reason in movie.left_out.items():
+            self.noticed.emit(f"Time point {time} is left out: {reason}")
+        if movie.interpolated:
+            which = ", ".join(map(str, movie.interpolated))
+            self.noticed.emit(f"Plain interpolation is given for time points {which}: hidden projections ask for it")
+        if source is not None and movie.complete and not movie.left_out:
+            self._files.open_movie(paths, source)
+        state = "" if movie.complete else "Stopped; "
+        self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent}")
+
+    def _fail(self, error: Exception) -> None:
+        stopped = self._worker is not None and self._worker.stopped.is_set()
+        self._source = self._worker = None
+        if stopped and isinstance(error, RunFailed):
+            self.ended.emit("Stopped before a time point was done")
+        else:
+            self.failed.emit(str(error))
+
+
+def times_of(layer: Image | None) -> int:
+    """How many time points a layer has; 1 where it has no such axis."""
+    return 1 if layer is None else extra_axes(layer).get("time", 1)

@@ -1,0 +1,154 @@
+"""All time points of a layer, one after the other, into files: in a worker thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..checks import bytes_to_write
+from ..events import Event, InvalidInput, Notice, RunFailed, Stage
+from ..io import check_distinct, check_output, write_volume
+from ..provenance import found_in, was_denoised
+from ..run import Job, Result, check, run
+from ..trained import Trained, load_trained, save_trained
+from ..volume import ProjectionStack
+from .follow import Follower, Progress
+from .worker import Load, StoppableWorker, explained, followed, torch_loaded
+
+NOTHING = "stopped before the first time point was done: nothing was written"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A time point to be reconstructed: what gives its projections, its job, where its volume goes."""
+
+    time: int
+    load: Load
+    job: Job
+    output: Path
+
+
+@dataclass(frozen=True)
+class Movie:
+    """What has become of the shots, by time point.
+
+    Parameters
+    ----------
+    done
+        Files of those that are done.
+    interpolated
+        Those that the method gave plain interpolation for.
+    left_out
+        Why others could not be reconstructed.
+    complete
+        Whether all had their turn.
+    """
+
+    done: dict[int, Path] = field(default_factory=dict)
+    interpolated: list[int] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+class MovieWorker(StoppableWorker[Progress, Movie]):
+    """Reconstructs shots; ``base`` is the base model in use, where it is in memory."""
+
+    def __init__(self, shots: Sequence[Shot], network: Path, base: Trained | None) -> None:
+        super().__init__(film, shots, network, base, self.cancelled)
+
+
+def film(
+    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool]
+) -> Generator[Progress, None, Movie]:
+    """Reconstruct and write one shot after the other; files that are there are replaced.
+
+    A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
+    others. A later one that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done
+    by then stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
+
+    Parameters
+    ----------
+    network
+        Where what is learned of the first shot is kept.
+    """
+    return (yield from explained(_filmed(shots, network, base, cancelled)))
+
+
+class _Shots(Follower):
+    """Says which shot a stage belongs to; what a run says of its stack is passed on for the first one alone."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("Reading the images")
+        self._number, self._count = 0, count
+
+    def next_shot(self) -> None:
+        """From now on events are those of the next one."""
+        self._number += 1
+
+    def begin(self, stage: Stage) -> None:
+        """A new stage: ``3 of 20: Training …``."""
+        super().begin(replace(stage, name=f"{self._number} of {self._count}: {stage.name}"))
+
+    def notice(self, notice: Notice) -> None:
+        """Keep what the user should know."""
+        if self._number == 1:
+            super().notice(notice)
+
+
+def _filmed(
+    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool]
+) -> Generator[Progress, None, Movie]:
+    movie, follower, trained, kept = Movie(), _Shots(len(shots)), base, None
+    yield from torch_loaded()
+    if base is None and shots[0].job.weights is not None:
+        trained = load_trained(shots[0].job.weights, method=shots[0].job.method)
+    for shot in shots:
+        follower.next_shot()
+        try:
+            stack, _ = shot.load()
+            _check_outputs(shots, stack)
+            job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
+            result = yield from followed(_run(job, stack, trained, cancelled), follower)
+        except InvalidInput as error:
+            if not movie.done:
+                raise
+            movie.left_out[shot.time] = str(error)
+            continue
+        if result.partial:
+            movie = replace(movie, complete=False)
+            break
+        write_volume(result.volume, shot.output, overwrite=True)
+        movie.done[shot.time] = shot.output
+        if found_in(result.volume.provenance).get("fell_back"):
+            movie.interpolated.append(shot.time)
+        if trained is None and job.method.transfers:
+            quiet = was_denoised(result.volume.provenance)
+            kept = save_trained(network, job.method, result.weights, stack, True, denoised=quiet)
+            trained = load_trained(kept)
+    if not movie.done:
+        raise RunFailed(NOTHING)
+    return movie
+
+
+def _run(
+    job: Job, stack: ProjectionStack, trained: Trained | None, cancelled: Callable[[], bool]
+) -> Generator[Event, None, Result]:
+    """Without previews, which nobody would see; refused where the weights do not suit the stack."""
+    check(job, stack)
+    if trained is not None and (told := trained.check(stack, job.denoise)):
+        yield Notice(told)
+    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
+    events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=math.inf)
+    return (yield from events)
+
+
+def _check_outputs(shots: Sequence[Shot], stack: ProjectionStack) -> None:
+    """Refuse, with `InvalidInput`, to replace the projections themselves, and what would not fit on the disk."""
+    for shot in shots:
+        if shot.job.projections is not None:
+            check_distinct(shot.output, shot.job.projections)
+    left = [shot for shot in shots if not shot.output.exists()]
+    for shot in left[:1]:  # room for all of them
+        check_output(shot.output, len(left) * bytes_to_write(shot.job.method, stack, None))
