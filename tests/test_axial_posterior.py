@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.diffusion import Schedule
 from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, Stage, Step
 from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
 from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
+from napari_microdiffusion.methods._deviations import Deviations
 from napari_microdiffusion.methods._training import muon, take_step
 from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.noise import noise_variance
@@ -162,6 +165,51 @@ def test_where_nothing_is_known_of_deviations_none_are_drawn(trial):
     np.testing.assert_array_equal(volume.data, mean_of(method, stack, weights).data)
     assert volume.reliability is None
     assert any(isinstance(event, Notice) and "no volumes are drawn" in event.message for event in events)
+
+
+def test_deviations_are_drawn_as_wide_as_they_were_trained_on(monkeypatch):
+    """Not as wide as the intervals of the mean, which a trial may have widened."""
+    widths: list[np.ndarray] = []
+    draw = Deviations.draw
+
+    def noted(self, stack, known, *rest):
+        widths.append(known[1])
+        return draw(self, stack, known, *rest)
+
+    monkeypatch.setattr(Deviations, "draw", noted)
+    stack, method = waves(), posterior()
+    for widening in (1.0, 2.0):
+        weights = weights_of(method, stack, trial=dataclasses.replace(BELIEVED, widening=widening))
+        mean = mean_of(method, stack, weights)
+        predicted(method, stack, weights)
+        assert mean.reliability is not None
+        np.testing.assert_allclose(widths[-1] * widening, mean.reliability.std, rtol=1e-6)
+    np.testing.assert_allclose(*widths, rtol=1e-3, atol=1e-6)
+
+
+def test_errors_weigh_as_much_as_deviations_are_large(monkeypatch):
+    """A network that says nothing: what it misses are the deviations themselves."""
+    seen: dict[str, torch.Tensor] = {}
+    noised = Schedule.noised
+
+    def noted(self, clean, noise, t):
+        seen.update(clean=clean, t=t)
+        return noised(self, clean, noise, t)
+
+    def nothing(self, planes, *_):  # noqa: ARG001
+        seen.update(std=planes[:, 2])
+        return torch.zeros_like(planes[:, 0])
+
+    monkeypatch.setattr(Schedule, "noised", noted)
+    monkeypatch.setattr(Deviations, "_estimate", nothing)
+    stack, context, method = waves(size=(64, 64)), Context(), posterior()
+    model, net = method._model(stack, context), method.prior.network(stack, context)
+    patches = method.prior.cutter(stack, 1.0, context)(1)
+    loss = float(model.loss(net, patches, 0.0, torch.Generator().manual_seed(0)))
+    _, sigma = model.schedule.levels(seen["t"], seen["clean"])
+    errors, weights = (seen["clean"] / sigma.clamp_min(0.1)).square(), seen["std"].square()
+    assert loss == pytest.approx(float((weights * errors).sum() / weights.sum()), rel=1e-4)
+    assert abs(loss / float(errors.mean()) - 1) > 0.01  # or weights would not matter here
 
 
 def test_training_learns_how_deviations_hang_together():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.pretraining import pretrained_methods
 from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, exhaust, reconstruct, run
-from napari_microdiffusion.trained import load_trained, save_trained
+from napari_microdiffusion.trained import load_trained, save_base, save_trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -222,6 +223,10 @@ class TestReconstruct:
         np.testing.assert_array_equal(io.read_volume("x.tif").data, io.read_volume("y.tif").data)
         jobs.write_text(json.dumps({"method": {"kind": "linear"}, "colour": 1}))
         assert "colour = 1: there is nothing of this name" in refused("reconstruct", "--job", "job.json")
+        jobs.write_text(json.dumps({"method": {"kind": "linear"}}), "utf-8-sig")  # as Windows' editor saves it
+        done("reconstruct", "p.ome.tif", "--job", "job.json", "-o", "z.tif")
+        jobs.write_text("[" * 100_000)
+        assert "cannot be read" in refused("reconstruct", "--job", "job.json")
         jobs.write_text("[1]")
         assert "JSON object" in refused("reconstruct", "--job", "job.json")
         assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")
@@ -923,6 +928,10 @@ class TestPretrain:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", base)
         order = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out", "--json")
         trained = load_trained(base)
+        save_base("short.safetensors", replace(trained, complete=False))
+        assert (
+            "note: the training of the base model was stopped" in invoke(*order, "--base", "short.safetensors").stderr
+        )
         job = Job(method=trained.method)
         expected = exhaust(held_out(job, io.read_projections("p.ome.tif"), weights=trained.weights)).psnr
         assert json.loads(done(*order))["held_out_psnr"] == expected
@@ -1317,6 +1326,15 @@ class TestProcess:
     def test_help_needs_neither_torch_nor_napari(self) -> None:
         code = "import sys, napari_microdiffusion.cli; print({'torch', 'napari', 'qtpy', 'zarr'} & set(sys.modules))"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+    def test_a_pipe_that_lacks_letters_breaks_nothing(self) -> None:
+        for arguments in (("methods", "microdiffusion"), ("methods", "--json")):
+            result = subprocess.run(
+                self.command(*arguments), capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}
+            )
+            assert result.returncode == 0, result.stderr
+            told = result.stdout.decode("cp1252")
+            assert json.loads(told)["methods"] if "--json" in arguments else "\\u03b3" in told
 
     def test_usage_errors(self) -> None:
         result = subprocess.run(self.command("reconstruct", "--slices", "x"), capture_output=True, text=True)

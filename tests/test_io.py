@@ -25,7 +25,7 @@ import zarr
 from napari_microdiffusion import io
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, RunFailed, TooLarge
-from napari_microdiffusion.io import ome_zarr, tiff
+from napari_microdiffusion.io import ome_zarr, target, tiff
 from napari_microdiffusion.io.units import scale_um
 from napari_microdiffusion.io.volumes import read_volumes
 from napari_microdiffusion.plugin.contributions import read_layers
@@ -241,6 +241,17 @@ class TestTiff:
             io.read_volume(path, time=1)
         with pytest.raises(InvalidInput, match="no time 2"):
             io.read_volume(path, channel=0, time=2)
+
+    def test_slices_written_one_by_one(self, tmp_path: Path) -> None:
+        slices = np.random.default_rng(0).integers(0, 4000, (6, 40, 41)).astype(np.uint16)
+        with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+            for image in slices:
+                file.write(image)
+        np.testing.assert_array_equal(io.read_volume(tmp_path / "a.tif").data, slices)
+        with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+            file.write(slices)
+            file.write(slices[0, :20])  # a thumbnail, say
+        np.testing.assert_array_equal(io.read_volume(tmp_path / "b.tif").data, slices)
 
     def test_one_time_point_takes_the_memory_of_one(self, tmp_path: Path) -> None:
         """ImageJ describes the first image of a large stack alone, and puts the others behind it."""
@@ -525,13 +536,32 @@ class TestOmeZarr:
         pickle.loads((tmp_path / "a.zarr" / "0" / "0.0.0").read_bytes())
         assert ran.exists()  # the trap works
 
+    def test_a_header_that_claims_more_chunks_than_can_be_counted(self, tmp_path: Path, truth: Volume) -> None:
+        io.write_volume(truth, tmp_path / "a.zarr")
+        header = tmp_path / "a.zarr" / "0" / "zarr.json"
+        values = json.loads(header.read_text())
+        values["shape"] = [10**6] * 3
+        values["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, 1]
+        header.write_text(json.dumps(values))
+        with pytest.raises(InvalidInput, match="of its 1000000000000000000 chunks are missing"):
+            io.inspect(tmp_path / "a.zarr")
+
+    def test_scales_of_a_level_and_of_the_image_are_multiplied(self, tmp_path: Path, hyperstack: np.ndarray) -> None:
+        path = tmp_path / "a.zarr"
+        foreign_zarr(path, hyperstack, "0.5")
+        header = json.loads((path / "zarr.json").read_text())
+        image = header["attributes"]["ome"]["multiscales"][0]
+        image["coordinateTransformations"] = [{"type": "scale", "scale": [1, 1, 2, 4, 4]}]
+        (path / "zarr.json").write_text(json.dumps(header))
+        assert io.inspect(path).scale_um == (1.0, 1.0, 1.0)
+
     def test_no_pixels_at_all(self, tmp_path: Path, hyperstack: np.ndarray) -> None:
         foreign_zarr(tmp_path / "a.zarr", hyperstack, "0.5")
         shutil.rmtree(tmp_path / "a.zarr" / "0" / "c")
         with pytest.raises(InvalidInput, match="no pixels at all"):
             io.inspect(tmp_path / "a.zarr")
 
-    @pytest.mark.parametrize("name", ["../b.zarr/0", "/etc"])
+    @pytest.mark.parametrize("name", ["../b.zarr/0", "/etc", "C:/b.zarr/0", "..\\b.zarr\\0", "\\\\host\\b\\0"])
     def test_arrays_outside_are_not_read(self, tmp_path: Path, truth: Volume, name: str) -> None:
         io.write_volume(truth, tmp_path / "b.zarr")
         image = {"axes": [{"name": a} for a in "zyx"], "datasets": [{"path": name}]}
@@ -609,10 +639,55 @@ class TestBadPlaces:
         io.check_distinct(tmp_path / "a.zarr", tmp_path / "a.tif")
         io.check_distinct(tmp_path / "a.tif", tmp_path / "absent.tif")
 
-    def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("os.access", lambda *_: False)
+    @pytest.mark.skipif(not Path("/sys").is_dir(), reason="there is no folder that not even root may write to")
+    def test_a_folder_that_may_not_be_written_to(self) -> None:
         with pytest.raises(InvalidInput, match="may not be written to"):
-            io.check_output(tmp_path / "a.tif", 0)
+            io.check_output("/sys/a.tif", 0)
+
+    def test_checking_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        io.check_output(tmp_path / "a.tif", 0)
+        assert not list(tmp_path.iterdir())
+
+    def test_names_as_long_as_they_may_be(self, tmp_path: Path, truth: Volume) -> None:
+        longest = "ä" * 113 + ".ome.tif"  # 234 bytes: with room for _reliability
+        io.write_volume(truth, tmp_path / longest)
+        assert io.read_volume(tmp_path / longest).shape == truth.shape
+        for letters in (250, 300):
+            with pytest.raises(InvalidInput, match="choose a shorter name"):
+                io.check_output(tmp_path / ("a" * letters + ".tif"), 0)
+
+    @pytest.mark.parametrize("name", [".tif", ".ome.tif", ".zarr"])
+    def test_a_suffix_is_no_name(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InvalidInput, match="no suffix that can be written"):
+            io.check_output(tmp_path / name, 0)
+
+    def test_an_output_that_has_come_meanwhile_is_not_replaced(self, tmp_path: Path) -> None:
+        def write() -> None:
+            with target.replacing(tmp_path / "a.tif") as temporary:
+                temporary.write_text("ours")
+                (tmp_path / "a.tif").write_text("theirs")
+
+        with pytest.raises(InvalidInput, match="exists already"):
+            write()
+        assert (tmp_path / "a.tif").read_text() == "theirs"
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+    def test_an_interruption_between_two_renamings(
+        self, tmp_path: Path, truth: Volume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        io.write_volume(truth, tmp_path / "a.zarr")
+        renamed, replace_ = [], os.replace
+
+        def interrupted(*paths: Any) -> None:
+            renamed.append(paths)
+            if len(renamed) == 2:
+                raise KeyboardInterrupt
+            replace_(*paths)
+
+        monkeypatch.setattr(target, "os", SimpleNamespace(replace=interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            io.write_volume(replace(truth, data=truth.data + 1), tmp_path / "a.zarr", overwrite=True)
+        np.testing.assert_array_equal(io.read_volume(tmp_path / "a.zarr").data, truth.data)
 
 
 @pytest.mark.parametrize(("name", "writer"), [("a.ome.tif", tiff), ("a.ome.zarr", ome_zarr)])
@@ -663,7 +738,17 @@ class TestProfile:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [(b"1\nz,2\n", "'z' in line 2"), (b"", "0 weights"), (b"\xff\xfe\x00", "not a text file")],
+        [
+            (b"1\nz,2\n", "'z' in line 2"),
+            (b"", "0 weights"),
+            (b"\xff\xfe\x00", "not a text file"),
+            (b"1\n" * 1001, "1001 weights; 1 to 1000"),
+            (b"1\n" * 2**17, "too long"),
+            (b"0,2\n0,5\n0,2\n", r"several numbers in a line \(0,2\): .* a decimal point and no comma"),
+            (b"0,2\n1\n0,2\n", "decimal point"),
+            (b"0,2;0,5;1;0,2", "decimal point"),
+            (b"# z, weight\n0 0.5\n1 1.0\n2 0.5\n", "leave positions out"),
+        ],
     )
     def test_refused(self, tmp_path: Path, content: bytes, message: str) -> None:
         (tmp_path / "p.csv").write_bytes(content)

@@ -150,3 +150,11 @@ def test_a_seed_is_not_disturbed_by_another_run():
         found = list(threads.map(lambda turn: drawn(turn % 2), range(20)))
     assert all(numbers == alone[turn % 2] for turn, numbers in enumerate(found))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_seed_leaves_the_random_numbers_of_gpus_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("they are not put back afterwards"))
+    with seeded(3) as generator:
+        drawn = torch.rand(4)
+    assert torch.equal(drawn, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert generator is torch.default_generator

@@ -166,7 +166,8 @@ def load_weights(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             record = _record(file.metadata() or {}, path)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            names = file.keys()
+            weights = {name: file.get_tensor(name).clone() for name in names}  # not the file's own memory, mapped
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
     try:
@@ -202,7 +203,7 @@ def _record(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     try:
         record = json.loads(metadata[_KEY])
         found = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
     if found != FORMAT:
         raise InvalidInput(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,9 @@ class Reporting(TyperGroup):
         """Run the command; tracebacks only where the environment variable `DEBUG` is set."""
         from ..events import EngineError, RunFailed
 
+        for stream in (sys.stdout, sys.stderr):  # a pipe's encoding may lack Greek, and a result must not fail by that
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -50,7 +55,7 @@ class Reporting(TyperGroup):
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One JSON object on one line of standard output; numbers that are not finite become null."""
-    typer.echo(json.dumps(_finite(values), ensure_ascii=False, allow_nan=False))
+    typer.echo(json.dumps(_finite(values), allow_nan=False))
 
 
 def note(message: str) -> None:

@@ -251,8 +251,8 @@ def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InvalidInput(f"{path.name} carries no job: it was not made by reconstruct")
     else:
         try:
-            record = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            record = json.loads(path.read_text("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
         raise InvalidInput(f"the job file {path.name} must hold a JSON object")

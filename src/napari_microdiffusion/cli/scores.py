@@ -293,7 +293,7 @@ def _trained_before(job: Job, stack: ProjectionStack) -> Weights | None:
         note(f"note: {error}; so the network is trained once, on all projections")
         return None
     if trained.is_base:
-        trained.check_input(stack)
-        if trained.knows(stack):
-            note(f"note: {TOO_GOOD}")
+        told = trained.check_input(stack, job.denoise), TOO_GOOD if trained.knows(stack) else None
+        for each in filter(None, told):
+            note(f"note: {each}")
     return trained.weights

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from shlex import join
+from subprocess import list2cmdline
 from typing import Any
 
 from pydantic import ValidationError
@@ -114,5 +116,10 @@ def _lines(base: Trained, seconds: float, saved: Path | None) -> list[str]:
     return [
         f"{saved}: a base model for {base.acquisition.description}",
         *lines,
-        f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {quote(str(saved))}",
+        f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {_quoted(str(saved))}",
     ]
+
+
+def _quoted(path: str) -> str:
+    """As the system's own command line takes it."""
+    return list2cmdline([path]) if sys.platform == "win32" else join([path])

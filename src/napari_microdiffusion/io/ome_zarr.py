@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def opened(path: Path) -> Generator[Source]:
         _scale(image, level, axes),
         record,
         _channel_names(attributes),
+        int(np.prod(array.shards or array.chunks, dtype=object)),
     )
 
 
@@ -136,7 +137,8 @@ def _channel_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
-    if name.startswith("/") or ".." in Path(name).parts:
+    given = PureWindowsPath(name)  # which knows drives, and both kinds of slashes
+    if given.drive or given.root or ".." in given.parts:
         raise InvalidInput(f"{path.name} refers to an array outside itself ({name}), which is not read")
     try:
         array = group[name]
@@ -155,14 +157,15 @@ def _refuse_pickle(array: zarr.Array[Any], name: str) -> None:
 
 def _check_chunks(array: zarr.Array[Any], ours: bool, root: Path) -> None:
     """In a Zarr array a chunk that is not there reads as background: writers may leave empty ones out, we do not."""
-    missing = array.nchunks - array.nchunks_initialized if ours else 0
-    if missing:
+    files = (root / array.path).rglob("*") if array.path else root.rglob("*")
+    chunks = (path for path in files if path.name not in METADATA and path.name[:1] != "." and path.is_file())
+    if not ours and next(chunks, None) is None:
+        raise InvalidInput(f"{root.name} is incomplete: it holds no pixels at all; copy it again")
+    missing = array.nchunks - sum(1 for _ in chunks) if ours else 0  # files counted: a header can claim any number
+    if missing > 0:
         raise InvalidInput(
             f"{root.name} is incomplete: {missing} of its {array.nchunks} chunks are missing; copy it again"
         )
-    files = (path for path in (root / array.path).rglob("*") if path.name not in METADATA and path.is_file())
-    if next(files, None) is None:
-        raise InvalidInput(f"{root.name} is incomplete: it holds no pixels at all; copy it again")
 
 
 def _load(array: zarr.Array[Any], index: Index, root: Path) -> NDArray[Any]:

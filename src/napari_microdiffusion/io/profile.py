@@ -8,6 +8,8 @@ from pathlib import Path
 from ..events import InvalidInput
 
 LONGEST = 1000  # weights: the largest number of slices that a projection may stand for
+LARGEST = 2**17
+"""Bytes that so many weights never need: a larger file is something else."""
 
 
 def read_profile(path: str | Path) -> tuple[float, ...]:
@@ -25,19 +27,33 @@ def read_profile(path: str | Path) -> tuple[float, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            read = file.read(LARGEST + 1)
+        text = read.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInput(f"the profile {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the profile {path.name} is not a text file with one weight per slice") from error
-    weights: list[float] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in re.split(r"[\s,;]+", line.partition("#")[0].strip()):
-            if word:
-                weights.append(_number(word, path, number))
+    if len(read) > LARGEST:
+        raise InvalidInput(f"the profile {path.name} is too long for a text file with one weight per slice")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    rows = [re.findall(r"[^\s,;]+", line) for line in lines]
+    _refuse_columns([line for line in lines if line], [len(row) for row in rows if row], path.name)
+    weights = [_number(word, path, number) for number, row in enumerate(rows, 1) for word in row]
     if not 1 <= len(weights) <= LONGEST:
         raise InvalidInput(f"the profile {path.name} holds {len(weights)} weights; 1 to {LONGEST} are needed")
     return tuple(weights)
+
+
+def _refuse_columns(lines: list[str], counts: list[int], name: str) -> None:
+    """Positions beside weights, and decimal commas, would be taken for weights."""
+    columns = len(counts) > 1 and counts[0] > 1 and len(set(counts)) == 1
+    commas = len(lines) > 1 and any(re.fullmatch(r"[+-]?\d*,\d+", line) for line in lines)
+    if columns or commas or any("," in line and ";" in line for line in lines):
+        raise InvalidInput(
+            f"the profile {name} holds several numbers in a line ({lines[0][:40]}): write one weight in each line, "
+            "with a decimal point and no comma, and leave positions out"
+        )
 
 
 def _number(word: str, path: Path, line: int) -> float:

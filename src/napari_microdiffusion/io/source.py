@@ -99,6 +99,8 @@ class Source:
         The record that this software left in the file.
     channel_names
         As the file says them; empty where it does not.
+    piece
+        Pixels of the smallest part that is read at once, a chunk or a tile, however little of it is wanted.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Source:
     scale_um: tuple[float, float, float] | None = None
     metadata: dict[str, Any] | None = field(default=None, repr=False)
     channel_names: tuple[str, ...] = ()
+    piece: int = 0
 
     @property
     def record(self) -> dict[str, Any]:
@@ -178,7 +181,8 @@ class Source:
         TooLarge
             Saying how much is needed.
         """
-        needed = (COPIES + beside) * int(np.prod(shape, dtype=object)) * self.dtype.itemsize
+        pixels = (COPIES + beside) * int(np.prod(shape, dtype=object)) + COPIES * self.piece
+        needed = pixels * self.dtype.itemsize
         free = psutil.virtual_memory().available
         if needed > free:
             raise TooLarge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -85,18 +86,26 @@ def check_output(
         raise InvalidInput(f"the name {shown} is not valid UTF-8: choose another") from error
     if _NOT_IN_XML.search(path.name):
         raise InvalidInput(f"the name {path.name!r} holds characters that no metadata can: choose another")
-    if not path.name.lower().endswith(suffixes):
+    if not path.name.lower().endswith(suffixes) or path.name.lower() in suffixes:
         _check_file(path, suffixes)
         raise InvalidInput(f"{path.name} has no suffix that can be written; use one of {', '.join(suffixes)}")
-    path = path.resolve()
-    _check_existing(path, overwrite)
-    if suffixes == SUFFIXES and not overwrite:
-        _check_existing(beside(path), overwrite)  # known only after the run whether there will be one
+    try:
+        path = path.resolve()
+        _check_existing(path, overwrite)
+        if suffixes == SUFFIXES and not overwrite:
+            _check_existing(beside(path), overwrite)  # known only after the run whether there will be one
+    except OSError as error:  # a name that is too long, for itself or for what is kept beside it
+        raise InvalidInput(f"no file can be called {path.name} ({error.strerror}): choose a shorter name") from error
     folder = path.parent
     if not folder.is_dir():
         raise InvalidInput(f"there is no folder {folder} to write {path.name} into: create it, or choose another")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidInput(f"the folder {folder} may not be written to: choose another place for {path.name}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # what permissions say does not hold everywhere
+            pass
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder {folder} may not be written to ({error.strerror}): choose another place for {path.name}"
+        ) from error
     free = shutil.disk_usage(folder).free
     if bytes_needed + MARGIN > free:
         raise InvalidInput(
@@ -139,7 +148,7 @@ def replacing(path: Path, overwrite: bool = False) -> Generator[Path]:
     RunFailed
         If the system refuses to write; the temporary is gone and what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = path.with_name(f".{path.name[:32]}.{uuid.uuid4().hex[:8]}.partial")  # no longer than names may be
     try:
         yield temporary
         _check_existing(path, overwrite)
@@ -159,7 +168,7 @@ def _put(temporary: Path, path: Path) -> None:
     os.replace(path, old)
     try:
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # Ctrl-C among them
         os.replace(old, path)
         raise
     remove(old)
@@ -180,10 +189,10 @@ def _check_existing(path: Path, overwrite: bool) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that is in it, if it is there and the system lets us."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 

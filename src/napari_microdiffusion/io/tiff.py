@@ -36,7 +36,7 @@ CLASSIC = 2**32 - 2**25
 @contextmanager
 def opened(path: Path) -> Generator[Source]:
     """The first image of a TIFF file at full resolution; files that it refers to are never opened."""
-    with _overheard() as complaints, tifffile.TiffFile(path, _multifile=False) as file:
+    with _overheard() as complaints, _file(path) as file:
         _refuse_entities(file, path.name)
         series, axes, shape = _first(file)
         if any(BROKEN_OFF.search(line) for line in complaints):
@@ -49,8 +49,28 @@ def opened(path: Path) -> Generator[Source]:
         scale, metadata, channels = _described(file)
         dtype = np.dtype(series.dtype)
         yield Source(
-            path.name, shape, axes, dtype, lambda index: _load(series, index, shape), scale, metadata, channels
+            path.name,
+            shape,
+            axes,
+            dtype,
+            lambda index: _load(series, index, shape),
+            scale,
+            metadata,
+            channels,
+            int(np.prod(series.keyframe.chunks, dtype=object)),
         )
+
+
+@contextmanager
+def _file(path: Path) -> Generator[tifffile.TiffFile]:
+    """tifffile takes images that it has written one by one for as many images, where they are the slices of one."""
+    with tifffile.TiffFile(path, _multifile=False) as file:
+        alike = {(len(each.shape), each.shape, each.dtype) for each in file.series}
+        if not file.is_shaped or len(file.series) < 2 or len(alike) > 1 or next(iter(alike))[0] != 2:
+            yield file
+            return
+    with tifffile.TiffFile(path, _multifile=False, is_shaped=False) as file:
+        yield file
 
 
 def _first(file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSeries, str, tuple[int, ...]]:

@@ -226,7 +226,7 @@ def seeded(seed: int) -> Generator[torch.Generator]:
     import torch
 
     with _SEEDING, torch.random.fork_rng(devices=[]):
-        yield torch.manual_seed(seed)
+        yield torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would set those of GPUs, too
 
 
 def finite(loss: float) -> float:
