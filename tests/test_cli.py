@@ -603,6 +603,19 @@ class TestMovie:
         assert result.exit_code == 0, result.stderr
         assert "inr is trained anew for each of 3 time points" in result.stderr
 
+    def test_the_recipe_of_one_time_point_on_others(self, stacks: list[np.ndarray]) -> None:
+        done(*self.ORDER[:-1], "1", "--method", "cubic", "--set", "consistency=final")
+        done("reconstruct", "movie.tif", "--job", "v.ome.tif", "-o", "w.ome.tif", "--time", "2")
+        done("reconstruct", "p.ome.tif", "--job", "v.ome.tif", "-o", "x.ome.tif")  # which has but one
+        done("reconstruct", "movie.tif", "--job", "v.ome.tif", "-o", "y.ome.tif")
+        method = presets.spec("cubic", overrides={"consistency": "final"})
+        for name, data, time in (("w", stacks[2], 2), ("x", stacks[0], None), ("y", stacks[1], 1)):
+            volume = io.read_volume(f"{name}.ome.tif")
+            expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=5)), method)
+            np.testing.assert_array_equal(volume.data, expected.data)
+            assert (volume.provenance or {})["job"]["time"] == time
+        assert "leave --time out" in refused("reconstruct", "--job", "v.ome.tif", "-o", "z.ome.tif", "--time", "2")
+
     def test_a_time_point_that_cannot_be_is_told_in_the_end(self, stacks: list[np.ndarray]) -> None:
         stacks[1][:] = 7
         tifffile.imwrite("movie.tif", np.stack(stacks)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
@@ -727,6 +740,7 @@ def volumes(folder: Path) -> Path:
     (there / ".hidden.tif").write_text("")
     (there / "more").mkdir()
     np.save(there / "image.npy", data[0])
+    np.save(there / "small.npy", data[:, :20, :20])
     (there / "p.ome.tif").write_bytes(Path("p.ome.tif").read_bytes())
     done("reconstruct", "p.ome.tif", "-o", "volumes/rebuilt.ome.tif", "--method", "linear")
     return there
@@ -754,7 +768,14 @@ class TestPretrain:
         assert [volume["name"] for volume in values["volumes"]] == ["a", "b"]
         assert values["seconds"] > 0
         left_out = [line for line in result.stderr.splitlines() if line.startswith("note: not used")]
-        reasons = "image.npy", "more", "notes.txt", "p.ome.tif holds projections", "rebuilt.ome.tif was recons"
+        reasons = (
+            "image.npy",
+            "more",
+            "notes.txt",
+            "p.ome.tif holds projections",
+            "rebuilt.ome.tif was recons",
+            "20 x 20",
+        )
         assert len(left_out) == len(reasons)  # and not the hidden file
         assert all(reason in line for reason, line in zip(reasons, left_out, strict=True))
         assert "Training on full volumes: 2 steps" in result.stderr
@@ -799,6 +820,7 @@ class TestPretrain:
             ({"pretrain": "p.ome.tif"}, "holds projections"),
             ({"pretrain": "volumes/rebuilt.ome.tif"}, "was reconstructed"),
             ({"pretrain": "volumes/image.npy"}, "single image"),
+            ({"pretrain": "volumes/small.npy"}, "small.npy is 20 x 20 pixels; at least 32 x 32"),
             ({"pretrain": "volumes/more"}, "there is no volume in volumes/more: it is empty"),
             ({"pretrain": "texts"}, "there is no volume in texts: "),
         ],
@@ -989,7 +1011,7 @@ class TestHeldOut:
         assert score > json.loads(done("evaluate", "v.ome.tif", *order))["held_out_psnr"]
         assert score == json.loads(done("evaluate", "v.ome.tif", *order, "--denoise"))["held_out_psnr"]
         assert score > json.loads(done("evaluate", "q.ome.tif", *order, "--no-denoise"))["held_out_psnr"]
-        assert "--denoise say how" in refused("evaluate", "v.ome.tif", *order[:2], "--denoise")
+        assert "--denoise says how" in refused("evaluate", "v.ome.tif", *order[:2], "--denoise")
         assert "leave --denoise out" in refused("reconstruct", "--job", "q.ome.tif", "-o", "w.ome.tif", "--denoise")
         done("reconstruct", "--job", "q.ome.tif", "-o", "w.ome.tif")
         np.testing.assert_array_equal(io.read_volume("w.ome.tif").data, io.read_volume("q.ome.tif").data)

@@ -46,6 +46,8 @@ def spoilt(value: float) -> np.ndarray:
         (spoilt(np.inf), "2 NaN or infinite"),
         (spoilt(-np.inf), "2 NaN or infinite"),
         (np.full((6, 40, 40), 7), r"constant \(7 everywhere\)"),
+        (1e9 + GREY.astype(np.float64), "results .* tell fewer than 1000 grey levels apart; subtract it first"),
+        (1e6 + GREY / 1e4, "so large an offset"),
     ],
 )
 def test_check_refuses_what_no_method_can_use(data, message):

@@ -636,6 +636,8 @@ class TestBadPlaces:
         for source in ("a.zarr", "link.zarr", "b/../a.zarr", "a.zarr/0"):
             with pytest.raises(InvalidInput, match="is the input itself"):
                 io.check_distinct(tmp_path / "a.zarr", tmp_path / source)
+        with pytest.raises(InvalidInput, match="would lie in the input"):
+            io.check_distinct(tmp_path / "a.zarr" / "b.tif", tmp_path / "a.zarr")
         io.check_distinct(tmp_path / "a.zarr", tmp_path / "a.tif")
         io.check_distinct(tmp_path / "a.tif", tmp_path / "absent.tif")
 

@@ -312,6 +312,8 @@ def test_a_folder(
     form.set_folder(tmp_path)
     assert "folder is empty" in train(qtbot, widget, "failed")
     assert len(notices) == 1
+    (tmp_path / "notes.txt").touch()
+    assert "none of the files in the folder is an image" in train(qtbot, widget, "failed")
     write_volume(other, tmp_path / "one.ome.tif")
     write_volume(Volume(viewer.layers["vessels truth"].data), tmp_path / "truth.ome.tif")
     write_projections(stack, tmp_path / "projections.ome.tif")
@@ -324,7 +326,7 @@ def test_a_folder(
     assert "truth (ground truth" in said[0]
     assert "projections.ome.tif holds projections" in said[0]
     assert "notes" not in said[0]
-    assert len(notices) == 1
+    assert len(notices) == 2
 
 
 def test_unsuited_methods_are_greyed_out(ready: Open) -> None:

@@ -135,10 +135,20 @@ def test_choices_stand_for_a_spec(name: str, preset: str) -> None:
     assert len(choices["overrides"]) <= 1
 
 
-def test_a_trained_network_is_applied_to_another_stack(opened: Open, qtbot: Any, network: Path) -> None:
+def test_a_trained_network_is_applied_to_another_stack(
+    opened: Open, qtbot: Any, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qtpy.QtWidgets import QFileDialog
+
     _, widget = opened(show=True)
-    widget._files.read_weights(network, widget._use_weights)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(network), ""))
+    widget._load_network()
+    assert widget.run_box._stage.toolTip() == "Loading the network"
+    assert not widget.run_box.run_button.isEnabled()
+    widget.run()  # neither by the button nor otherwise
+    assert not widget.running
     qtbot.waitUntil(lambda: widget.value().weights == network.resolve(), timeout=20_000)
+    assert widget.run_box.run_button.isEnabled()
     assert widget.value().spec() == load_trained(network).method
     enabled = {path for path, editor in widget.method.advanced._editors.items() if editor.isEnabled()}
     assert enabled == {"consistency", "sigma", "elongation", "fine_tuning"}

@@ -490,7 +490,7 @@ def test_channels_and_times_can_be_chosen(opened: Open, qtbot: Any, stack: Proje
     finish(qtbot, widget)
     assert viewer.dims.current_step[:2] == (1, 2)  # what is shown beside the result
     assert widget.results()[-1].data.shape == stack.volume_shape
-    assert widget.results()[-1].name == "Conservative interpolation · many t=1"
+    assert widget.results()[-1].name == "Conservative interpolation · many c=2 t=1"
 
 
 def test_a_truth_of_several_times_is_that_of_the_chosen_one(opened: Open, truth: Volume) -> None:
@@ -837,6 +837,7 @@ def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     monkeypatch.setattr("napari_microdiffusion.plugin.reconstruct.show_info", said.append)
     finish(qtbot, widget)
     assert len([notice for notice in said if "on another scale" in notice]) == told
+    assert ("on another scale" in widget.result._note.text()) == bool(told)  # and stays beside the scores
     low, high = widget.results()[-1].contrast_limits
     assert high - low < 5 * np.ptp(stack.data)
 
@@ -854,6 +855,66 @@ def test_messages_begin_with_a_capital_but_names_stay(text: str, name: str, show
     from napari_microdiffusion.plugin.session import sentence
 
     assert sentence(text, name) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "slices", "told"),
+    [
+        ("1\n2\n1\n", 3, "beam.csv holds 3 weights, so each projection stands for 3 slices"),
+        ("1\n" * 6, 6, ""),
+        ("1\n-2\n1\n", 6, "beam.csv cannot be used: profile weights must be finite, not negative"),
+        ("0,2\n0,5\n0,2\n", 6, "several numbers in a line"),
+    ],
+)
+def test_a_measured_profile(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, slices: int, told: str
+) -> None:
+    from qtpy.QtWidgets import QFileDialog
+
+    said: list[str] = []
+    for name in ("show_error", "show_info"):
+        monkeypatch.setattr(f"napari_microdiffusion.plugin.beam.{name}", said.append)
+    (tmp_path / "beam.csv").write_text(text)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "beam.csv"), ""))
+    _, widget = opened()
+    beam = widget.data.beam
+    profiles = beam.profile
+    for key, expected in (("measured", slices), ("uniform", 6)):  # what it was before comes back
+        profiles.setCurrentIndex(profiles.findData(key))
+        profiles.activated.emit(profiles.currentIndex())
+        assert beam.value().slices == expected
+    assert told in "".join(said)
+    assert bool(said) == bool(told)
+    assert "pydantic" not in "".join(said)
+
+
+def test_a_layer_that_is_removed_is_not_replaced_by_another(opened: Open) -> None:
+    viewer, widget = opened()
+    assert widget.value().source == "vessels projections"
+    viewer.layers.remove("vessels projections")
+    assert widget.value().source == ""
+    assert "Choose an image" in widget.problem()
+    viewer.layers[0].name = "renamed"  # other things that happen choose nothing either
+    assert widget.value().source == ""
+    viewer.add_image(np.ones(TINY), name="new")
+    assert widget.value().source == "new"
+
+
+def test_what_is_chosen_is_what_is_looked_at(opened: Open, qtbot: Any, stack: ProjectionStack) -> None:
+    layer = (np.stack([stack.data] * 5), {"name": "movie", "axis_labels": ("t", "z", "y", "x")}, "image")
+    viewer, widget = opened(layers=[layer])
+    qtbot.waitUntil(lambda: viewer.dims.current_step[0] == 0, timeout=5000)
+    widget.data._time.setCurrentIndex(3)
+    qtbot.waitUntil(lambda: viewer.dims.current_step[0] == 3, timeout=5000)
+    viewer.dims.set_current_step(0, 1)  # people look elsewhere
+    widget.setValue(widget.value().replace(seed=5))
+    qtbot.wait(50)
+    assert viewer.dims.current_step[0] == 1
+
+
+def test_names_that_the_box_cuts_off_are_in_its_tooltip(opened: Open) -> None:
+    _, widget = opened()
+    assert widget.data._source.toolTip().startswith("vessels projections\nThe layer with your projections")
 
 
 def test_renamed_layers_stay_chosen(opened: Open) -> None:

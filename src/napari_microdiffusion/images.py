@@ -14,6 +14,9 @@ from .events import InvalidInput
 MINIMUM_LATERAL = 32
 """Pixels that images are wide and high at least."""
 
+FEWEST_LEVELS = 1000
+"""That results must be able to tell apart over the range of what was measured."""
+
 _WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
 """Types that OME knows no name for, and what holds their values."""
 
@@ -69,6 +72,22 @@ def check_values(data: NDArray[Any], name: str) -> None:
     if data.min() == data.max():
         raise InvalidInput(
             f"{name} is constant ({data.flat[0]:g} everywhere): there is nothing in it; check the channel and the file"
+        )
+
+
+def check_levels(data: NDArray[Any], name: str) -> None:
+    """Refuse intensities on so large an offset that results, which are float32, have no room for what differs.
+
+    Raises
+    ------
+    InvalidInput
+        Saying what to do.
+    """
+    least, most = float(data.min()), float(data.max())
+    if (most - least) < FEWEST_LEVELS * float(np.spacing(np.float32(max(abs(least), abs(most))))):
+        raise InvalidInput(
+            f"{name} holds values from {least:.8g} to {most:.8g}: on so large an offset results (32 bit numbers) tell "
+            f"fewer than {FEWEST_LEVELS} grey levels apart; subtract it first"
         )
 
 

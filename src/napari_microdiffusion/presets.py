@@ -124,8 +124,8 @@ def override(method: Method, overrides: dict[str, Any]) -> Method:
         it, depends = ("it", "it depends") if len(idle) == 1 else ("them", "they depend")
         name = name_of(found)
         raise InvalidInput(
-            f"{' and '.join(idle)} would do nothing on this {name}: leave {it} out, or change what {depends} on, too "
-            f"(napari-microdiffusion methods {name} lists all)"
+            f"with the other settings as they are, {' and '.join(idle)} would do nothing on this {name}: leave {it} "
+            f"out, or change what {depends} on, too (napari-microdiffusion methods {name} lists all)"
         )
     return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
-from .images import MINIMUM_LATERAL, check_image, check_values, order_hint, pixels_sha256
+from .images import MINIMUM_LATERAL, check_image, check_levels, check_values, order_hint, pixels_sha256
 from .noise import noise_variance
 from .reliability import Reliability
 
@@ -202,7 +202,8 @@ class ProjectionStack:
         Raises
         ------
         InvalidInput
-            Fewer than three projections, lateral size below 32 pixels, NaN or infinite values, a constant stack.
+            Fewer than three projections, lateral size below 32 pixels, NaN or infinite values, a constant stack, an
+            offset that leaves no room for what differs.
         """
         k, y, x = self.shape
         if k < MINIMUM_PROJECTIONS:
@@ -215,6 +216,7 @@ class ProjectionStack:
                 f"use a larger field of view{order_hint(self.shape)}"
             )
         check_values(self.data, self.name)
+        check_levels(self.data, self.name)
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,8 @@ def _ordered(options: Options) -> _Draft:
 
 def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
-    alone = () if options.projections is not None else ("voxel_size", "leave_out")
-    _refuse_beside_job(options, (*alone, "denoise", "method", "preset", "set_", "seed", "channel", "time"))
+    alone = () if options.projections is not None else ("voxel_size", "leave_out", "channel", "time")
+    _refuse_beside_job(options, (*alone, "denoise", "method", "preset", "set_", "seed"))
     values, record = _read_job(path)
     if "acquisition" in values:
         _refuse_beside_job(options, ("slices", "stride", "profile", "fwhm"))
@@ -190,6 +190,8 @@ def _replayed(options: Options, path: Path) -> _Draft:
         source = path.parent / source  # stays as it is where it is absolute
     trained = None
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
+    if options.projections is not None:
+        changes |= _places(options, job)
     if job.weights is not None:
         changes["weights"] = (path.parent / job.weights).resolve()
     if (moved := options.base or options.weights) is not None:
@@ -206,6 +208,16 @@ def _replayed(options: Options, path: Path) -> _Draft:
     if acquisition is not None and options.projections is not None:
         acquisition, others = _fitted(acquisition, options.projections)
     return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record, others)
+
+
+def _places(options: Options, job: Job) -> dict[str, int | None]:
+    """Channel and time point of a file that is named beside a job: as stated, else the job's, where it has several."""
+    assert options.projections is not None
+    found = io.inspect(options.projections)
+    several = {"channel": found.channels > 1, "time": found.times > 1}
+    stated = {key: getattr(options, key) for key in several}
+    own = {key: getattr(job, key) if there else None for key, there in several.items()}
+    return {key: own[key] if stated[key] is None else stated[key] for key in several}
 
 
 def _refuse_beside_job(options: Options, names: tuple[str, ...]) -> None:

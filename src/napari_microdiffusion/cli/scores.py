@@ -126,7 +126,8 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
         raise InvalidInput("--held-out hides projections in turn: give --projections, the file that holds them")
     names = ("voxel_size", "folds", "method", "preset", "set_", "base", "denoise", "device")
     if (told := given(options, names)) and not options.held_out:
-        raise InvalidInput(f"{told} say how to hold projections out: give --held-out too")
+        say = "say" if "," in told else "says"
+        raise InvalidInput(f"{told} {say} how to hold projections out: give --held-out too")
     if options.truth is None and options.projections is None:
         raise InvalidInput("give --truth, --projections, or both: there is nothing to compare with")
     if options.projections is None and (acquisition is not None or options.leave_out is not None):

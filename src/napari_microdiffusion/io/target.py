@@ -121,11 +121,13 @@ def check_distinct(output: str | Path, source: str | Path) -> None:
     Raises
     ------
     InvalidInput
-        If both are the same file or folder, links resolved, the input lies in the output, or that is just a folder.
+        If both are the same file or folder, links resolved, one lies in the other, or the output is just a folder.
     """
     _check_file(Path(output), SUFFIXES)
     target, given = Path(output).resolve(), Path(source).resolve()
     same = target.exists() and given.exists() and target.samefile(given)
+    if given.is_dir() and given in target.parents:
+        raise InvalidInput(f"{Path(output).name} would lie in the input {given.name}: choose another folder")
     if same or target == given or target in given.parents:
         raise InvalidInput(f"{Path(output).name} is the input itself and would be replaced: choose another name")
 

@@ -114,10 +114,16 @@ def read(wanted: Picked, least: int, cancelled: Callable[[], bool]) -> Generator
             left_out.append(str(error))
         yield Step(done)
     if not volumes:
-        raise InvalidInput(f"there is no volume to train on: {'; '.join(left_out) or 'the folder is empty'}")
+        raise InvalidInput(f"there is no volume to train on: {'; '.join(left_out) or _nothing_in(wanted.folder)}")
     if left_out:
         yield Notice(f"Not used: {'; '.join(left_out)}")
     return volumes
+
+
+def _nothing_in(folder: Path | None) -> str:
+    """Why a folder gives no file to look at."""
+    empty = folder is None or next(folder.iterdir(), None) is None
+    return "the folder is empty" if empty else "none of the files in the folder is an image"
 
 
 def _is_volume(layer: Image) -> bool:

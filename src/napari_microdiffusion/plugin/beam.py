@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from napari.utils.notifications import show_error, show_info
+from pydantic import ValidationError
 from qtpy.QtCore import QLocale, QSignalBlocker, Signal
 from qtpy.QtGui import QDoubleValidator, QValidator
 from qtpy.QtWidgets import (
@@ -21,6 +23,7 @@ from qtpy.QtWidgets import (
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
+from ..presets import explain
 from .layers import Triple
 from .parts import RED, combo_box, unscrolled
 
@@ -43,6 +46,7 @@ class BeamForm(QWidget):
         super().__init__()
         self._weights: tuple[float, ...] | None = None
         self._shown = "uniform"
+        self._before: int | None = None  # slices, until a file of weights said how many
         self.slices = _spin(1, 1000, "How many slices of the volume one projection stands for (n, the step length)")
         self.stride = _spin(
             0, 10000, "Slices from one projection's start to the next. Larger than the slices above: gaps"
@@ -87,7 +91,7 @@ class BeamForm(QWidget):
 
     def set_value(self, acquisition: Acquisition) -> None:
         """Show an acquisition without saying that it changed."""
-        self._weights, self._shown = acquisition.weights, acquisition.profile
+        self._weights, self._shown, self._before = acquisition.weights, acquisition.profile, None
         with QSignalBlocker(self.slices), QSignalBlocker(self.stride), QSignalBlocker(self.fwhm):
             self.slices.setValue(acquisition.slices)
             self.stride.setValue(acquisition.stride or 0)
@@ -112,16 +116,26 @@ class BeamForm(QWidget):
         from ..io import read_profile
 
         weights = read_profile(path)
-        measured = Acquisition(
-            slices=len(weights), stride=self.stride.value() or None, profile="measured", weights=weights
-        )
+        before = self.slices.value() if self._before is None else self._before
+        values = {"slices": len(weights), "stride": self.stride.value() or None, "profile": "measured"}
+        try:
+            measured = Acquisition.model_validate({**values, "weights": weights})
+        except ValidationError as error:
+            raise InvalidInput(f"the profile {path.name} cannot be used: {explain(error)}") from error
         self.set_value(measured)
+        self._before = before
         self.changed.emit()
+        if len(weights) != before:
+            show_info(f"{path.name} holds {len(weights)} weights, so each projection stands for {len(weights)} slices")
 
     def _profile_chosen(self) -> None:
         wanted = self.profile.currentData()
         if wanted != "measured":
             self._shown = wanted
+            if self._before is not None:
+                with QSignalBlocker(self.slices):
+                    self.slices.setValue(self._before)
+                self._before = None
         else:
             name, _ = QFileDialog.getOpenFileName(
                 self, "Measured beam profile", "", "Numbers (*.csv *.txt);;All files (*)"
@@ -129,9 +143,7 @@ class BeamForm(QWidget):
             try:
                 if name:
                     self.take_profile(Path(name))
-            except (InvalidInput, ValueError) as error:
-                from napari.utils.notifications import show_error
-
+            except InvalidInput as error:
                 show_error(str(error))
         self._show()
         self.changed.emit()

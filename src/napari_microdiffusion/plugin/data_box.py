@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 from .beam import BeamForm, VoxelSize
 from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
 from .model import Setup
-from .parts import combo_box, offer, paragraph, side_by_side
+from .parts import combo_box, hinted, offer, paragraph, side_by_side
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -38,11 +38,11 @@ class DataBox(QGroupBox):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__("1 · Data")
         self._viewer = viewer
-        self._busy = False
+        self._busy, self._lost = False, False
         self._held: tuple[Callable[[], Image | None], ...] = (_reference(None), _reference(None))
         self._source, self._truth = combo_box(), combo_box()
-        self._source.setToolTip("The layer with your projections, one image per beam position")
-        self._truth.setToolTip("A fully sampled volume of the same sample, if you have one: it is only used for scores")
+        hinted(self._source, "The layer with your projections, one image per beam position")
+        hinted(self._truth, "A fully sampled volume of the same sample, if you have one: it is only used for scores")
         self._simulate = QCheckBox("This is a full volume: simulate projections from it")
         self._simulate.setToolTip(
             "Tick this if the layer is an ordinary z-stack. Projections are computed from it as a microscope would "
@@ -112,8 +112,12 @@ class DataBox(QGroupBox):
     def refresh(self) -> None:
         """Offer the viewer's image layers, keeping the choice where it is there, be it renamed."""
         with _Quiet(self):
-            names = [layer.name for layer in self._images()]
+            images = self._images()
+            names = [layer.name for layer in images]
+            self._lost |= bool(self._source.currentText()) and self._held[0]() not in images
             offer(self._source, [(name, name) for name in names], self._name_now(self._held[0]))
+            if self._lost:  # people have removed it: no other takes its place by itself
+                self._source.setCurrentIndex(-1)
             offer(self._truth, [("none", ""), *((name, name) for name in names)], self._name_now(self._held[1]))
             if self.source() is not self._held[0]():
                 self._take_over()
@@ -122,6 +126,7 @@ class DataBox(QGroupBox):
 
     def _hold(self) -> None:
         """Remember the chosen layers themselves: people rename them."""
+        self._lost &= self.source() is None
         self._held = tuple(_reference(layer) for layer in (self.source(), self.truth()))
 
     def _name_now(self, held: Callable[[], Image | None]) -> str:

@@ -188,14 +188,15 @@ class Files:
         """Ask whether a base model that a job needs is to be saved first."""
         return self._agreed("Save job", SAVE_FIRST)
 
-    def open_weights(self, then: Callable[[Path, Trained], None]) -> None:
-        """Ask for a file of a trained network, then hand its path and what is in it over."""
+    def asked_for_weights(self) -> Path | None:
+        """Ask for a file of a trained network."""
         name, _ = QFileDialog.getOpenFileName(self._parent, "Load a trained network", "", WEIGHTS)
-        if name:
-            self.read_weights(Path(name), then)
+        return Path(name) if name else None
 
-    def read_weights(self, path: Path, then: Callable[[Path, Trained], None]) -> None:
-        """See what a network was trained for."""
+    def read_weights(
+        self, path: Path, then: Callable[[Path, Trained], None], ended: Callable[[], object] | None = None
+    ) -> None:
+        """See what a network was trained for; ``ended`` is called whether it could be read or not."""
 
         def read() -> Trained:
             from ..trained import load_trained
@@ -204,7 +205,7 @@ class Files:
             load_torch()
             return load_trained(path)
 
-        in_background(read, lambda trained: then(path.resolve(), trained), self._parent)
+        in_background(read, lambda trained: then(path.resolve(), trained), self._parent, ended)
 
     def _completed(self, name: str, path: Path) -> Path | None:
         """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""
@@ -240,7 +241,10 @@ def _measured(known: dict[str, Any]) -> bool:
 
 
 def in_background(
-    work: Callable[[], Any], then: Callable[[Any], object], owner: QObject | None = None
+    work: Callable[[], Any],
+    then: Callable[[Any], object],
+    owner: QObject | None = None,
+    ended: Callable[[], object] | None = None,
 ) -> FunctionWorker[tuple[bool, Any]]:
     """Do something in a worker thread, then something with its result in this one; failures become a notification.
 
@@ -248,6 +252,8 @@ def in_background(
     ----------
     owner
         Whose the second is: where it is gone by then nothing more is done.
+    ended
+        Called before that, be it a failure.
     """
 
     def guarded() -> tuple[bool, Any]:
@@ -261,9 +267,12 @@ def in_background(
 
     def told(end: tuple[bool, Any]) -> None:
         done, found = end
+        there = owner is None or alive(owner)
+        if there and ended is not None:
+            ended()
         if not done:
             show_error(found)
-        elif owner is None or alive(owner):
+        elif there:
             then(found)
 
     worker = FunctionWorker(guarded)

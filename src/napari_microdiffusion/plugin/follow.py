@@ -123,8 +123,10 @@ class Recorder(Follower):
         self._others: dict[str, float] = {}
         self._residual_at = 0.0
         self._painted, self._scored = False, False
-        if truth is not None and (told := scales_apart(canvas, truth.data)):
-            self.notice(Notice(told))
+        self.beware = "" if truth is None else scales_apart(canvas, truth.data) or ""
+        """What makes the scores worthless."""
+        if self.beware:
+            self.notice(Notice(self.beware))
         self._score(0, canvas)
 
     def paint(self, preview: Preview) -> None:

@@ -61,6 +61,12 @@ def combo_box() -> QComboBox:
     return box
 
 
+def hinted(box: QComboBox, hint: str) -> None:
+    """A tooltip that also holds the whole of a text for which the box may be too narrow."""
+    box.setToolTip(hint)
+    box.currentTextChanged.connect(lambda text: box.setToolTip(f"{text}\n{hint}" if text else hint))
+
+
 def unscrolled(widget: QWidget) -> QWidget:
     """The widget, deaf to the wheel: scrolling the dock must not change settings."""
     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

@@ -20,6 +20,7 @@ from .data_box import DataBox
 from .files import Files
 from .filming import Filming, times_of
 from .layers import facts, header
+from .live import show_chosen
 from .method_box import MethodBox
 from .model import Setup, Source, choices_of, doubts, plan
 from .parts import AMBER, RED, UprightArea, alive, sentence
@@ -54,6 +55,8 @@ class ReconstructWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._session: Session | None = None
+        self._loading = False
+        self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
         self._failed_with: dict[str, Any] = {}
         self.message = ""
@@ -146,7 +149,8 @@ class ReconstructWidget(QWidget):
 
     @property
     def _busy(self) -> bool:
-        return self.running or self._trust.scoring or self._basing.training or self._filming.filming
+        parts = self._trust.scoring, self._basing.training, self._filming.filming
+        return self.running or self._loading or any(parts)
 
     @property
     def running(self) -> bool:
@@ -229,7 +233,15 @@ class ReconstructWidget(QWidget):
         self.run_box.offer_times(times_of(source))
         problem = self.problem()
         self.run_box.set_possible(sentence(problem, *names))
+        if (source, setup.chosen) != self._shown:  # what is chosen is what is looked at
+            self._shown = source, setup.chosen
+            QTimer.singleShot(0, self._show_chosen)  # once napari knows the layer's axes
         self.valueChanged.emit(setup)
+
+    def _show_chosen(self) -> None:
+        source, chosen = self._shown if alive(self) else (None, {})
+        if source is not None and source in self._viewer.layers:
+            show_chosen(self._viewer, source, chosen)
 
     def _plan(self, setup: Setup) -> str:
         return plan(setup, *self._headers())
@@ -256,6 +268,20 @@ class ReconstructWidget(QWidget):
         self._results.offer(chosen)
         if not self.running:
             self._results.show()
+
+    def _load_network(self) -> None:
+        """Ask for a file and read it: for the seconds that takes nothing else begins."""
+        path = None if self._busy else self._files.asked_for_weights()
+        if path is None:
+            return
+        self._loading = True
+        self._begin("Loading the network")
+        self.run_box.stop_button.setEnabled(False)
+        self._files.read_weights(path, self._use_weights, self._loaded)
+
+    def _loaded(self) -> None:
+        self._loading = False
+        self._finish(self.message, "Ready", done=False)
 
     def _use_weights(self, path: Path, trained: Trained) -> None:
         """A trained network brings its method and settings."""
@@ -299,8 +325,8 @@ class ReconstructWidget(QWidget):
         self.run_box.stop.connect(self.stop)
         self.run_box.save_job.connect(self._save_job)
         self.run_box.all_times.connect(self.run_all_times)
-        self.method.load.connect(lambda: self._files.open_weights(self._use_weights))
-        self.method.base.load.connect(lambda: self._files.open_weights(self._use_weights))
+        self.method.load.connect(self._load_network)
+        self.method.base.load.connect(self._load_network)
         for part, none in (
             (self._trust, "There is no score"),
             (self._basing, "There is no base model"),
@@ -318,7 +344,9 @@ class ReconstructWidget(QWidget):
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None
         self._layers_changed()
-        if added is not None and facts(added).get("role") == "projections" and not self.running:
+        if added is None or self.running:
+            return
+        if self.data.source() is None or facts(added).get("role") == "projections":
             self.data.choose(added.name)
 
 

@@ -76,9 +76,10 @@ class Session(QObject):
         self._truth = source if setup.simulate else truth
         self._added: Image | None = None
         rate = preferences().preview_rate
-        when = f" t={setup.time}" if setup.time is not None and "time" in extra_axes(source) else ""
+        chosen = setup.chosen
+        which = "".join(f" {name[0]}={chosen[name]}" for name in ("channel", "time") if name in extra_axes(source))
         quiet = ", denoised" if setup.denoise else ""
-        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{when}{quiet}", self, rate)
+        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{which}{quiet}", self, rate)
         self._job = setup.job(*replayable(source, setup))
         self._worker = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
         self._worker.yielded.connect(self._take)

@@ -160,6 +160,7 @@ def _driven(
     known = None if trained is None or truth is None else trained_on(trained.volumes, truth)
     if known is not None:
         recorder.notice(Notice(known))
+        recorder.beware = known
     weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
@@ -169,7 +170,7 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained, known or "")
+    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained, recorder.beware)
 
 
 def _trained_before(job: Job, base: Trained | None, stack: ProjectionStack, recorder: Recorder) -> Trained | None:
