@@ -366,9 +366,12 @@ def test_every_image_is_learned_at_every_place(among, monkeypatch):
 def with_gain(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Let alignment multiply errors of images left out by this."""
     errors = iter([1.0, factor] * 2)
-    monkeypatch.setattr(
-        sparse3diff.Sparse3Diff, "_errors", lambda *given: [next(errors) for _ in given[:1] for _ in given[3][:1]]
-    )
+
+    def told(*_: object) -> Generator[Event, None, list[float]]:
+        yield from ()
+        return [next(errors)]
+
+    monkeypatch.setattr(sparse3diff.Sparse3Diff, "_errors", told)
 
 
 @pytest.mark.parametrize(
@@ -407,6 +410,8 @@ def test_alignment_is_tested_on_images_left_out_of_it():
     events, aligned = refined(plain.model_copy(update={"align_rate": 0.3}), stack, right)
     assert "dB worse" in notices(events)[0]
     assert aligned is right
+    asked = [event for event in events if isinstance(event, Stage) and event.name.startswith("Predicting the images")]
+    assert [event.steps for event in asked] == [4, 4] * 2  # of the 8 images between others, half a turn
 
 
 def test_without_alignment_weights_are_those_given():

@@ -125,17 +125,29 @@ class Sparse3Diff(Subvolumes):
             aligned = yield from self._aligned(stack, weights, learned, name, context)
             if context.stopped:
                 break
-            before += self._errors(stack, weights, tested, context)
-            after += self._errors(stack, aligned, tested, context)
-        return 10 * float(np.mean(np.log10(before) - np.log10(after))) if before else 0.0
+            before += yield from self._errors(stack, weights, tested, context)
+            after += yield from self._errors(stack, aligned, tested, context)
+            if context.stopped:
+                break
+        if context.stopped:
+            return 0.0
+        return 10 * float(np.mean(np.log10(before) - np.log10(after)))
 
-    def _errors(self, stack: ProjectionStack, weights: Weights, turns: list[int], context: Context) -> list[float]:
+    def _errors(
+        self, stack: ProjectionStack, weights: Weights, turns: list[int], context: Context
+    ) -> Generator[Event, None, list[float]]:
         """Mean squared errors of projections as told by the subvolumes between their neighbours."""
         net = self.loaded(stack, weights, context)
         filling = Filling(stack, self.windows(stack.acquisition))
-        wide = (self.sampled(net, filling, [k - 1], context, spread=2)[0] for k in turns)
-        told = (filling.between(k, slices) - filling.measured(k) for k, slices in zip(turns, wide, strict=True))
-        return [max(1e-12, float(np.square(error).mean())) for error in told]
+        errors = []
+        yield Stage("Predicting the images that were left out", len(turns))
+        for done, k in enumerate(turns, 1):
+            wide = self.sampled(net, filling, [k - 1], context, spread=2)[0]
+            errors.append(max(1e-12, float(np.square(filling.between(k, wide) - filling.measured(k)).mean())))
+            yield Step(done)
+            if context.should_stop():
+                break
+        return errors
 
     def _aligned(
         self, stack: ProjectionStack, weights: Weights, turns: Sequence[int], name: str, context: Context
