@@ -12,7 +12,7 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import Preview, RunFailed, Stage, Step
 from napari_microdiffusion.methods import Context, Linear, RecurrentMz, Weights
-from napari_microdiffusion.methods._sequences import Drawer, Rule, sequences
+from napari_microdiffusion.methods._sequences import Drawer, Variety, sequences
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import sources, spec
 from napari_microdiffusion.run import exhaust
@@ -93,9 +93,9 @@ def test_what_is_shown_encloses_every_slice(acquisition, inputs):
 # -- what it is trained on ------------------------------------------------------------------
 
 
-def drawer(volumes: Any = None, acquisition: Acquisition = POINT, **rule: Any) -> Drawer:
+def drawer(volumes: Any = None, acquisition: Acquisition = POINT, **variety: Any) -> Drawer:
     plain = {"inputs": 3, "side": 16, "hiding": 0.0, "blur": 0.0, "noise": 0.0}
-    return Drawer([waves()] if volumes is None else volumes, acquisition, Rule(**plain | rule), seed=0)
+    return Drawer([waves()] if volumes is None else volumes, acquisition, Variety(**plain | variety), seed=0)
 
 
 def test_crops_are_shown_as_the_acquisition_sees_them():
@@ -120,7 +120,7 @@ def test_hidden_projections_make_larger_distances():
 
 
 def test_blur_and_noise_of_most_crops():
-    plain, blurred, noisy = (drawer(**rule)(60) for rule in ({}, {"blur": 3.0}, {"noise": 0.2}))
+    plain, blurred, noisy = (drawer(**variety)(60) for variety in ({}, {"blur": 3.0}, {"noise": 0.2}))
     spans = [np.median(np.ptp(batch.truth, axis=(1, 2))) for batch in (plain, blurred)]
     assert 0.1 * spans[0] < spans[1] < 0.9 * spans[0]
     rough = [np.abs(np.diff(batch.images, 2, axis=3)).mean((1, 2, 3)) for batch in (plain, noisy)]

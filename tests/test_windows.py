@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.methods._windows import Batch, Cutter, Variety, Windows
+from napari_microdiffusion.methods._windows import Batch, Drawer, Variety, Windows
 
 PROFILES: dict[str, Callable[[int], Acquisition]] = {
     "point": lambda n: Acquisition(slices=n, profile="point"),
@@ -154,11 +154,11 @@ def test_by_hand():
 PLAIN = {"side": 12, "turning": 0.0, "hiding": 0.0, "blur": 0.0, "noise": 0.0}
 
 
-def cutter(
+def drawer(
     volumes: Any, acquisition: Acquisition | None = None, further: int = 1, seed: int = 0, **variety: Any
-) -> Cutter:
+) -> Drawer:
     windows = Windows(acquisition or Acquisition(slices=4, profile="point"), further)
-    return Cutter(volumes, windows, Variety(**PLAIN | variety), seed)
+    return Drawer(volumes, windows, Variety(**PLAIN | variety), seed)
 
 
 def ramp(axis: int, shape: tuple[int, int, int] = (30, 20, 24)) -> NDArray[np.float32]:
@@ -194,7 +194,7 @@ def slopes(batch: Batch, axis: int) -> NDArray[np.float64]:
 def test_images_of_a_batch(name, further):
     """Cut from a ramp, every image says where it lies: its gain and its direction are all that may differ."""
     windows = Windows(PROFILES[name](5), further)
-    batch = cutter([ramp(0, (60, 16, 16))], windows.acquisition, further)(8)
+    batch = drawer([ramp(0, (60, 16, 16))], windows.acquisition, further)(8)
     assert batch.known.shape == (8, 2 * further + 2, 12, 12)
     assert batch.clean.shape == (8, windows.count, 12, 12)
     assert batch.positions.shape == (8, 2 * further + 2 + windows.count)
@@ -211,7 +211,7 @@ def test_images_of_a_batch(name, further):
 
 
 def test_positions_are_those_in_the_volume():
-    batch = cutter([ramp(0)], Acquisition(slices=4))(200)
+    batch = drawer([ramp(0)], Acquisition(slices=4))(200)
     upward = slopes(batch, 0) > 0  # not turned over: intensity over gain is the centre, less half a slice
     gains = slopes(batch, 0)[upward] * 100
     images = in_order(batch, 1)[upward, 1, 0, 0]
@@ -224,7 +224,7 @@ def test_positions_are_those_in_the_volume():
 def test_every_subvolume_is_cut_from_its_volume():
     """With distinct voxels, each crop is found again as it stands, turned over, mirrored or transposed."""
     volume, found = grain((14, 12, 12)), set()
-    batch = cutter([volume], Acquisition(slices=3, profile="point"), further=0, side=12)(40)
+    batch = drawer([volume], Acquisition(slices=3, profile="point"), further=0, side=12)(40)
     matrix = Windows(Acquisition(slices=3, profile="point")).matrix()
     for images in in_order(batch, 0):
         for flips in product((1, -1), repeat=3):
@@ -242,7 +242,7 @@ def test_every_subvolume_is_cut_from_its_volume():
 
 
 def test_the_seed_fixes_the_draws():
-    draws = [cutter([grain()], seed=seed, turning=0.5, hiding=0.5, blur=1.0, noise=0.1) for seed in (3, 3, 4)]
+    draws = [drawer([grain()], seed=seed, turning=0.5, hiding=0.5, blur=1.0, noise=0.1) for seed in (3, 3, 4)]
     for _ in range(3):
         one, same, other = (cut(3) for cut in draws)
         for name in ("known", "clean", "positions", "spread"):
@@ -254,7 +254,7 @@ def test_the_seed_fixes_the_draws():
 def test_depth_may_be_a_lateral_axis(turning, axes):
     seen = set()
     for axis in range(3):
-        batch = cutter([ramp(axis)], turning=turning)(40)
+        batch = drawer([ramp(axis)], turning=turning)(40)
         if (np.abs(slopes(batch, 0)) > 5e-3).any():
             seen.add(axis)
     assert seen == axes
@@ -262,19 +262,19 @@ def test_depth_may_be_a_lateral_axis(turning, axes):
 
 def test_flips():
     for axis in range(3):
-        signs = np.sign(slopes(cutter([ramp(axis)])(60), axis))
+        signs = np.sign(slopes(drawer([ramp(axis)])(60), axis))
         assert 15 < (signs > 0).sum() < 45 or axis  # lateral ramps may be transposed too
         assert {-1, 1} <= set(signs)
 
 
 def test_an_axis_too_short_is_not_made_the_depth():
-    batch = cutter([ramp(0, (30, 10, 11))], turning=1.0)(20)  # 13 slices are needed
+    batch = drawer([ramp(0, (30, 10, 11))], turning=1.0)(20)  # 13 slices are needed
     assert batch.clean.shape == (20, 3, 10, 10)
     assert (np.abs(slopes(batch, 0)) > 5e-3).all()
 
 
 def test_small_volumes_give_small_crops():
-    batch = cutter([grain((30, 40, 40)), grain((30, 9, 40))], side=32)(30)
+    batch = drawer([grain((30, 40, 40)), grain((30, 9, 40))], side=32)(30)
     assert batch.clean.shape[2:] == (9, 9)
 
 
@@ -284,19 +284,19 @@ def depths(batch: Batch) -> NDArray[np.float32]:
 
 
 def test_gaps_twice_as_wide():
-    batch = cutter([ramp(0)], hiding=1.0)(20)  # 25 slices of 30
+    batch = drawer([ramp(0)], hiding=1.0)(20)  # 25 slices of 30
     np.testing.assert_allclose(np.diff(batch.positions[0]), [8, 2, 2, 2, 2, 8])
     assert (np.abs(slopes(batch, 0)) > 5e-3).all()
-    shares = [(depths(cutter([ramp(0)], hiding=hiding)(60)) == 24).mean() for hiding in (0.0, 0.5)]
+    shares = [(depths(drawer([ramp(0)], hiding=hiding)(60)) == 24).mean() for hiding in (0.0, 0.5)]
     assert shares[0] == 0
     assert 0.3 < shares[1] < 0.7
-    shallow = cutter([ramp(0, (24, 20, 20))], hiding=1.0)(10)
+    shallow = drawer([ramp(0, (24, 20, 20))], hiding=1.0)(10)
     assert (depths(shallow) == 12).all()
 
 
 def test_noise_comes_to_measured_images_alone():
     flat = np.full((30, 20, 24), 0.5, np.float32)
-    batch = cutter([flat], noise=0.2)(200)
+    batch = drawer([flat], noise=0.2)(200)
     rough = batch.known.std((2, 3)) / 2
     assert batch.clean.std((2, 3)).max() < 1e-6
     noisy = (rough > 1e-6).all(1)
@@ -311,15 +311,15 @@ def test_noise_comes_to_measured_images_alone():
 def test_blur_along_z():
     stripes = np.zeros((32, 20, 24), np.float32)
     stripes[::2] = 1
-    plain, blurred = (cutter([stripes], blur=blur)(100) for blur in (0.0, 3.0))
+    plain, blurred = (drawer([stripes], blur=blur)(100) for blur in (0.0, 3.0))
     assert np.ptp(plain.clean.numpy(), axis=1).min() > 1.1
     assert 0.3 < (np.ptp(blurred.clean.numpy(), axis=1).max((1, 2)) < 1.1).mean() < 0.6
-    across = cutter([np.zeros_like(stripes) + np.arange(24, dtype=np.float32) % 2], blur=3.0)(50)
+    across = drawer([np.zeros_like(stripes) + np.arange(24, dtype=np.float32) % 2], blur=3.0)(50)
     assert np.ptp(across.clean.numpy(), axis=(2, 3)).min() > 1.1  # and along z alone
 
 
 def test_at_a_stacks_end_the_outermost_image_stands_for_further_ones():
-    batch = cutter([grain((40, 12, 12))], further=2)(400)
+    batch = drawer([grain((40, 12, 12))], further=2)(400)
     for outer, end in (((0, 1), 2), ((4, 5), 3)):
         same = [(batch.known[:, i] == batch.known[:, end]).all((1, 2)).float().mean() for i in outer]
         assert same[0] == same[1]
@@ -328,7 +328,7 @@ def test_at_a_stacks_end_the_outermost_image_stands_for_further_ones():
 
 def test_volumes_weigh_alike():
     """Spread is the error of linear interpolation, on the diffusion's scale."""
-    batch = cutter([grain(), 0.1 * grain(seed=1)], Acquisition(slices=4, profile="point"), further=0)(200)
+    batch = drawer([grain(), 0.1 * grain(seed=1)], Acquisition(slices=4, profile="point"), further=0)(200)
     between = torch.tensor([0.25, 0.5, 0.75])[:, None, None]
     linear = batch.known[:, :1] * (1 - between) + batch.known[:, 1:] * between
     share = (linear - batch.clean).square().mean((1, 2, 3)).sqrt() / batch.spread
@@ -340,5 +340,5 @@ def test_volumes_weigh_alike():
 
 def test_a_volume_that_does_not_change_along_z_outweighs_no_other():
     volumes = [grain(), np.repeat(grain()[:1], len(grain()), 0)]
-    spread = cutter(volumes, Acquisition(slices=4, profile="point"), further=0)(100).spread
+    spread = drawer(volumes, Acquisition(slices=4, profile="point"), further=0)(100).spread
     assert spread.max() < 30 * spread.min()  # of one volume they differ by the gain alone, 0.6 to 1.6

@@ -81,7 +81,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Variety:
     """How training crops are drawn.
 
     Parameters
@@ -115,12 +115,14 @@ class Drawer:
         Fixes the draws.
     """
 
-    def __init__(self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, rule: Rule, seed: int) -> None:
-        self._volumes, self._rule = volumes, rule
-        self._side = min([rule.side, *(min(volume.shape[1:]) for volume in volumes)])
+    def __init__(
+        self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, variety: Variety, seed: int
+    ) -> None:
+        self._volumes, self._variety = volumes, variety
+        self._side = min([variety.side, *(min(volume.shape[1:]) for volume in volumes)])
         # two projections more than are shown, so that one can be hidden and slices lie within and at the ends
         self._acquisitions = [
-            acquisition.bound(min(rule.inputs + 2, len(acquisition.fitted(len(volume)).shown))) for volume in volumes
+            acquisition.bound(min(variety.inputs + 2, len(acquisition.fitted(len(volume)).shown))) for volume in volumes
         ]
         self._spreads = spreads(volumes, acquisition)
         self._random = np.random.default_rng(seed)
@@ -136,17 +138,17 @@ class Drawer:
         acquisition = self._acquisitions[which]
         gain = np.float32(random.uniform(0.6, 1.6))
         crop = gain * self._crop(self._volumes[which], acquisition.depth)
-        if self._rule.blur and random.random() < CHANGED:
-            crop = blurred_along_z(crop, random.uniform(0, self._rule.blur))
-        if random.random() < self._rule.hiding:
+        if self._variety.blur and random.random() < CHANGED:
+            crop = blurred_along_z(crop, random.uniform(0, self._variety.blur))
+        if random.random() < self._variety.hiding:
             acquisition = acquisition.without((int(random.integers(len(acquisition.shown))),))
         z = self._wanted(acquisition)
         images = acquisition.project(crop)
-        if self._rule.noise and random.random() < CHANGED:
-            noise = np.float32(random.uniform(0, self._rule.noise))
+        if self._variety.noise and random.random() < CHANGED:
+            noise = np.float32(random.uniform(0, self._variety.noise))
             images = images + noise * random.standard_normal(images.shape, np.float32)
         linear = along_z(acquisition.linear[z : z + 1], images)[0]
-        shown = sequences(acquisition, self._rule.inputs)
+        shown = sequences(acquisition, self._variety.inputs)
         spread = np.asarray(gain * self._spreads[which], np.float32)
         return images[shown.chosen[z]], shown.distances[z], linear, crop[z], spread
 

@@ -28,7 +28,7 @@ from ._settings import (
     setting,
 )
 from ._training import ahead, descend, muon
-from ._windows import Cutter, Variety, Windows
+from ._windows import Drawer, Variety, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,11 +119,11 @@ class Subvolumes(Method):
         net = self._network(acquisition, context)
         generator = torch.Generator().manual_seed(context.seed)
         variety = Variety(self.crop, self.turning, self.hiding, self.blur, self.noise)
-        cut = Cutter(volumes, windows, variety, context.seed)
-        some = cut(64)
+        draw = Drawer(volumes, windows, variety, context.seed)
+        some = draw(64)
         net.calibrate(some.known.to(context.device), some.clean.to(context.device))
         optimisers = self.optimisers(net, self.learning_rate)
-        with ahead(lambda: cut(self.batch), context) as subvolumes:
+        with ahead(lambda: draw(self.batch), context) as subvolumes:
 
             def loss() -> Tensor:
                 batch = subvolumes()

@@ -163,7 +163,7 @@ class Variety:
     noise: float
 
 
-class Cutter:
+class Drawer:
     """Draws subvolumes from volumes: anywhere, flipped and transposed, brighter and darker.
 
     Parameters

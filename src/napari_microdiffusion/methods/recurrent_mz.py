@@ -17,7 +17,7 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights, autocast, kept, seeded
-from ._sequences import Batch, Drawer, Rule, sequences
+from ._sequences import Batch, Drawer, Variety, sequences
 from ._settings import Crop, Crops, FinalConsistency, LearningRate, NetworkChannels, RateSchedule, Steps, setting
 from ._training import ahead, descend, muon
 
@@ -65,8 +65,8 @@ class RecurrentMz(Method):
         self, volumes: Sequence[NDArray[np.float32]], acquisition: Acquisition, context: Context
     ) -> Generator[Event, None, Weights]:
         """Train on random crops, each with a random slice to be found."""
-        rule = Rule(self.inputs, self.crop, self.hiding, self.blur, self.noise)
-        draw = Drawer(volumes, acquisition, rule, context.seed)
+        variety = Variety(self.inputs, self.crop, self.hiding, self.blur, self.noise)
+        draw = Drawer(volumes, acquisition, variety, context.seed)
         net = self._network(context)
         optimisers = self._optimisers(net)
         with ahead(lambda: draw(self.batch), context) as crops:
