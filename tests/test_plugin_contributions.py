@@ -16,6 +16,7 @@ from napari_microdiffusion.events import InvalidInput, TooLarge
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
 from napari_microdiffusion.plugin.contributions import get_reader, read_layers, read_movie, sample, write_image
 from napari_microdiffusion.plugin.layers import KEY, header
+from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 NAME = "napari-microdiffusion"
@@ -77,6 +78,15 @@ def test_volume_files_keep_their_provenance(truth: Volume, tmp_path: Path) -> No
     assert again.provenance["seed"] == 3
     assert again.scale_um == pytest.approx(truth.scale_um)
     np.testing.assert_array_equal(again.data, truth.data)
+
+
+def test_a_reliability_is_no_image_to_start_from(truth: Volume, tmp_path: Path) -> None:
+    data = truth.data.astype(np.float32)
+    reliability = Reliability(np.full_like(data, 0.1), data - 0.2, data + 0.2)
+    written = write_volume(Volume(data, truth.scale_um, reliability=reliability), tmp_path / "v.ome.tif")
+    assert written.reliability is not None
+    for path, roles in ((written.path, ["unknown"]), (written.reliability, ["map"] * 3)):
+        assert [layer[1]["metadata"][KEY]["role"] for layer in read_layers(path)] == roles
 
 
 def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:

@@ -144,13 +144,16 @@ def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
 
 def _layer(times: list[Volume], found: Description, **known: Any) -> LayerTuple:
     """A volume, or its time points; ``known`` goes with the layer."""
+    from ..io.reliability import CHANNELS
+
     first = times[0]
     facts = known | {"source_dtype": first.source_dtype}
     if found.acquisition is not None:
         stack = ProjectionStack(first.data, found.acquisition, found.scale_um, first.name, first.source_dtype)
         _, attributes, kind = projections_layer(stack, **facts)
     else:
-        role = "volume" if first.provenance else "unknown"  # a plain file may hold either
+        plain = "volume" if first.provenance else "unknown"  # a plain file may hold either
+        role = "map" if found.channel_names == CHANNELS else plain
         _, attributes, kind = volume_layer(first, role, **facts)
     if len(times) == 1:
         return first.data, attributes, kind
