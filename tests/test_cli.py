@@ -580,7 +580,7 @@ class TestMovie:
         result = invoke(*self.ORDER, *SMALL_AXIAL, "--json")
         assert result.exit_code == 0, result.stderr
         assert result.stderr.count("Training on the lateral detail: 2 steps") == 1
-        assert "the network of the first time point is used for all of them, and kept in v_t0_network" in result.stderr
+        assert "the network of time point 0 is used for all of them, and kept in v_t0_network" in result.stderr
         values = json.loads(result.stdout)
         assert (values["failed"], len(values["time_points"])) == ({}, 3)
         network = load_trained("v_t0_network.safetensors")
@@ -623,6 +623,18 @@ class TestMovie:
         assert result.exit_code == 2
         assert "time point 1 is left out: movie is constant (7 everywhere)" in result.stdout
         assert sorted(path.name for path in Path().glob("v_*")) == ["v_t0.ome.tif", "v_t2.ome.tif"]
+
+    def test_a_blank_first_one_is_left_out_and_the_next_is_trained_on(self, stacks: list[np.ndarray]) -> None:
+        stacks[0][:] = 7
+        tifffile.imwrite("movie.tif", np.stack(stacks)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
+        result = invoke(*self.ORDER, *SMALL_AXIAL)
+        assert result.exit_code == 2
+        assert "the network of time point 1 is used" in result.stderr
+        assert "time point 0 is left out: movie is constant" in result.stdout
+        network = load_trained("v_t1_network.safetensors")
+        used = (io.read_volume("v_t2.ome.tif").provenance or {})["weights_sha256"]
+        assert used == fingerprint(network.weights)
+        assert not Path("v_t0.ome.tif").exists()
 
     def test_ctrl_c_keeps_what_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def pressed(options: Any) -> Any:

@@ -733,7 +733,7 @@ class TestAllOrNothing:
 
 
 class TestProfile:
-    @pytest.mark.parametrize("text", ["1\n2\n3\n", "1,2,3", "# beam\n1; 2\n3 # end", "\ufeff1 2 3", "1.0,\n2e0,\n3,\n"])
+    @pytest.mark.parametrize("text", ["1\n2\n3\n", "1,2,3", "# beam\n1; 2; 3 # end", "\ufeff1 2 3", "1.0,\n2e0,\n3,\n"])
     def test_read(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "p.csv").write_text(text, "utf-8")
         assert io.read_profile(tmp_path / "p.csv") == (1.0, 2.0, 3.0)
@@ -741,7 +741,7 @@ class TestProfile:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"1\nz,2\n", "'z' in line 2"),
+            (b"1\nz\n", "'z' in line 2"),
             (b"", "0 weights"),
             (b"\xff\xfe\x00", "not a text file"),
             (b"1\n" * 1001, "1001 weights; 1 to 1000"),
@@ -749,6 +749,9 @@ class TestProfile:
             (b"0,2\n0,5\n0,2\n", r"several numbers in a line \(0,2\): .* a decimal point and no comma"),
             (b"0,2\n1\n0,2\n", "decimal point"),
             (b"0,2;0,5;1;0,2", "decimal point"),
+            (b"0,1\t0,8\t0,1\n", "decimal point"),
+            (b"1\n5,0E-01\n1", "decimal point"),
+            (b"3\n0 0.1\n1 0.8\n2 0.1", r"\(0 0.1\): .* leave positions out"),
             (b"# z, weight\n0 0.5\n1 1.0\n2 0.5\n", "leave positions out"),
         ],
     )

@@ -114,7 +114,7 @@ def test_volumes_opened_as_one_stack_are_a_movie(tmp_path: Path) -> None:
     paths = movie_files(tmp_path, *[(5, 40, 41)] * 3)
     reader = get_reader(paths)
     assert reader is not None
-    [(data, attributes, kind)] = reader(paths)
+    [(data, attributes, kind)] = reader([paths[2], paths[0], paths[1]])  # as dialogs may give them
     assert (data.shape, kind, attributes["name"]) == ((3, 5, 40, 41), "image", "v_t0 to v_t2")
     assert [frame.max() for frame in data] == [0, 1, 2]
     assert attributes["scale"] == pytest.approx((1, 2, 0.5, 0.5))
@@ -130,7 +130,9 @@ def test_a_movie_too_large_for_the_memory_is_refused(tmp_path: Path, monkeypatch
 
 
 def test_files_that_are_no_movie_are_left_to_napari(tmp_path: Path, stack: ProjectionStack) -> None:
-    assert get_reader(movie_files(tmp_path, (5, 40, 41), (6, 40, 41))) is None
+    paths = movie_files(tmp_path, (5, 40, 41), (6, 40, 41))
+    assert get_reader(paths) is None
+    assert get_reader(paths[:1]) is None
     write_projections(stack, tmp_path / "p.ome.tif")
     assert get_reader([str(tmp_path / "p.ome.tif")] * 2) is None
 

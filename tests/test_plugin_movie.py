@@ -13,6 +13,7 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import fingerprint
+from napari_microdiffusion.events import RunFailed
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin.contributions import sample
@@ -53,13 +54,26 @@ def ready(opened: Open, stacks: list[np.ndarray]) -> Open:
     return make
 
 
-def press(qtbot: Any, widget: Any, path: Path, monkeypatch: pytest.MonkeyPatch, agree: bool = True) -> str:
-    """Press the button, and answer its questions; how it ends."""
+def press(
+    qtbot: Any,
+    widget: Any,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    agree: bool = True,
+    asked: list[str] | None = None,
+) -> str:
+    """Press the button, and answer its questions, which are kept in ``asked``; how it ends."""
     from qtpy.QtWidgets import QFileDialog, QMessageBox
 
     button = QMessageBox.StandardButton
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(path), "OME-TIFF (*.ome.tif)"))
-    monkeypatch.setattr(QMessageBox, "question", lambda *_: button.Yes if agree else button.No)
+    asked = [] if asked is None else asked
+
+    def answer(_: object, __: str, question: str) -> Any:
+        asked.append(question)
+        return button.Yes if agree else button.No
+
+    monkeypatch.setattr(QMessageBox, "question", answer)
     widget.run_box.times_button.click()
     if not widget._filming.filming:
         return ""
@@ -85,16 +99,24 @@ def test_each_time_point_as_if_it_were_alone(
 ) -> None:
     viewer, widget = ready()
     said = press(qtbot, widget, tmp_path / "v", monkeypatch)
-    assert said == f"3 volumes in {tmp_path}"
+    assert said == f"3 volumes in {tmp_path.name}"
+    assert viewer.layers["mine"].scale == pytest.approx((1, 6, 1, 1))
     for time, data in enumerate(stacks):
         expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=6)), spec("conservative"))
         np.testing.assert_array_equal(read_volume(tmp_path / f"v_t{time}.ome.tif").data, expected.data)
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
     assert viewer.layers[-1].name == "v_t0 to v_t2"
     assert viewer.layers[-1].data.shape == (3, *TINY)
+    assert not widget.results()  # it is in files
     viewer.layers["mine"].contrast_limits = (0.1, 0.2)
     assert viewer.layers[-1].contrast_limits == [0.1, 0.2]
-    assert not widget.results()  # it is in files
+    widget.run()
+    qtbot.waitUntil(lambda: not widget.running, timeout=20_000)
+    movie, single = viewer.layers["v_t0 to v_t2"], viewer.layers[-1]  # lie where a single one does
+    np.testing.assert_allclose(movie.scale[1:], single.scale)
+    np.testing.assert_allclose(movie.translate[1:], single.translate)
+    assert movie.units[1:] == single.units
+    assert movie.colormap.name == single.colormap.name
 
 
 def test_one_network_for_all_learned_of_the_chosen_time_point(
@@ -166,7 +188,7 @@ def test_stop_keeps_those_that_are_done(
 
     write_volume = movie_worker.write_volume
     monkeypatch.setattr(movie_worker, "write_volume", write)
-    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path}"
+    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
     assert [path.name for path in tmp_path.iterdir()] == ["v_t0.ome.tif"]
     assert len(viewer.layers) == 1
 
@@ -191,6 +213,114 @@ def test_the_projections_themselves_are_not_replaced(
     press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
     assert "is the input itself" in notices[0]
     assert tifffile.imread(path).shape[0] == 3
+
+
+def test_a_stated_voxel_size_is_that_of_both(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = ready(method="linear", scale_um=(2, 0.5, 0.5))
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    source, movie = viewer.layers
+    np.testing.assert_allclose(source.scale, (1, 12, 0.5, 0.5))
+    np.testing.assert_allclose(movie.scale, (1, 2, 0.5, 0.5))
+    assert source.units[1:] == movie.units[1:]
+    extents = [layer.extent.world[:, 1] for layer in (source, movie)]
+    assert np.abs(extents[0].mean() - extents[1].mean()) < 1e-6  # its middle is theirs
+
+
+def test_the_network_and_reliabilities_are_asked_about_too(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, widget = ready(method="axial", overrides=SMALL)
+    for name in ("v_t0_network.safetensors", "v_t1_reliability.ome.tif"):
+        (tmp_path / name).write_text("of before")
+        asked: list[str] = []
+        assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch, agree=False, asked=asked) == ""
+        assert name in asked[0]
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
+        press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+        assert len(list(tmp_path.glob("v_t?.ome.tif"))) == 3
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_microdiffusion.plugin import movie_worker
+
+    told: list[str] = []
+    _, widget = ready(method="linear")
+    widget._filming.noticed.connect(told.append)
+    write_volume = movie_worker.write_volume
+
+    def write(volume: Any, path: Path, **options: Any) -> Any:
+        (tmp_path / "v_t1.ome.tif").write_text("theirs")
+        return write_volume(volume, path, **options)
+
+    monkeypatch.setattr(movie_worker, "write_volume", write)
+    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch).startswith("2 volumes in")
+    assert (tmp_path / "v_t1.ome.tif").read_text() == "theirs"
+    assert any("exists already" in text for text in told)
+
+
+def test_a_full_disk_ends_it_and_what_is_done_is_told(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_microdiffusion.plugin import movie_worker
+
+    told: list[str] = []
+    _, widget = ready(method="linear")
+    widget._filming.noticed.connect(told.append)
+    write_volume = movie_worker.write_volume
+
+    def write(volume: Any, path: Path, **options: Any) -> Any:
+        if "t1" in path.name:
+            raise RunFailed("No space left")
+        return write_volume(volume, path, **options)
+
+    monkeypatch.setattr(movie_worker, "write_volume", write)
+    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
+    assert "Time point 1 is left out: No space left" in told
+
+
+def test_what_speaks_against_a_later_time_point_is_told(
+    ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    stacks[1][2] = 0
+    _, widget = ready(method="linear")
+    widget._filming.noticed.connect(told.append)
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    assert any(text.startswith("time point 1: projection 3 (counted from 1) is the same everywhere") for text in told)
+
+
+def test_a_movie_does_not_become_the_data_where_these_were_removed(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_microdiffusion.plugin import movie_worker
+
+    viewer, widget = ready(method="linear")
+    monkeypatch.setattr(movie_worker, "torch_loaded", lambda: iter(()))
+    widget._filming.began.connect(lambda *_: viewer.layers.clear())
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=10_000)
+    assert viewer.layers[0].name == "v_t0 to v_t2"
+    assert widget.value().source == ""
+
+
+def test_closing_the_panel_ends_it(ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qtpy.QtWidgets import QFileDialog
+    from superqt.utils._qthreading import WorkerBase
+
+    viewer, widget = ready(method="axial", overrides={**SMALL, "steps": 100_000})
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(tmp_path / "v.ome.tif"), ""))
+    widget.run_box.times_button.click()
+    qtbot.waitUntil(lambda: widget.run_box._bar.value() > 3, timeout=60_000)
+    viewer.window.remove_dock_widget(widget)
+    qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=5000)
+    assert not list(tmp_path.iterdir())
 
 
 # -- without a window ------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def check_levels(data: NDArray[Any], name: str) -> None:
         Saying what to do.
     """
     least, most = float(data.min()), float(data.max())
-    if (most - least) < FEWEST_LEVELS * float(np.spacing(np.float32(max(abs(least), abs(most))))):
+    if (most - least) < FEWEST_LEVELS * max(abs(least), abs(most)) * float(np.finfo(np.float32).eps):
         raise InvalidInput(
             f"{name} holds values from {least:.8g} to {most:.8g}: on so large an offset results (32 bit numbers) tell "
             f"fewer than {FEWEST_LEVELS} grey levels apart; subtract it first"

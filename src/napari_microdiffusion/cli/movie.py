@@ -13,24 +13,27 @@ from ..events import EngineError, InvalidInput
 from ..presets import name_of
 from .commands import reconstructed
 from .console import BAD_INPUT, INTERRUPTED, note
-from .jobs import Options, prepare
+from .jobs import Options, Prepared, prepare
 
 
 def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]:
     """Reconstruct every time point into a file of its own; lines, values and the exit code.
 
-    A method whose weights suit further stacks (`Method.transfers`) is trained on the first time point and applied to
-    the others. A later one that cannot be reconstructed keeps nothing from those after it.
+    A method whose weights suit further stacks (`Method.transfers`) is trained on the first time point that can be
+    reconstructed, and applied to the others. Those that cannot be are told at the end.
 
     Raises
     ------
     EngineError
-        For what concerns all of them, before any work; and if the first cannot be reconstructed.
+        For what concerns all of them, before any work; and if the first breaks off.
     """
     outputs = _outputs(options)
-    each, failed, code = _checked(options, outputs), {}, 0
+    failed: dict[int, str] = {}
+    each, code = _checked(options, outputs, failed), 0
     done: list[tuple[str, dict[str, Any]]] = []
     for time, output in enumerate(outputs):
+        if time in failed:
+            continue
         note(f"time point {time} (of 0 to {len(outputs) - 1})")
         try:
             lines, values, code = reconstructed(replace(each, time=time, output=output))
@@ -63,23 +66,38 @@ def _outputs(options: Options) -> list[Path]:
     return [io.of_time(options.output, time, found.times) for time in range(found.times)]
 
 
-def _checked(options: Options, outputs: list[Path]) -> Options:
-    """The options of each, with a place for the network that they share; refuses what can be, before any work."""
+def _checked(options: Options, outputs: list[Path], failed: dict[int, str]) -> Options:
+    """The options of each, with a place for the network that they share; refuses what can be, before any work.
+
+    Time points before the first that can be reconstructed go to ``failed``, with the reason.
+    """
     for output in outputs:
         io.check_output(output, 0, options.overwrite)
-    first = prepare(replace(options, time=0, output=outputs[0]))
-    method = first.job.method
-    io.check_output(outputs[0], len(outputs) * bytes_to_write(method, first.stack, options.dtype), options.overwrite)
+    first = _first(options, outputs, failed)
+    method, start = first.job.method, outputs[len(failed)]
+    io.check_output(start, len(outputs) * bytes_to_write(method, first.stack, options.dtype), options.overwrite)
     if not method.transfers or first.trained is not None:
         if options.save_weights is not None:
             raise InvalidInput("with --time all there is no one network to save here: leave --save-weights out")
         if method.learned and first.trained is None:
             note(f"note: {name_of(method)} is trained anew for each of {len(outputs)} time points")
         return options
-    network = options.save_weights or io.network_beside(outputs[0])
+    network = options.save_weights or io.network_beside(start)
     io.check_output(network, 0, options.overwrite, WEIGHTS_SUFFIXES)
-    note(f"note: the network of the first time point is used for all of them, and kept in {network.name}")
+    note(f"note: the network of time point {len(failed)} is used for all of them, and kept in {network.name}")
     return replace(options, save_weights=network)
+
+
+def _first(options: Options, outputs: list[Path], failed: dict[int, str]) -> Prepared:
+    """The first time point that can be reconstructed, prepared; where none can, the first's reason is told."""
+    reasons: list[InvalidInput] = []
+    for time, output in enumerate(outputs):
+        try:
+            return prepare(replace(options, time=time, output=output))
+        except InvalidInput as error:
+            reasons.append(error)
+            failed[time] = str(error)
+    raise reasons[0]
 
 
 def _with_network(options: Options) -> Options:

@@ -38,20 +38,20 @@ def read_profile(path: str | Path) -> tuple[float, ...]:
         raise InvalidInput(f"the profile {path.name} is too long for a text file with one weight per slice")
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     rows = [re.findall(r"[^\s,;]+", line) for line in lines]
-    _refuse_columns([line for line in lines if line], [len(row) for row in rows if row], path.name)
+    _refuse_columns([line for line, row in zip(lines, rows, strict=True) if row], rows, path.name)
     weights = [_number(word, path, number) for number, row in enumerate(rows, 1) for word in row]
     if not 1 <= len(weights) <= LONGEST:
         raise InvalidInput(f"the profile {path.name} holds {len(weights)} weights; 1 to {LONGEST} are needed")
     return tuple(weights)
 
 
-def _refuse_columns(lines: list[str], counts: list[int], name: str) -> None:
+def _refuse_columns(lines: list[str], rows: list[list[str]], name: str) -> None:
     """Positions beside weights, and decimal commas, would be taken for weights."""
-    columns = len(counts) > 1 and counts[0] > 1 and len(set(counts)) == 1
-    commas = len(lines) > 1 and any(re.fullmatch(r"[+-]?\d*,\d+", line) for line in lines)
-    if columns or commas or any("," in line and ";" in line for line in lines):
+    several = next((line for line, row in zip(lines, filter(None, rows), strict=True) if len(row) > 1), "")
+    commas = re.search(r"\d,\d", several) and re.search(r"\d[\s;]+[-+.\d]", several)
+    if several and (len(lines) > 1 or commas):
         raise InvalidInput(
-            f"the profile {name} holds several numbers in a line ({lines[0][:40]}): write one weight in each line, "
+            f"the profile {name} holds several numbers in a line ({several[:40]}): write one weight in each line, "
             "with a decimal point and no comma, and leave positions out"
         )
 

@@ -181,8 +181,8 @@ class Source:
         TooLarge
             Saying how much is needed.
         """
-        pixels = (COPIES + beside) * int(np.prod(shape, dtype=object)) + COPIES * self.piece
-        needed = pixels * self.dtype.itemsize
+        wanted = int(np.prod(shape, dtype=object))
+        needed = (COPIES * max(wanted, self.piece) + beside * wanted) * self.dtype.itemsize
         free = psutil.virtual_memory().available
         if needed > free:
             raise TooLarge(

@@ -65,12 +65,17 @@ def opened(path: Path) -> Generator[Source]:
 def _file(path: Path) -> Generator[tifffile.TiffFile]:
     """tifffile takes images that it has written one by one for as many images, where they are the slices of one."""
     with tifffile.TiffFile(path, _multifile=False) as file:
-        alike = {(len(each.shape), each.shape, each.dtype) for each in file.series}
-        if not file.is_shaped or len(file.series) < 2 or len(alike) > 1 or next(iter(alike))[0] != 2:
+        alike = {(each.shape, each.dtype, each.keyframe.description, _resolution(each)) for each in file.series}
+        if not file.is_shaped or len(file.series) < 2 or len(alike) > 1 or len(file.series[0].shape) != 2:
             yield file
             return
     with tifffile.TiffFile(path, _multifile=False, is_shaped=False) as file:
         yield file
+
+
+def _resolution(series: tifffile.TiffPageSeries) -> tuple[Any, ...]:
+    tags = series.keyframe.tags
+    return tuple(tags[name].value if name in tags else None for name in ("XResolution", "YResolution"))
 
 
 def _first(file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSeries, str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from .layers import KEY, LayerTuple, known_units_um, projections_layer, reliabil
 
 if TYPE_CHECKING:
     from ..io import Description
+
+_NUMBERS = re.compile(r"(\d+)")
 
 SAMPLE_SHAPE = (96, 128, 128)
 SAMPLE_ACQUISITION = Acquisition(slices=6)
@@ -99,13 +102,16 @@ def _is_movie(paths: Sequence[str]) -> bool:
         found = [inspect(path) for path in paths]
     except InvalidInput:
         return False
-    return len({(each.shape, each.scale_um) for each in found}) == 1 and all(
-        len(each.axes) == 3 and not {*"CTS"} & {*each.axes} and each.acquisition is None for each in found
+    return (
+        len(found) > 1
+        and len({(each.shape, each.scale_um) for each in found}) == 1
+        and all(len(each.axes) == 3 and not {*"CTS"} & {*each.axes} and each.acquisition is None for each in found)
     )
 
 
 def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
-    """Volumes that are opened as one stack, as a layer with scale and units: each is a time point.
+    """Volumes that are opened as one stack, as a layer with scale and units: each is a time point, by the numbers in
+    their names.
 
     Raises
     ------
@@ -114,6 +120,7 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     """
     from ..io import inspect
 
+    paths = sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _NUMBERS.split(path)])
     first, count = inspect(paths[0]), len(paths)
     _check_memory(replace(first, shape=(count, *first.shape), times=count))
     volumes = [_volume(Path(path), None, None) for path in paths]

@@ -17,6 +17,7 @@ from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, reliability, spacing_um
+from .live import show_middle
 from .model import Setup, covered
 from .parts import alive
 
@@ -64,9 +65,10 @@ class Files:
         if agreed:
             self.write(layer, path, TYPES[text])
 
-    def asked_for_movie(self, title: str, times: int) -> Path | None:
+    def asked_for_movie(self, title: str, times: int, first: int) -> Path | None:
         """Ask where the volumes of all time points go, by one name for all; None if people think better of it."""
-        from ..io import of_time
+        from ..io import network_beside, of_time
+        from ..io.target import beside
 
         dialog = "Save the volume of each time point"
         options = QFileDialog.Option.DontConfirmOverwrite  # no file is called like this: each has its number
@@ -74,21 +76,25 @@ class Files:
         if not name:
             return None
         path = volume_path(Path(name), zarr="Zarr" in chosen)
-        there = [each.name for each in (of_time(path, time, times) for time in range(times)) if each.exists()]
+        volumes = [of_time(path, time, times) for time in range(times)]
+        made = [*volumes, *map(beside, volumes), network_beside(volumes[first])]
+        there = [each.name for each in made if each.exists()]
         question = f"{len(there)} of these files already exist, {', '.join(there[:3])} among them.\nReplace them?"
         return path if not there or self._agreed(dialog, question) else None
 
-    def open_movie(self, paths: list[Path], like: Image) -> None:
-        """Show volumes as the time points of one layer, with the contrast of another."""
+    def open_movie(self, paths: list[Path], like: Image, placed: dict[str, Any]) -> None:
+        """Show volumes as the time points of one layer, with the contrast of another, where it is to lie."""
 
         def read() -> list[LayerTuple]:
             from .contributions import read_movie
 
-            return read_movie([str(path) for path in paths])
+            return [(data, {**rest, **placed}, kind) for data, rest, kind in read_movie([str(path) for path in paths])]
 
         def link(name: str) -> None:
+            layer = self._viewer.layers[name]
             if like in self._viewer.layers:
-                link_contrast(self._viewer.layers[name], like)
+                link_contrast(layer, like)
+            show_middle(self._viewer, layer)
 
         in_background(read, lambda found: self._add(found, link), self._parent)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
 from ..events import RunFailed
-from .layers import extra_axes
-from .model import Setup
+from .layers import extra_axes, grid, header, place_source, top
+from .model import Setup, covered
+from .parts import sentence
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -34,6 +35,7 @@ class Filming(QObject):
         self._files = files
         self._worker: MovieWorker | None = None
         self._source: Image | None = None
+        self._setup = Setup()
 
     @property
     def filming(self) -> bool:
@@ -42,13 +44,14 @@ class Filming(QObject):
 
     def ask(self, setup: Setup, source: Image, base: Trained | None) -> None:
         """Ask for a name and begin."""
-        path = self._files.asked_for_movie(setup.title, times_of(source))
+        path = self._files.asked_for_movie(setup.title, times_of(source), setup.time or 0)
         if path is not None:
             self.film(setup, source, base, path)
 
     def film(self, setup: Setup, source: Image, base: Trained | None, path: Path) -> None:
         """Begin with the time point that is chosen; the volume of each goes beside ``path``, by its number."""
         from ..io import network_beside, of_time
+        from ..io.target import beside
         from .movie_worker import MovieWorker, Shot
         from .session import loader, replayable
 
@@ -56,9 +59,12 @@ class Filming(QObject):
         for time in (first, *(other for other in range(times) if other != first)):
             each = setup.replace(time=time)
             load, job = loader(each, source, None), each.job(*replayable(source, each))
-            shots.append(Shot(time, load, job, of_time(path, time, times)))
-        self._source = source
-        self._worker = MovieWorker(shots, network_beside(shots[0].output), base)
+            output = of_time(path, time, times)
+            shots.append(Shot(time, load, job, output, output.exists() or beside(output).exists()))  # as was agreed
+        network = network_beside(shots[0].output)
+        place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
+        self._source, self._setup = source, setup
+        self._worker = MovieWorker(shots, network, base, network.exists())
         self._worker.yielded.connect(self._tell)
         self._worker.returned.connect(self._end)
         self._worker.errored.connect(self._fail)
@@ -88,9 +94,9 @@ class Filming(QObject):
             which = ", ".join(map(str, movie.interpolated))
             self.noticed.emit(f"Plain interpolation is given for time points {which}: hidden projections ask for it")
         if source is not None and movie.complete and not movie.left_out:
-            self._files.open_movie(paths, source)
+            self._files.open_movie(paths, source, placed(source, self._setup))
         state = "" if movie.complete else "Stopped; "
-        self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent}")
+        self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
 
     def _fail(self, error: Exception) -> None:
         stopped = self._worker is not None and self._worker.stopped.is_set()
@@ -98,7 +104,23 @@ class Filming(QObject):
         if stopped and isinstance(error, RunFailed):
             self.ended.emit("Stopped before a time point was done")
         else:
-            self.failed.emit(str(error))
+            self.failed.emit(sentence(str(error)))
+
+
+def placed(source: Image, setup: Setup) -> dict[str, Any]:
+    """Where the movie lies and how it looks: as its source, of which it has neither channels nor thickness."""
+    step, first = 1, 0.5
+    if not setup.simulate:
+        acquisition = covered(setup, header(source))
+        step, first = acquisition.step, acquisition.first_centre
+    scale, units = grid(source, setup.scale_um, step)
+    time = list(extra_axes(source)).index("time")
+    return {
+        "scale": (float(source.scale[time]), *scale),
+        "translate": (float(source.translate[time]), *top(source, scale[0], first)),
+        "units": (str(source.units[time]), *units),
+        "colormap": source.colormap,
+    }
 
 
 def times_of(layer: Image | None) -> int:

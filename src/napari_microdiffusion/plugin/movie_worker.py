@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..checks import bytes_to_write
-from ..events import Event, InvalidInput, Notice, RunFailed, Stage
+from ..checkpoint import SUFFIXES
+from ..checks import bytes_to_write, spoilt
+from ..events import EngineError, Event, InvalidInput, Notice, RunFailed, Stage
 from ..io import check_distinct, check_output, write_volume
 from ..provenance import found_in, was_denoised
 from ..run import Job, Result, check, run
@@ -22,12 +23,16 @@ NOTHING = "stopped before the first time point was done: nothing was written"
 
 @dataclass(frozen=True)
 class Shot:
-    """A time point to be reconstructed: what gives its projections, its job, where its volume goes."""
+    """A time point to be reconstructed: what gives its projections, its job, where its volume goes.
+
+    ``overwrite`` lets that replace what is there.
+    """
 
     time: int
     load: Load
     job: Job
     output: Path
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Movie:
     left_out
         Why others could not be reconstructed.
     complete
-        Whether all had their turn.
+        Whether all had their turn: they have not after a stop, and after a failure that would meet the others as well.
     """
 
     done: dict[int, Path] = field(default_factory=dict)
@@ -55,14 +60,18 @@ class Movie:
 class MovieWorker(StoppableWorker[Progress, Movie]):
     """Reconstructs shots; ``base`` is the base model in use, where it is in memory."""
 
-    def __init__(self, shots: Sequence[Shot], network: Path, base: Trained | None) -> None:
-        super().__init__(film, shots, network, base, self.cancelled)
+    def __init__(self, shots: Sequence[Shot], network: Path, base: Trained | None, overwrite: bool = False) -> None:
+        super().__init__(film, shots, network, base, self.cancelled, overwrite)
 
 
 def film(
-    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool]
+    shots: Sequence[Shot],
+    network: Path,
+    base: Trained | None,
+    cancelled: Callable[[], bool],
+    overwrite: bool = False,
 ) -> Generator[Progress, None, Movie]:
-    """Reconstruct and write one shot after the other; files that are there are replaced.
+    """Reconstruct and write one shot after the other.
 
     A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
     others. A later one that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done
@@ -72,12 +81,14 @@ def film(
     ----------
     network
         Where what is learned of the first shot is kept.
+    overwrite
+        Whether that may replace what is there.
     """
-    return (yield from explained(_filmed(shots, network, base, cancelled)))
+    return (yield from explained(_filmed(shots, network, base, cancelled, overwrite)))
 
 
 class _Shots(Follower):
-    """Says which shot a stage belongs to; what a run says of its stack is passed on for the first one alone."""
+    """Says which shot a stage belongs to; what a run says is passed on for the first one alone."""
 
     def __init__(self, count: int) -> None:
         super().__init__("Reading the images")
@@ -96,9 +107,15 @@ class _Shots(Follower):
         if self._number == 1:
             super().notice(notice)
 
+    def doubt(self, time: int, stack: ProjectionStack) -> None:
+        """Of the others what speaks against them."""
+        if self._number > 1:
+            for told in spoilt(stack):
+                super().notice(Notice(f"time point {time}: {told}"))
+
 
 def _filmed(
-    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool]
+    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool], overwrite: bool
 ) -> Generator[Progress, None, Movie]:
     movie, follower, trained, kept = Movie(), _Shots(len(shots)), base, None
     yield from torch_loaded()
@@ -108,25 +125,31 @@ def _filmed(
         follower.next_shot()
         try:
             stack, _ = shot.load()
-            _check_outputs(shots, stack)
+            follower.doubt(shot.time, stack)
+            if not movie.done:
+                _check_outputs(shots, stack, network, overwrite)
             job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
             result = yield from followed(_run(job, stack, trained, cancelled), follower)
-        except InvalidInput as error:
+            if result.partial:
+                movie = replace(movie, complete=False)
+                break
+            write_volume(result.volume, shot.output, overwrite=shot.overwrite)
+        except EngineError as error:
             if not movie.done:
                 raise
             movie.left_out[shot.time] = str(error)
-            continue
-        if result.partial:
+            if isinstance(error, InvalidInput):  # of this one
+                continue
             movie = replace(movie, complete=False)
             break
-        write_volume(result.volume, shot.output, overwrite=True)
         movie.done[shot.time] = shot.output
         if found_in(result.volume.provenance).get("fell_back"):
             movie.interpolated.append(shot.time)
         if trained is None and job.method.transfers:
             quiet = was_denoised(result.volume.provenance)
-            kept = save_trained(network, job.method, result.weights, stack, True, denoised=quiet)
+            kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
             trained = load_trained(kept)
+    yield follower.progress()  # what has not been told yet
     if not movie.done:
         raise RunFailed(NOTHING)
     return movie
@@ -144,11 +167,11 @@ def _run(
     return (yield from events)
 
 
-def _check_outputs(shots: Sequence[Shot], stack: ProjectionStack) -> None:
-    """Refuse, with `InvalidInput`, to replace the projections themselves, and what would not fit on the disk."""
+def _check_outputs(shots: Sequence[Shot], stack: ProjectionStack, network: Path, overwrite: bool) -> None:
+    """Refuse, with `InvalidInput`, what would be replaced unasked or by mistake, and what would not fit on the disk."""
     for shot in shots:
         if shot.job.projections is not None:
             check_distinct(shot.output, shot.job.projections)
-    left = [shot for shot in shots if not shot.output.exists()]
-    for shot in left[:1]:  # room for all of them
-        check_output(shot.output, len(left) * bytes_to_write(shot.job.method, stack, None))
+        check_output(shot.output, len(shots) * bytes_to_write(shot.job.method, stack, None), shot.overwrite)
+    if shots[0].job.method.transfers:
+        check_output(network, 0, overwrite, SUFFIXES)

@@ -13,6 +13,7 @@ from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
+from ..provenance import was_reconstructed
 from .base import AT_HAND
 from .basing import Basing
 from .collecting import MainThreadCollection
@@ -346,7 +347,9 @@ class ReconstructWidget(QWidget):
         self._layers_changed()
         if added is None or self.running:
             return
-        if self.data.source() is None or facts(added).get("role") == "projections":
+        known = facts(added)
+        first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
+        if first or known.get("role") == "projections":
             self.data.choose(added.name)
 
 

@@ -168,7 +168,9 @@ class Session(QObject):
             self._withdraw()
         else:
             self._live.finish(UNFINISHED, " (failed)")
-        self.failed.emit(sentence(titled(str(error), self._setup.method), self._source.name))
+        text, name = str(error), self._source.name
+        of_method = not text.startswith(f"{name} ")  # which may hold the method's name
+        self.failed.emit(sentence(titled(text, self._setup.method) if of_method else text, name))
 
     def _withdraw(self) -> None:
         """Nothing was done: leave nothing behind, but the projections where those of an earlier run were replaced."""
