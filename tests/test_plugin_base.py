@@ -85,7 +85,7 @@ def train(qtbot: Any, widget: Any, signal: str = "ended") -> str:
     """Train on what is picked; what is said of it in the end."""
     with qtbot.waitSignal(getattr(widget._basing, signal), timeout=60_000) as caught:
         widget.method.base.training.start_button.click()
-        assert widget._basing.training
+        assert widget._basing.running
         assert not widget.run_box.run_button.isEnabled()
         assert not widget.method.base.training.start_button.isEnabled()
         widget.run()

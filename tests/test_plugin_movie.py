@@ -75,13 +75,13 @@ def press(
 
     monkeypatch.setattr(QMessageBox, "question", answer)
     widget.run_box.times_button.click()
-    if not widget._filming.filming:
+    if not widget._filming.running:
         return ""
     assert not widget.run_box.run_button.isEnabled()
     assert not widget.run_box.times_button.isEnabled()
     widget.run()
     assert not widget.running
-    qtbot.waitUntil(lambda: not widget._filming.filming, timeout=60_000)
+    qtbot.waitUntil(lambda: not widget._filming.running, timeout=60_000)
     return str(widget.message)
 
 

@@ -99,8 +99,8 @@ def tick(qtbot: Any, viewer: Any, widget: Any, kind: str) -> list[Any]:
 
 def score(qtbot: Any, widget: Any) -> None:
     widget.result.trust._button.click()
-    assert widget._trust.scoring
-    qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=60_000)
+    assert widget._trust.running
+    qtbot.waitUntil(lambda: not widget._trust.running, timeout=60_000)
 
 
 def words(widget: Any) -> str:
@@ -447,7 +447,7 @@ def test_one_thing_at_a_time(opened: Open, qtbot: Any, method: Use) -> None:
     assert not widget.running
     asked = time.monotonic()
     widget.run_box.stop_button.click()
-    qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
+    qtbot.waitUntil(lambda: not widget._trust.running, timeout=5000)
     assert time.monotonic() - asked < 2
     assert button.isEnabled()
     assert widget.run_box.run_button.isEnabled()
@@ -471,7 +471,7 @@ def test_stop_while_scoring(
     stage = f"{quick + 1} of 4: Training"
     qtbot.waitUntil(lambda: widget.run_box._stage.text() == stage, timeout=20_000)
     widget.run_box.stop_button.click()
-    qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
+    qtbot.waitUntil(lambda: not widget._trust.running, timeout=5000)
     assert text in widget.result.trust._score_text.text()
     assert ("dB (those that had their turn before the stop)" in words(widget)) == bool(text)
     assert widget.run_box._stage.text() == message
@@ -494,7 +494,7 @@ def test_too_few_projections_are_refused_in_words(opened: Open, qtbot: Any, noti
     _, widget = opened(layers=[(data, {"name": "mine"}, "image")])
     run(qtbot, widget)
     widget.result.trust._button.click()
-    assert not widget._trust.scoring
+    assert not widget._trust.running
     assert "four projections or more" in widget.result.trust._button.toolTip()
     assert notices == []
 
@@ -506,7 +506,7 @@ def test_removing_the_result_stops_its_score(opened: Open, qtbot: Any, method: U
     widget.result.trust._button.click()
     qtbot.waitUntil(lambda: widget.run_box._stage.text() == "1 of 4: Training", timeout=20_000)
     viewer.layers.remove(layer)
-    qtbot.waitUntil(lambda: not widget._trust.scoring, timeout=5000)
+    qtbot.waitUntil(lambda: not widget._trust.running, timeout=5000)
     assert notices == []
 
 

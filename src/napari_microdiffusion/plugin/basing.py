@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 
 from ..descriptions import DESCRIPTIONS
-from ..events import InvalidInput, RunFailed
+from ..events import InvalidInput
+from .background import Background
 from .base import AtHand, Bases
 from .base_box import BaseBox
 from .base_volumes import Offer, offers, picked
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from ..trained import Trained
-    from .base_worker import BaseWorker
     from .files import Files
-    from .follow import Progress
 
 ABOUT = "{} learns to fill in volumes from projections of {}, as set above, with the effort and the settings below."
 
 
-class Basing(QObject):
+class Basing(Background):
     """Fills the section, and does what is asked there.
 
     Parameters
@@ -37,17 +36,13 @@ class Basing(QObject):
         Where base models are kept.
     """
 
-    began = Signal(str)
-    progressed = Signal(object)  # Progress
-    noticed = Signal(str)
-    ended = Signal(str)
-    failed = Signal(str)
+    STOPPED = "Stopped before the training began"
+
     wanted = Signal(dict)  # fields of the setup, to put a base model to use
 
     def __init__(self, viewer: ViewerModel, box: BaseBox, bases: Bases, files: Files, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer, self._box, self._bases, self._files = viewer, box, bases, files
-        self._worker: BaseWorker | None = None
         self._offers: list[Offer] = []
         self._setup = Setup()
         box.save.connect(self.save)
@@ -75,32 +70,15 @@ class Basing(QObject):
         """Whether something runs already: one thing at a time."""
         self._box.set_busy(busy)
 
-    @property
-    def training(self) -> bool:
-        """Whether a base model is being trained."""
-        return self._worker is not None
-
     def train(self) -> None:
         """Train on what is picked, with the settings and for the acquisition that are chosen."""
         from .base_worker import BaseWorker
 
         form = self._box.training
-        if self._worker is not None or not form.start_button.isEnabled():
+        if self.running or not form.start_button.isEnabled():
             return
         wanted = picked(self._offers, form.ticked(), self._setup, form.folder)
-        self._worker = BaseWorker(self._setup.pretraining(), wanted)
-        self._worker.yielded.connect(self._tell)
-        self._worker.returned.connect(self._end)
-        self._worker.errored.connect(self._fail)
-        stopped = self._worker.stopped
-        self.destroyed.connect(lambda *_: stopped.set())
-        self.began.emit("Reading the volumes")
-        self._worker.start()
-
-    def stop(self) -> None:
-        """Stop training; `ended` follows within a step."""
-        if self._worker is not None:
-            self._worker.stopped.set()
+        self._start(BaseWorker(self._setup.pretraining(), wanted), "Reading the volumes")
 
     def use(self, trained: Trained, path: Path | None) -> None:
         """Put a base model to use: it brings its method and settings."""
@@ -137,27 +115,13 @@ class Basing(QObject):
 
     # -- what comes back ---------------------------------------------------------------------
 
-    def _tell(self, progress: Progress) -> None:
-        for notice in progress.notices:
-            self.noticed.emit(notice)
-        self.progressed.emit(progress)
-
     def _end(self, trained: Trained) -> None:
-        self._worker = None
         if self._setup.method == choices_of(trained.method)["method"]:
             self.use(trained, None)
         else:
             self._bases.keep(AtHand(trained))
         state = "is trained" if trained.complete else "was stopped early, and can be used as far as it is"
         self.ended.emit(f"The base model {state}: save it to keep it")
-
-    def _fail(self, error: Exception) -> None:
-        stopped = self._worker is not None and self._worker.stopped.is_set()
-        self._worker = None
-        if stopped and isinstance(error, RunFailed):
-            self.ended.emit("Stopped before the training began")
-        else:
-            self.failed.emit(str(error))
 
     def _problem(self, setup: Setup) -> str:
         """What is wrong with the base model; that there is none yet is no fault."""

@@ -5,42 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
-from ..events import RunFailed
+from .background import Background
 from .layers import extra_axes, grid, header, place_source, top
 from .model import Setup, covered
-from .parts import sentence
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
     from ..trained import Trained
     from .files import Files
-    from .follow import Progress
-    from .movie_worker import Movie, MovieWorker
+    from .movie_worker import Movie
 
 
-class Filming(QObject):
+class Filming(Background):
     """Reconstructs all time points of a layer into files."""
 
-    began = Signal(str)
-    progressed = Signal(object)  # Progress
-    noticed = Signal(str)
-    ended = Signal(str)
-    failed = Signal(str)
+    STOPPED = "Stopped before a time point was done"
 
     def __init__(self, files: Files, parent: QObject) -> None:
         super().__init__(parent)
         self._files = files
-        self._worker: MovieWorker | None = None
         self._source: Image | None = None
         self._setup = Setup()
-
-    @property
-    def filming(self) -> bool:
-        """Whether a movie is being made."""
-        return self._worker is not None
 
     def ask(self, setup: Setup, source: Image, base: Trained | None) -> None:
         """Ask for a name and begin."""
@@ -64,29 +52,10 @@ class Filming(QObject):
         network = network_beside(shots[0].output)
         place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
         self._source, self._setup = source, setup
-        self._worker = MovieWorker(shots, network, base, network.exists())
-        self._worker.yielded.connect(self._tell)
-        self._worker.returned.connect(self._end)
-        self._worker.errored.connect(self._fail)
-        stopped = self._worker.stopped
-        self.destroyed.connect(lambda *_: stopped.set())
-        self.began.emit("Reading the images")
-        self._worker.start()
-
-    def stop(self) -> None:
-        """Stop; `ended` follows within a step."""
-        if self._worker is not None:
-            self._worker.stopped.set()
-
-    # -- what comes back ---------------------------------------------------------------------
-
-    def _tell(self, progress: Progress) -> None:
-        for notice in progress.notices:
-            self.noticed.emit(notice)
-        self.progressed.emit(progress)
+        self._start(MovieWorker(shots, network, base, network.exists()), "Reading the images")
 
     def _end(self, movie: Movie) -> None:
-        source, self._source, self._worker = self._source, None, None
+        source, self._source = self._source, None
         paths = [movie.done[time] for time in sorted(movie.done)]
         for time, reason in movie.left_out.items():
             self.noticed.emit(f"Time point {time} is left out: {reason}")
@@ -98,13 +67,8 @@ class Filming(QObject):
         state = "" if movie.complete else "Stopped; "
         self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
 
-    def _fail(self, error: Exception) -> None:
-        stopped = self._worker is not None and self._worker.stopped.is_set()
-        self._source = self._worker = None
-        if stopped and isinstance(error, RunFailed):
-            self.ended.emit("Stopped before a time point was done")
-        else:
-            self.failed.emit(sentence(str(error)))
+    def _over(self) -> None:
+        self._source = None
 
 
 def placed(source: Image, setup: Setup) -> dict[str, Any]:

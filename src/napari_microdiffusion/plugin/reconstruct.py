@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
 from ..provenance import was_reconstructed
+from .background import Background
 from .base import AT_HAND
 from .basing import Basing
 from .collecting import MainThreadCollection
@@ -70,6 +71,11 @@ class ReconstructWidget(QWidget):
         self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
         self._filming = Filming(self._files, self)
+        self._parts: dict[Background, str] = {  # what is said where one of them has failed
+            self._trust: "There is no score",
+            self._basing: "There is no base model",
+            self._filming: "There are no volumes",
+        }
         self._garbage = MainThreadCollection(self)
         self._lay_out()
         self._connect()
@@ -135,7 +141,7 @@ class ReconstructWidget(QWidget):
 
     def stop(self) -> None:
         """Stop within a second and keep what is done."""
-        for part in (self._trust, self._basing, self._filming):
+        for part in self._parts:
             part.stop()
         if self._session is not None:
             self._session.stop()
@@ -150,8 +156,7 @@ class ReconstructWidget(QWidget):
 
     @property
     def _busy(self) -> bool:
-        parts = self._trust.scoring, self._basing.training, self._filming.filming
-        return self.running or self._loading or any(parts)
+        return self.running or self._loading or any(part.running for part in self._parts)
 
     @property
     def running(self) -> bool:
@@ -328,17 +333,12 @@ class ReconstructWidget(QWidget):
         self.run_box.all_times.connect(self.run_all_times)
         self.method.load.connect(self._load_network)
         self.method.base.load.connect(self._load_network)
-        for part, none in (
-            (self._trust, "There is no score"),
-            (self._basing, "There is no base model"),
-            (self._filming, "There are no volumes"),
-        ):
+        for part, none in self._parts.items():
             part.began.connect(self._begin)
             part.progressed.connect(self.run_box.show_progress)
+            part.noticed.connect(show_info)
             part.ended.connect(lambda message: self._finish(message, message))
             part.failed.connect(lambda message, none=none: self._none_made(message, none))
-        self._basing.noticed.connect(show_info)
-        self._filming.noticed.connect(show_info)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(self._viewer, self, self._on_layers)
 

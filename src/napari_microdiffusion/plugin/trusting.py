@@ -8,6 +8,7 @@ from qtpy.QtCore import QObject, Signal
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from . import maps
+from .background import Background
 from .files import in_background
 from .layers import KEY, Ran, facts, spacing_um
 from .trust_box import TrustBox
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from .follow import Progress
-    from .scoring import Scored, ScoreWorker
+    from .scoring import Scored
 
 
-class Trusting(QObject):
+class Trusting(Background):
     """Fills a trust box for the chosen result, and does what is asked there.
 
     Parameters
@@ -29,17 +29,14 @@ class Trusting(QObject):
         Shows, and says what people want.
     """
 
-    began = Signal(str)
-    progressed = Signal(object)  # Progress
-    ended = Signal(str)
-    failed = Signal(str)
+    STOPPED = "Stopped before there was a score"
+
     rearranged = Signal()  # layers have come or gone
 
     def __init__(self, viewer: ViewerModel, box: TrustBox, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer, self._box = viewer, box
         self._layer: Image | None = None
-        self._worker: ScoreWorker | None = None
         self._scored: Image | None = None
         self._busy = False
         self._awaited: set[tuple[Image, str]] = set()
@@ -64,11 +61,6 @@ class Trusting(QObject):
         self._busy = busy
         self.show(self._layer)
 
-    @property
-    def scoring(self) -> bool:
-        """Whether a score is being made."""
-        return self._worker is not None
-
     def score(self) -> None:
         """Score the chosen result's recipe on hidden projections; does nothing while something runs."""
         from .scoring import ScoreWorker
@@ -76,20 +68,9 @@ class Trusting(QObject):
         ran = None if self._layer is None else _ran(self._layer)
         if ran is None or self._busy:
             return
-        self._scored, self._worker = self._layer, ScoreWorker(ran)
-        self._worker.yielded.connect(self._tell)
-        self._worker.returned.connect(self._end)
-        self._worker.errored.connect(self._fail)
-        stopped = self._worker.stopped
-        self.destroyed.connect(lambda *_: stopped.set())
+        self._scored = self._layer
         self.set_busy(True)
-        self.began.emit("Hiding projections")
-        self._worker.start()
-
-    def stop(self) -> None:
-        """Stop scoring; `ended` follows within a step."""
-        if self._worker is not None:
-            self._worker.stopped.set()
+        self._start(ScoreWorker(ran), "Hiding projections")
 
     def check_layers(self) -> None:
         """Layers have come or gone: maps may be among them, and the result that is being scored."""
@@ -100,27 +81,16 @@ class Trusting(QObject):
 
     # -- what comes back ---------------------------------------------------------------------
 
-    def _tell(self, progress: Progress) -> None:
-        self.progressed.emit(progress)
-
     def _end(self, scored: Scored) -> None:
         layer = self._scored
         if layer is not None:
             known = {**facts(layer), "verdict": scored.verdict, "held_out": scored.text}
             layer.metadata = {**layer.metadata, KEY: known}
-        self._finish()
+        self._over()
         self.ended.emit("Stopped; the score is that of the turns so far" if scored.own.partial else "Scored")
 
-    def _fail(self, error: Exception) -> None:
-        stopped = self._worker is not None and self._worker.stopped.is_set()
-        self._finish()
-        if stopped:
-            self.ended.emit("Stopped before there was a score")
-        else:
-            self.failed.emit(str(error))
-
-    def _finish(self) -> None:
-        self._worker, self._scored = None, None
+    def _over(self) -> None:
+        self._scored = None
         self.set_busy(False)
 
     def _toggle(self, kind: str, on: bool) -> None:

@@ -1,0 +1,79 @@
+"""Work that the panel shows beside its runs: in a worker thread, one at a time, ended by Stop and with the panel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+
+from ..events import RunFailed
+from .parts import sentence
+
+if TYPE_CHECKING:
+    from .follow import Progress
+    from .worker import StoppableWorker
+
+
+class Background(QObject):
+    """Starts workers, and tells what becomes of them."""
+
+    began = Signal(str)
+    progressed = Signal(object)  # Progress
+    noticed = Signal(str)
+    ended = Signal(str)
+    failed = Signal(str)
+
+    STOPPED = ""
+    """Said where it is stopped before there is anything to keep."""
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._worker: StoppableWorker[Progress, Any] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker is at it."""
+        return self._worker is not None
+
+    def stop(self) -> None:
+        """Stop; `ended` follows within a step."""
+        if self._worker is not None:
+            self._worker.stopped.set()
+
+    def _start(self, worker: StoppableWorker[Progress, Any], stage: str) -> None:
+        """Start a worker; what it returns goes to `_end`."""
+        self._worker = worker
+        worker.yielded.connect(self._tell)
+        worker.returned.connect(self._returned)
+        worker.errored.connect(self._errored)
+        stopped = worker.stopped
+        self.destroyed.connect(lambda *_: stopped.set())
+        self.began.emit(stage)
+        worker.start()
+
+    def _end(self, outcome: Any) -> None:
+        """What the worker has made; says how it `ended`."""
+        raise NotImplementedError
+
+    def _over(self) -> None:
+        """There is nothing to keep."""
+
+    # -- from the worker ---------------------------------------------------------------------
+
+    def _tell(self, progress: Progress) -> None:
+        for notice in progress.notices:
+            self.noticed.emit(notice)
+        self.progressed.emit(progress)
+
+    def _returned(self, outcome: Any) -> None:
+        self._worker = None
+        self._end(outcome)
+
+    def _errored(self, error: Exception) -> None:
+        stopped = self._worker is not None and self._worker.stopped.is_set()
+        self._worker = None
+        self._over()
+        if stopped and isinstance(error, RunFailed):
+            self.ended.emit(self.STOPPED)
+        else:
+            self.failed.emit(sentence(str(error)))
