@@ -16,6 +16,7 @@ from napari_microdiffusion.checkpoint import fingerprint
 from napari_microdiffusion.events import RunFailed
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
+from napari_microdiffusion.plugin import movie_worker
 from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.movie_worker import Shot, film
 from napari_microdiffusion.presets import spec
@@ -52,6 +53,17 @@ def ready(opened: Open, stacks: list[np.ndarray]) -> Open:
         return viewer, widget
 
     return make
+
+
+def before_each(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Let something happen just before each volume is written."""
+    write_volume = movie_worker.write_volume
+
+    def write(volume: Any, path: Path, **options: Any) -> Any:
+        act(path)
+        return write_volume(volume, path, **options)
+
+    monkeypatch.setattr(movie_worker, "write_volume", write)
 
 
 def press(
@@ -178,16 +190,8 @@ def test_nothing_is_replaced_unasked(ready: Open, qtbot: Any, tmp_path: Path, mo
 def test_stop_keeps_those_that_are_done(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_microdiffusion.plugin import movie_worker
-
     viewer, widget = ready(method="linear")
-
-    def write(*given: Any, **options: Any) -> Any:
-        widget.stop()
-        return write_volume(*given, **options)
-
-    write_volume = movie_worker.write_volume
-    monkeypatch.setattr(movie_worker, "write_volume", write)
+    before_each(monkeypatch, lambda _: widget.stop())
     assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
     assert [path.name for path in tmp_path.iterdir()] == ["v_t0.ome.tif"]
     assert len(viewer.layers) == 1
@@ -248,18 +252,10 @@ def test_the_network_and_reliabilities_are_asked_about_too(
 def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_microdiffusion.plugin import movie_worker
-
     told: list[str] = []
     _, widget = ready(method="linear")
     widget._filming.noticed.connect(told.append)
-    write_volume = movie_worker.write_volume
-
-    def write(volume: Any, path: Path, **options: Any) -> Any:
-        (tmp_path / "v_t1.ome.tif").write_text("theirs")
-        return write_volume(volume, path, **options)
-
-    monkeypatch.setattr(movie_worker, "write_volume", write)
+    before_each(monkeypatch, lambda _: (tmp_path / "v_t1.ome.tif").write_text("theirs"))
     assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch).startswith("2 volumes in")
     assert (tmp_path / "v_t1.ome.tif").read_text() == "theirs"
     assert any("exists already" in text for text in told)
@@ -268,19 +264,15 @@ def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
 def test_a_full_disk_ends_it_and_what_is_done_is_told(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_microdiffusion.plugin import movie_worker
-
     told: list[str] = []
     _, widget = ready(method="linear")
     widget._filming.noticed.connect(told.append)
-    write_volume = movie_worker.write_volume
 
-    def write(volume: Any, path: Path, **options: Any) -> Any:
+    def full(path: Path) -> None:
         if "t1" in path.name:
             raise RunFailed("No space left")
-        return write_volume(volume, path, **options)
 
-    monkeypatch.setattr(movie_worker, "write_volume", write)
+    before_each(monkeypatch, full)
     assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
     assert "Time point 1 is left out: No space left" in told
 
@@ -299,8 +291,6 @@ def test_what_speaks_against_a_later_time_point_is_told(
 def test_a_movie_does_not_become_the_data_where_these_were_removed(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_microdiffusion.plugin import movie_worker
-
     viewer, widget = ready(method="linear")
     monkeypatch.setattr(movie_worker, "torch_loaded", lambda: iter(()))
     widget._filming.began.connect(lambda *_: viewer.layers.clear())

@@ -66,7 +66,13 @@ def check_weights(method: Method, stack: ProjectionStack, weights: Weights | Non
 
 
 def bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) -> int:
-    """Size of the file of a volume, and of its reliability beside it where the method gives one."""
+    """Bytes of the file of a volume, and of its reliability beside it where the method gives one.
+
+    Parameters
+    ----------
+    dtype
+        That the volume is exported as; None: float32, as the reliability always is.
+    """
     voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
     reliability = 3 * 4 if method.gives_reliability else 0
     return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)

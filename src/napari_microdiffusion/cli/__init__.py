@@ -128,9 +128,9 @@ def reconstruct(
     from .commands import reconstructed
     from .jobs import Options
     from .movie import all_reconstructed
-    from .values import time_of
+    from .values import ALL, time_of
 
-    options["time"], every = time_of(time), time == "all"
+    options["time"], every = time_of(time), time == ALL
     lines, values, code = (all_reconstructed if every else reconstructed)(Options(**options))
     print_json(values) if as_json else typer.echo("\n".join(lines))
     raise typer.Exit(code)

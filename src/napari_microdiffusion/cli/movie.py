@@ -28,8 +28,7 @@ def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]
         For what concerns all of them, before any work; and if the first breaks off.
     """
     outputs = _outputs(options)
-    failed: dict[int, str] = {}
-    each, code = _checked(options, outputs, failed), 0
+    each, failed, code = *_checked(options, outputs), 0
     done: list[tuple[str, dict[str, Any]]] = []
     for time, output in enumerate(outputs):
         if time in failed:
@@ -66,14 +65,14 @@ def _outputs(options: Options) -> list[Path]:
     return [io.of_time(options.output, time, found.times) for time in range(found.times)]
 
 
-def _checked(options: Options, outputs: list[Path], failed: dict[int, str]) -> Options:
+def _checked(options: Options, outputs: list[Path]) -> tuple[Options, dict[int, str]]:
     """The options of each, with a place for the network that they share; refuses what can be, before any work.
 
-    Time points before the first that can be reconstructed go to ``failed``, with the reason.
+    And why the time points before the first that can be reconstructed cannot be.
     """
     for output in outputs:
         io.check_output(output, 0, options.overwrite)
-    first = _first(options, outputs, failed)
+    first, failed = _first(options, outputs)
     method, start = first.job.method, outputs[len(failed)]
     io.check_output(start, len(outputs) * bytes_to_write(method, first.stack, options.dtype), options.overwrite)
     if not method.transfers or first.trained is not None:
@@ -81,23 +80,22 @@ def _checked(options: Options, outputs: list[Path], failed: dict[int, str]) -> O
             raise InvalidInput("with --time all there is no one network to save here: leave --save-weights out")
         if method.learned and first.trained is None:
             note(f"note: {name_of(method)} is trained anew for each of {len(outputs)} time points")
-        return options
+        return options, failed
     network = options.save_weights or io.network_beside(start)
     io.check_output(network, 0, options.overwrite, WEIGHTS_SUFFIXES)
     note(f"note: the network of time point {len(failed)} is used for all of them, and kept in {network.name}")
-    return replace(options, save_weights=network)
+    return replace(options, save_weights=network), failed
 
 
-def _first(options: Options, outputs: list[Path], failed: dict[int, str]) -> Prepared:
-    """The first time point that can be reconstructed, prepared; where none can, the first's reason is told."""
-    reasons: list[InvalidInput] = []
+def _first(options: Options, outputs: list[Path]) -> tuple[Prepared, dict[int, str]]:
+    """The first time point that can be reconstructed, prepared, and why those before it cannot be."""
+    failed: dict[int, str] = {}
     for time, output in enumerate(outputs):
         try:
-            return prepare(replace(options, time=time, output=output))
+            return prepare(replace(options, time=time, output=output)), failed
         except InvalidInput as error:
-            reasons.append(error)
             failed[time] = str(error)
-    raise reasons[0]
+    raise InvalidInput(failed[0])  # none can be
 
 
 def _with_network(options: Options) -> Options:

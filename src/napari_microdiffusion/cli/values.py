@@ -96,9 +96,13 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+ALL = "all"
+"""Said of time points: each of them."""
+
+
 def time_of(text: str | None) -> int | None:
-    """A time point counted from 0, from what was given as ``--time``; None also for ``all``."""
-    if text in (None, "all"):
+    """A time point counted from 0, from what was given as ``--time``; None also for `ALL`."""
+    if text in (None, ALL):
         return None
     if not text.isdecimal():
         raise InvalidInput(f"--time {text}: write the number of a time point, counted from 0, or all")

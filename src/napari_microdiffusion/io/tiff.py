@@ -65,8 +65,9 @@ def opened(path: Path) -> Generator[Source]:
 def _file(path: Path) -> Generator[tifffile.TiffFile]:
     """tifffile takes images that it has written one by one for as many images, where they are the slices of one."""
     with tifffile.TiffFile(path, _multifile=False) as file:
-        alike = {(each.shape, each.dtype, each.keyframe.description, _resolution(each)) for each in file.series}
-        if not file.is_shaped or len(file.series) < 2 or len(alike) > 1 or len(file.series[0].shape) != 2:
+        every = file.series if file.is_shaped else ()  # written by tifffile, and neither OME nor ImageJ
+        alike = {(each.shape, each.dtype, each.keyframe.description, _resolution(each)) for each in every}
+        if len(every) < 2 or len(alike) > 1 or len(every[0].shape) != 2:
             yield file
             return
     with tifffile.TiffFile(path, _multifile=False, is_shaped=False) as file:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtpy.QtCore import QObject, Signal
 
@@ -12,6 +13,8 @@ from .parts import sentence
 if TYPE_CHECKING:
     from .follow import Progress
     from .worker import StoppableWorker
+
+Outcome = TypeVar("Outcome")
 
 
 class Background(QObject):
@@ -29,6 +32,7 @@ class Background(QObject):
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
         self._worker: StoppableWorker[Progress, Any] | None = None
+        self._then: Callable[[Any], None] | None = None
 
     @property
     def running(self) -> bool:
@@ -40,9 +44,9 @@ class Background(QObject):
         if self._worker is not None:
             self._worker.stopped.set()
 
-    def _start(self, worker: StoppableWorker[Progress, Any], stage: str) -> None:
-        """Start a worker; what it returns goes to `_end`."""
-        self._worker = worker
+    def _start(self, worker: StoppableWorker[Progress, Outcome], stage: str, then: Callable[[Outcome], None]) -> None:
+        """Start a worker; what it returns goes to ``then``, which says how it `ended`."""
+        self._worker, self._then = worker, then
         worker.yielded.connect(self._tell)
         worker.returned.connect(self._returned)
         worker.errored.connect(self._errored)
@@ -50,10 +54,6 @@ class Background(QObject):
         self.destroyed.connect(lambda *_: stopped.set())
         self.began.emit(stage)
         worker.start()
-
-    def _end(self, outcome: Any) -> None:
-        """What the worker has made; says how it `ended`."""
-        raise NotImplementedError
 
     def _over(self) -> None:
         """There is nothing to keep."""
@@ -67,7 +67,8 @@ class Background(QObject):
 
     def _returned(self, outcome: Any) -> None:
         self._worker = None
-        self._end(outcome)
+        if self._then is not None:
+            self._then(outcome)
 
     def _errored(self, error: Exception) -> None:
         stopped = self._worker is not None and self._worker.stopped.is_set()

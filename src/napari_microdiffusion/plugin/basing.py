@@ -78,7 +78,7 @@ class Basing(Background):
         if self.running or not form.start_button.isEnabled():
             return
         wanted = picked(self._offers, form.ticked(), self._setup, form.folder)
-        self._start(BaseWorker(self._setup.pretraining(), wanted), "Reading the volumes")
+        self._start(BaseWorker(self._setup.pretraining(), wanted), "Reading the volumes", self._end)
 
     def use(self, trained: Trained, path: Path | None) -> None:
         """Put a base model to use: it brings its method and settings."""

@@ -110,8 +110,9 @@ def _is_movie(paths: Sequence[str]) -> bool:
 
 
 def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
-    """Volumes that are opened as one stack, as a layer with scale and units: each is a time point, by the numbers in
-    their names.
+    """Volumes that are opened as one stack, as a layer (t, z, y, x) with scale and units.
+
+    Each is a time point; they are in the order of the numbers in their names.
 
     Raises
     ------

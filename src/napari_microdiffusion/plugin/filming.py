@@ -52,7 +52,7 @@ class Filming(Background):
         network = network_beside(shots[0].output)
         place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
         self._source, self._setup = source, setup
-        self._start(MovieWorker(shots, network, base, network.exists()), "Reading the images")
+        self._start(MovieWorker(shots, network, base, network.exists()), "Reading the images", self._end)
 
     def _end(self, movie: Movie) -> None:
         source, self._source = self._source, None
@@ -72,7 +72,7 @@ class Filming(Background):
 
 
 def placed(source: Image, setup: Setup) -> dict[str, Any]:
-    """Where the movie lies and how it looks: as its source, of which it has neither channels nor thickness."""
+    """Where the movie (t, z, y, x) lies and how it looks, as attributes of its layer: as a single result would."""
     step, first = 1, 0.5
     if not setup.simulate:
         acquisition = covered(setup, header(source))

@@ -148,7 +148,7 @@ def _filmed(
         if trained is None and job.method.transfers:
             quiet = was_denoised(result.volume.provenance)
             kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
-            trained = load_trained(kept)
+            trained = Trained(job.method, result.weights, stack.acquisition, stack.sha256, denoised=quiet)
     yield follower.progress()  # what has not been told yet
     if not movie.done:
         raise RunFailed(NOTHING)

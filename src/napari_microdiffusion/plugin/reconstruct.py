@@ -147,7 +147,7 @@ class ReconstructWidget(QWidget):
             self._session.stop()
 
     def run_all_times(self) -> None:
-        """Reconstruct all time points into files; refuses like `run`."""
+        """Ask where to, and reconstruct all time points into files; does nothing where `run` would refuse."""
         setup, source = self.value(), self.data.source()
         if self._busy or source is None or self.problem():
             return

@@ -70,7 +70,7 @@ class Trusting(Background):
             return
         self._scored = self._layer
         self.set_busy(True)
-        self._start(ScoreWorker(ran), "Hiding projections")
+        self._start(ScoreWorker(ran), "Hiding projections", self._end)
 
     def check_layers(self) -> None:
         """Layers have come or gone: maps may be among them, and the result that is being scored."""
