@@ -49,7 +49,7 @@ def ready(opened: Open, stacks: list[np.ndarray]) -> Open:
         layer = (np.stack(stacks), attributes, "image")
         viewer, widget = opened(layers=[layer])
         widget.data.choose("mine")
-        widget.setValue(widget.value().replace(acquisition=Acquisition(slices=6), **setup))
+        widget.setValue(widget.value().replace(**{"acquisition": Acquisition(slices=6), "time": 0, **setup}))
         return viewer, widget
 
     return make
@@ -145,6 +145,33 @@ def test_one_network_for_all_learned_of_the_chosen_time_point(
     assert used == [fingerprint(network.weights), None, fingerprint(network.weights)]
     assert [each["job"]["weights"] for each in found[::2]] == [str(tmp_path / "v_t1_network.safetensors")] * 2
     assert any("Plain interpolation is given for time points" in text for text in told)  # two steps are too few
+
+
+@pytest.mark.parametrize(("change", "runs"), [({}, 2), ({"seed": 1}, 3), ({"time": 2}, 3), ({"denoise": True}, 3)])
+def test_what_a_run_has_just_learned_is_not_learned_again(
+    change: dict[str, Any],
+    runs: int,
+    ready: Open,
+    qtbot: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, widget = ready(method="axial", overrides=SMALL, time=1)
+    widget.run()
+    qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
+    single = widget.results()[-1]
+    widget.setValue(widget.value().replace(**change))
+    begun: list[Job] = []
+    run = movie_worker.run
+    monkeypatch.setattr(movie_worker, "run", lambda job, *a, **k: begun.append(job) or run(job, *a, **k))
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    assert len(begun) == runs
+    network = load_trained(tmp_path / f"v_t{widget.value().time}_network.safetensors")
+    learned = single.metadata["napari_microdiffusion"]["ran"].result.weights
+    volume = read_volume(tmp_path / "v_t1.ome.tif").data
+    assert (fingerprint(network.weights) == fingerprint(learned)) == (runs == 2)
+    if runs == 2:
+        np.testing.assert_array_equal(volume, single.data)
 
 
 def test_a_time_point_that_cannot_be_is_left_out(

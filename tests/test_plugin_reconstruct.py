@@ -903,7 +903,12 @@ def test_a_layer_that_is_removed_is_not_replaced_by_another(opened: Open) -> Non
 def test_what_is_chosen_is_what_is_looked_at(opened: Open, qtbot: Any, stack: ProjectionStack) -> None:
     layer = (np.stack([stack.data] * 5), {"name": "movie", "axis_labels": ("t", "z", "y", "x")}, "image")
     viewer, widget = opened(layers=[layer])
-    qtbot.waitUntil(lambda: viewer.dims.current_step[0] == 0, timeout=5000)
+    assert widget.value().time == viewer.dims.current_step[0] == 2  # where napari puts a new layer's sliders
+    viewer.add_image(stack.data, name="still")
+    widget.data.choose("still")
+    viewer.dims.set_current_step(0, 4)
+    widget.data.choose("movie")
+    assert widget.value().time == 4
     widget.data._time.setCurrentIndex(3)
     qtbot.waitUntil(lambda: viewer.dims.current_step[0] == 3, timeout=5000)
     viewer.dims.set_current_step(0, 1)  # people look elsewhere

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from .beam import BeamForm, VoxelSize
 from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
+from .live import looked_at
 from .model import Setup
 from .parts import combo_box, hinted, offer, paragraph, side_by_side
 
@@ -166,10 +167,11 @@ class DataBox(QGroupBox):
         self._show_rows()
 
     def _offer_axes(self) -> None:
+        """The channels and time points that there are; chosen are those that are looked at."""
         layer = self.source()
-        axes = extra_axes(layer) if layer is not None else {}
+        axes, now = (extra_axes(layer), looked_at(self._viewer, layer)) if layer is not None else ({}, {})
         for combo, name in ((self._channel, "channel"), (self._time, "time")):
-            offer(combo, [(str(i), i) for i in range(axes.get(name, 0))], combo.currentData())
+            offer(combo, [(str(i), i) for i in range(axes.get(name, 0))], now.get(name, 0))
             self._form.setRowVisible(combo, axes.get(name, 0) > 1)
 
     def _fill_voxel(self) -> None:

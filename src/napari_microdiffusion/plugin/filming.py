@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 
 from .background import Background
-from .layers import extra_axes, grid, header, place_source, top
+from .layers import Ran, extra_axes, grid, header, place_source, top
 from .model import Setup, covered
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class Filming(Background):
         self._source: Image | None = None
         self._setup = Setup()
 
-    def ask(self, setup: Setup, source: Image, base: Trained | None) -> None:
-        """Ask for a name and begin."""
+    def ask(self, setup: Setup, source: Image, base: Trained | None, before: Sequence[Ran]) -> None:
+        """Ask for a name and begin; what a run ``before`` has made of a time point is used."""
         path = self._files.asked_for_movie(setup.title, times_of(source), setup.time or 0)
         if path is not None:
-            self.film(setup, source, base, path)
+            self.film(setup, source, base, path, before)
 
-    def film(self, setup: Setup, source: Image, base: Trained | None, path: Path) -> None:
+    def film(self, setup: Setup, source: Image, base: Trained | None, path: Path, before: Sequence[Ran]) -> None:
         """Begin with the time point that is chosen; the volume of each goes beside ``path``, by its number."""
         from ..io import network_beside, of_time
         from ..io.target import beside
@@ -52,7 +53,8 @@ class Filming(Background):
         network = network_beside(shots[0].output)
         place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
         self._source, self._setup = source, setup
-        self._start(MovieWorker(shots, network, base, network.exists()), "Reading the images", self._end)
+        worker = MovieWorker(shots, network, base, network.exists(), before)
+        self._start(worker, "Reading the images", self._end)
 
     def _end(self, movie: Movie) -> None:
         source, self._source = self._source, None

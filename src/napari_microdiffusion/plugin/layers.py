@@ -44,6 +44,11 @@ class Ran:
     result: Result
     trained: Trained | None = None
 
+    def made(self, job: Job, stack: ProjectionStack) -> bool:
+        """Whether the result is what a job makes of a stack, without a network of other origin."""
+        alike = self.job == job and (self.stack.name, self.stack.acquisition) == (stack.name, stack.acquisition)
+        return alike and self.trained is None and not self.result.partial and self.stack.sha256 == stack.sha256
+
 
 # -- engine to layers ------------------------------------------------------------------------
 

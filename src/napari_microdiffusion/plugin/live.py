@@ -117,6 +117,18 @@ def show_chosen(viewer: ViewerModel, source: Image, chosen: dict[str, int]) -> N
         )
 
 
+def looked_at(viewer: ViewerModel, source: Image) -> dict[str, int]:
+    """The channel and time point of a layer that the sliders are at; empty where it is not shown yet."""
+    if viewer.dims.ndim < source.ndim or source not in viewer.layers:
+        return {}
+    found = {}
+    for axis, (name, length) in enumerate(extra_axes(source).items()):
+        point = viewer.dims.point[viewer.dims.ndim - source.ndim + axis]
+        index = round((point - float(source.translate[axis])) / float(source.scale[axis]))
+        found[name] = min(max(index, 0), length - 1)
+    return found
+
+
 def show_middle(viewer: ViewerModel, layer: Image) -> None:
     """Move the sliders to the middle of a layer unless they are inside it already, away from its ends."""
     if viewer.dims.ndisplay == 3:

@@ -16,9 +16,11 @@ from ..run import Job, Result, check, run
 from ..trained import Trained, load_trained, save_trained
 from ..volume import ProjectionStack
 from .follow import Follower, Progress
+from .layers import Ran
 from .worker import Load, StoppableWorker, explained, followed, torch_loaded
 
 NOTHING = "stopped before the first time point was done: nothing was written"
+REUSED = "Time point {} was reconstructed with these settings before: that result and its network are used"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,15 @@ class Movie:
 class MovieWorker(StoppableWorker[Progress, Movie]):
     """Reconstructs shots; ``base`` is the base model in use, where it is in memory."""
 
-    def __init__(self, shots: Sequence[Shot], network: Path, base: Trained | None, overwrite: bool = False) -> None:
-        super().__init__(film, shots, network, base, self.cancelled, overwrite)
+    def __init__(
+        self,
+        shots: Sequence[Shot],
+        network: Path,
+        base: Trained | None,
+        overwrite: bool = False,
+        before: Sequence[Ran] = (),
+    ) -> None:
+        super().__init__(film, shots, network, base, self.cancelled, overwrite, before)
 
 
 def film(
@@ -70,6 +79,7 @@ def film(
     base: Trained | None,
     cancelled: Callable[[], bool],
     overwrite: bool = False,
+    before: Sequence[Ran] = (),
 ) -> Generator[Progress, None, Movie]:
     """Reconstruct and write one shot after the other.
 
@@ -83,8 +93,10 @@ def film(
         Where what is learned of the first shot is kept.
     overwrite
         Whether that may replace what is there.
+    before
+        Runs that are done: what one of them has made of a shot is not made again.
     """
-    return (yield from explained(_filmed(shots, network, base, cancelled, overwrite)))
+    return (yield from explained(_filmed(shots, network, base, cancelled, overwrite, before)))
 
 
 class _Shots(Follower):
@@ -115,7 +127,12 @@ class _Shots(Follower):
 
 
 def _filmed(
-    shots: Sequence[Shot], network: Path, base: Trained | None, cancelled: Callable[[], bool], overwrite: bool
+    shots: Sequence[Shot],
+    network: Path,
+    base: Trained | None,
+    cancelled: Callable[[], bool],
+    overwrite: bool,
+    before: Sequence[Ran],
 ) -> Generator[Progress, None, Movie]:
     movie, follower, trained, kept = Movie(), _Shots(len(shots)), base, None
     yield from torch_loaded()
@@ -129,7 +146,10 @@ def _filmed(
             if not movie.done:
                 _check_outputs(shots, stack, network, overwrite)
             job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
-            result = yield from followed(_run(job, stack, trained, cancelled), follower)
+            known = None if trained else next((ran.result for ran in before if ran.made(job, stack)), None)
+            if known is not None:
+                follower.notice(Notice(REUSED.format(shot.time)))
+            result = known or (yield from followed(_run(job, stack, trained, cancelled), follower))
             if result.partial:
                 movie = replace(movie, complete=False)
                 break

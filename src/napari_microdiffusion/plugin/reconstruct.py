@@ -152,7 +152,7 @@ class ReconstructWidget(QWidget):
         if self._busy or source is None or self.problem():
             return
         base = self._bases.chosen(setup)
-        self._filming.ask(setup, source, None if base is None else base.trained)
+        self._filming.ask(setup, source, None if base is None else base.trained, self._results.runs())
 
     @property
     def _busy(self) -> bool:

@@ -63,6 +63,10 @@ class Results(QObject):
         """Layers that runs have made, the newest last."""
         return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") == "result"]
 
+    def runs(self) -> list[Ran]:
+        """What is kept of the runs that made them."""
+        return [ran for layer in self.layers() if isinstance(ran := facts(layer).get("ran"), Ran)]
+
     def chosen(self) -> Image | None:
         """The layer chosen in the box."""
         return next((layer for layer in self.layers() if layer.name == self._box.current()), None)
