@@ -156,7 +156,7 @@ def test_what_a_run_has_just_learned_is_not_learned_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    viewer, widget = ready(method="axial", overrides=SMALL, time=1)
+    _, widget = ready(method="axial", overrides=SMALL, time=1)
     widget.run()
     qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
     single = widget.results()[-1]
