@@ -289,6 +289,7 @@ def test_the_ridge_is_zero_without_overlap(noisy):
     _, _, projections = noisy
     assert Acquisition(slices=6, stride=6, count=40).ridge(projections) == 0
     assert Acquisition(slices=6, stride=9, count=40).ridge(projections) == 0
+    assert Acquisition(slices=6, stride=3, count=3, hidden=(0, 2)).ridge(projections[:1]) == 0
     for few in (projections[:3], np.zeros((3, 8, 8)), np.full((3, 8, 8), 7, np.uint8)):
         assert 0 < Acquisition(slices=6, stride=1, count=3).ridge(few) < np.inf
 

@@ -537,7 +537,8 @@ class TestReconstruct:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(commands, "prepare", pressed)
-        assert "nothing was written" in refused("reconstruct", "p.ome.tif", "-o", "v.tif", code=130)
+        assert "no file is left half-written" in refused("reconstruct", "p.ome.tif", "-o", "v.tif", code=130)
+        assert not Path("v.tif").exists()
 
     def test_overwrite(self) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method")
@@ -635,6 +636,22 @@ class TestMovie:
         used = (io.read_volume("v_t2.ome.tif").provenance or {})["weights_sha256"]
         assert used == fingerprint(network.weights)
         assert not Path("v_t0.ome.tif").exists()
+
+    @pytest.mark.parametrize(("error", "code"), [(RunFailed("the disk is full"), 1), (TooLarge("too large"), 2)])
+    def test_what_would_meet_the_others_too_ends_it(self, error, code, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_volume = io.write_volume
+
+        def write(volume: Any, path: Path, *a: Any, **k: Any) -> Any:
+            if "t1" in path.name:
+                raise error
+            return write_volume(volume, path, *a, **k)
+
+        monkeypatch.setattr(io, "write_volume", write)
+        result = invoke(*self.ORDER, "--method", "linear")
+        assert result.exit_code == code
+        assert f"time point 1 is left out: {error}" in result.stdout
+        assert "time point 2" not in result.stderr
+        assert [path.name for path in Path().glob("v_*")] == ["v_t0.ome.tif"]
 
     def test_ctrl_c_keeps_what_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def pressed(options: Any) -> Any:

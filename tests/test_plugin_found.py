@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -232,41 +233,46 @@ def collecting() -> Generator[None]:
 
 @pytest.mark.usefixtures("collecting")
 def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qtpy.QtCore import QObject
-
-    from napari_microdiffusion.plugin import collecting
-
-    monkeypatch.setattr(collecting, "MILLISECONDS", 5)
-    owner = QObject()
-    guard = collecting.MainThreadCollection(owner)
-    guard.begin()
-    guard.begin()
-    assert not gc.isenabled()
-    qtbot.waitUntil(lambda: guard._turns > 2, timeout=5000)
-    guard.end()
-    assert gc.isenabled()
-    gc.disable()
-    guard.begin()
-    guard.end()
-    assert not gc.isenabled()  # somebody else has switched it off
-    gc.enable()
-    guard.begin()
-    with qtbot.waitSignal(owner.destroyed):
-        owner.deleteLater()
-    assert gc.isenabled()
-
-
-@pytest.mark.usefixtures("collecting")
-def test_a_worker_that_outlives_its_panel_collects_nothing(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qtpy.QtCore import QObject
-
     from napari_microdiffusion.plugin import collecting
     from napari_microdiffusion.plugin.files import in_background
 
+    where: list[bool] = []
+    monkeypatch.setattr(collecting.gc, "collect", lambda _: where.append(threading.current_thread() is main))
     monkeypatch.setattr(collecting, "MILLISECONDS", 5)
+    monkeypatch.setattr(collecting, "_collection", cache(collecting.MainThreadCollection))
+    main, ends = threading.main_thread(), [threading.Event(), threading.Event()]
+    enabled: list[bool] = []
+    for end in ends:
+        in_background(lambda end=end: (enabled.append(gc.isenabled()), end.wait(10)), lambda _: None)
+    qtbot.waitUntil(lambda: len(where) > 2 and len(enabled) == 2, timeout=5000)
+    assert not any(enabled)
+    ends[0].set()
+    qtbot.wait(50)
+    assert not gc.isenabled()  # one is still at it
+    ends[1].set()
+    qtbot.waitUntil(gc.isenabled, timeout=5000)
+    assert all(where)
+
+
+@pytest.mark.usefixtures("collecting")
+def test_collection_that_somebody_else_has_switched_off_stays_so(qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.files import in_background
+
+    gc.disable()
+    with qtbot.waitSignal(in_background(lambda: None, lambda _: None).finished, timeout=5000):
+        pass
+    qtbot.wait(20)
+    assert not gc.isenabled()
+
+
+@pytest.mark.usefixtures("collecting")
+def test_a_worker_that_outlives_its_panel_collects_nothing(qtbot: Any) -> None:
+    from qtpy.QtCore import QObject
+
+    from napari_microdiffusion.plugin.files import in_background
+
     owner, release = QObject(), threading.Event()
-    collecting.MainThreadCollection(owner).begin()
-    worker = in_background(lambda: release.wait(10), lambda _: None)
+    worker = in_background(lambda: release.wait(10), lambda _: None, owner)
     with qtbot.waitSignal(owner.destroyed):
         owner.deleteLater()
     qtbot.wait(50)

@@ -276,6 +276,21 @@ def test_the_network_and_reliabilities_are_asked_about_too(
             path.unlink()
 
 
+def test_a_network_that_cannot_be_kept_keeps_nothing_from_the_others(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    _, widget = ready(method="axial", overrides=SMALL)
+    widget._filming.noticed.connect(told.append)
+    before_each(monkeypatch, lambda _: (tmp_path / "v_t0_network.safetensors").write_text("theirs"))
+    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch).startswith("3 volumes in")
+    assert (tmp_path / "v_t0_network.safetensors").read_text() == "theirs"
+    assert any(text.startswith("the network is not kept: ") for text in told)
+    first, *others = (read_volume(tmp_path / f"v_t{time}.ome.tif").provenance or {} for time in range(3))
+    assert first["job"]["weights"] is others[1]["job"]["weights"] is None
+    assert others[0]["weights_sha256"] == others[1]["weights_sha256"]
+
+
 def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

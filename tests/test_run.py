@@ -315,8 +315,10 @@ class TestNoise:
             assert (found.volume.reliability.upper >= found.volume.data).all()
         assert quiet.volume.reliability.std[0].mean() > 3 * raw.volume.reliability.std[0].mean()
 
-    def test_a_stop_meanwhile_keeps_a_picture(self, photons):
-        _, _, result = stopped(Conservative(), photons, "Denoising the projections", 2, denoise=True)
+    @pytest.mark.parametrize("method", [Conservative(), INR], ids=["conservative", "inr"])
+    def test_a_stop_meanwhile_keeps_a_picture_and_begins_nothing_more(self, method, photons):
+        _, later, result = stopped(method, photons, "Denoising the projections", 2, denoise=True)
+        assert not any(isinstance(event, Stage) for event in later)
         assert result.partial
         assert not was_denoised(result.volume.provenance)
         raw = reconstruct(photons, Conservative())
@@ -679,8 +681,13 @@ def test_cudnn_repeats_itself_during_a_run_on_cuda_only(monkeypatch):
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "benchmark", True)
     for device, during in (("cuda", (True, False)), ("cpu", (False, True))):
-        with repeatable(device):
-            assert (cudnn.deterministic, cudnn.benchmark) == during
+        first, second = repeatable(device), repeatable(device)
+        first.__enter__()
+        second.__enter__()
+        assert (cudnn.deterministic, cudnn.benchmark) == during
+        first.__exit__(None, None, None)  # of runs side by side, the one that began first
+        assert (cudnn.deterministic, cudnn.benchmark) == during
+        second.__exit__(None, None, None)
         assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
 
 

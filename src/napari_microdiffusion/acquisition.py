@@ -148,13 +148,12 @@ class Acquisition(BaseModel):
     @property
     def projection_centres(self) -> NDArray[np.float64]:
         """Centre of mass of every projection in use, in slices, shape (K,): s + Σ_j w_j (j + 1/2)."""
-        centre = float(self.profile_weights @ (np.arange(self.slices) + 0.5))
-        return self.starts.astype(np.float64) + centre
+        return self.starts.astype(np.float64) + self.first_centre
 
     @property
     def first_centre(self) -> float:
         """Centre of mass of the first projection that was acquired, in slices, be it in use or not."""
-        return float(self.replace(hidden=()).projection_centres[0])
+        return float(self.profile_weights @ (np.arange(self.slices) + 0.5))
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -281,14 +280,14 @@ class Acquisition(BaseModel):
         return unexplained
 
     def ridge(self, projections: NDArray[Any], noise: float | None = None) -> float:
-        """The ridge that `enforce` and `smoothest` need for these projections (K, y, x): 0 unless projections overlap.
+        """The ridge that `enforce` and `smoothest` need for these projections (K, y, x): 0 unless some overlap.
 
         Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
         condition number. The noise's variance over that of the change from slice to slice bounds this: under
         ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice. ``noise`` is
         the noise's variance, in squares of the intensity, where it is known otherwise than from the projections.
         """
-        if self.decoupled:
+        if self.decoupled or len(self.shown) == 1:
             return 0.0
         noise = noise_variance(projections) if noise is None else noise
         lag = self.apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from threading import Lock
 from traceback import clear_frames
 from typing import Annotated, Any, Literal, Protocol
 
@@ -31,6 +32,10 @@ WORKING_VOLUMES = 6
 
 RELIABILITY_VOLUMES = 6
 """Further ones for each reliability, a prior's too: its three arrays, on the engine's scale and on the input's."""
+
+_REPEATING = Lock()
+_FOUND: list[tuple[bool, bool]] = []
+"""cuDNN's settings as each run that is under way has found them."""
 
 
 class Work(Protocol):
@@ -211,9 +216,13 @@ def repeatable(device: str) -> Generator[None]:
         return
     from torch.backends import cudnn
 
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    with _REPEATING:
+        _FOUND.append((cudnn.deterministic, cudnn.benchmark))
+        cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
+        with _REPEATING:  # of runs side by side the last to end leaves things as the first has found them
+            found = _FOUND.pop()
+            if not _FOUND:
+                cudnn.deterministic, cudnn.benchmark = found

@@ -205,9 +205,10 @@ def _work(
         first = yield from _first(job, working, canvas, intensity, context)
     if job.method.learned:
         context.dtype = resolve_precision(job.precision, context.device)
-    train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
-    weights = yield from _shown(train, canvas, intensity)
     if not context.should_stop():
+        train = job.method.fit(working, context) if weights is None else job.method.refine(working, weights, context)
+        weights = yield from _shown(train, canvas, intensity)
+    if weights is not None and not context.should_stop():
         volume = first
         if volume is None:
             volume = yield from _shown(job.method.predict(working, weights, context), canvas, intensity)
@@ -220,7 +221,7 @@ def _work(
         quiet.widen(reliability)
     if job.method.consistency != "none":
         _make_consistent(stack, canvas, reliability)
-    return canvas, reliability, weights, quiet is not None
+    return canvas, reliability, weights or {}, quiet is not None
 
 
 def _first(

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from ..events import Event
+    from ..events import EngineError, Event
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "NAPARI_MICRODIFFUSION_DEBUG"
@@ -31,7 +31,7 @@ class Reporting(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; tracebacks only where the environment variable `DEBUG` is set."""
-        from ..events import EngineError, RunFailed
+        from ..events import EngineError
 
         for stream in (sys.stdout, sys.stderr):  # a pipe's encoding may lack Greek, and a result must not fail by that
             if isinstance(stream, io.TextIOWrapper):
@@ -39,18 +39,25 @@ class Reporting(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _complain("interrupted; nothing was written")
+            _complain("interrupted; no file is left half-written")
             raise typer.Exit(INTERRUPTED) from None
         except EngineError as error:
             if os.environ.get(DEBUG):
                 raise
             _complain(str(error))
-            raise typer.Exit(FAILED if isinstance(error, RunFailed) else BAD_INPUT) from None
+            raise typer.Exit(code_of(error)) from None
         except Exception as error:
             if os.environ.get(DEBUG) or _of_typer(error):
                 raise
             _complain(f"unexpected {type(error).__name__}: {error} (set {DEBUG}=1 to see where)")
             raise typer.Exit(FAILED) from None
+
+
+def code_of(error: EngineError) -> int:
+    """The exit code of a failure: whether what was given is at fault, or the run broke off."""
+    from ..events import RunFailed
+
+    return FAILED if isinstance(error, RunFailed) else BAD_INPUT
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ..checks import bytes_to_write
 from ..events import EngineError, InvalidInput
 from ..presets import name_of
 from .commands import reconstructed
-from .console import BAD_INPUT, INTERRUPTED, note
+from .console import BAD_INPUT, INTERRUPTED, code_of, note
 from .jobs import Options, Prepared, prepare
 
 
@@ -43,7 +43,10 @@ def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]
                 code = INTERRUPTED
                 break
             failed[time] = str(error)
-            continue
+            if isinstance(error, InvalidInput):  # of this one
+                continue
+            code = code_of(error)
+            break
         done.append(("; ".join(lines[:2]), values))
         if code:
             break

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qtpy.QtCore import QObject, Signal
 
 from ..events import RunFailed
+from .collecting import start
 from .parts import sentence
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Background(QObject):
         stopped = worker.stopped
         self.destroyed.connect(lambda *_: stopped.set())
         self.began.emit(stage)
-        worker.start()
+        start(worker)
 
     def _over(self) -> None:
         """There is nothing to keep."""

@@ -7,48 +7,55 @@ ever for the main thread, which waits for the worker.
 from __future__ import annotations
 
 import gc
+from functools import cache
+from typing import Any
 
-from qtpy.QtCore import QObject, QThreadPool, QTimer
+from qtpy.QtCore import QCoreApplication, QObject, QTimer
+from superqt.utils import WorkerBase
 
 MILLISECONDS = 1000
 MIDDLE, OLDEST = 10, 120
 """Turns of the timer after which older objects are looked through too, as Python itself does it now and then."""
 
 
-class MainThreadCollection:
-    """Switches automatic collection off from `begin` to `end`, and meanwhile collects on a timer of ``owner``."""
+def start(worker: WorkerBase[Any]) -> None:
+    """Start a worker; until it has finished, be its panel closed by then, garbage is collected in this thread alone."""
+    _collection().watch(worker)
+    worker.start()
 
-    def __init__(self, owner: QObject) -> None:
-        self._timer = QTimer(owner)
+
+class MainThreadCollection(QObject):
+    """Switches automatic collection off while workers run, and meanwhile collects on a timer."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._timer = QTimer(self)
         self._timer.setInterval(MILLISECONDS)
         self._timer.timeout.connect(self._collect)
-        self._turns, self._resume = 0, False
-        owner.destroyed.connect(lambda *_: self._left())  # which lives until then
+        self._running, self._turns, self._resume = 0, 0, False
 
-    def begin(self) -> None:
-        """Something starts to run."""
-        self._resume = self._resume or gc.isenabled()
-        gc.disable()
-        self._timer.start()
+    def watch(self, worker: WorkerBase[Any]) -> None:
+        """A worker is about to start."""
+        worker.finished.connect(self._finished)
+        self._running += 1
+        if self._running == 1:
+            self._resume = gc.isenabled()  # somebody else may have switched it off
+            gc.disable()
+            self._timer.start()
 
-    def end(self) -> None:
-        """Nothing runs any more."""
-        self._timer.stop()
-        self._restore()
-
-    def _left(self) -> None:
-        """The owner is gone; what it began may take a moment to stop, just when there is much garbage."""
-        if self._resume and QThreadPool.globalInstance().activeThreadCount():
-            QTimer.singleShot(MILLISECONDS, lambda: self._left())
-        else:
-            self._restore()
-
-    def _restore(self) -> None:
-        """As it was before; somebody else may have switched it off."""
-        if self._resume:
-            gc.enable()
-        self._resume = False
+    def _finished(self, *_: object) -> None:
+        self._running -= 1
+        if self._running == 0:
+            self._timer.stop()
+            if self._resume:
+                gc.enable()
 
     def _collect(self) -> None:
         self._turns += 1
         gc.collect(2 if self._turns % OLDEST == 0 else 1 if self._turns % MIDDLE == 0 else 0)
+
+
+@cache
+def _collection() -> MainThreadCollection:
+    """The application's own: collection is on or off for all of it."""
+    return MainThreadCollection(QCoreApplication.instance())

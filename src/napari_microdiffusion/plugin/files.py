@@ -16,6 +16,7 @@ from ..events import EngineError
 from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
+from .collecting import start
 from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, reliability, spacing_um
 from .live import show_middle
 from .model import Setup, covered
@@ -283,7 +284,7 @@ def in_background(
 
     worker = FunctionWorker(guarded)
     worker.returned.connect(told)
-    worker.start()
+    start(worker)
     return worker
 
 

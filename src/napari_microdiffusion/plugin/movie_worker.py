@@ -123,7 +123,11 @@ class _Shots(Follower):
         """Of the others what speaks against them."""
         if self._number > 1:
             for told in spoilt(stack):
-                super().notice(Notice(f"time point {time}: {told}"))
+                self.tell(f"time point {time}: {told}")
+
+    def tell(self, message: str) -> None:
+        """Keep what the user should know of the movie itself."""
+        super().notice(Notice(message))
 
 
 def _filmed(
@@ -148,7 +152,7 @@ def _filmed(
             job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
             known = None if trained else next((ran.result for ran in before if ran.made(job, stack)), None)
             if known is not None:
-                follower.notice(Notice(REUSED.format(shot.time)))
+                follower.tell(REUSED.format(shot.time))
             result = known or (yield from followed(_run(job, stack, trained, cancelled), follower))
             if result.partial:
                 movie = replace(movie, complete=False)
@@ -167,8 +171,11 @@ def _filmed(
             movie.interpolated.append(shot.time)
         if trained is None and job.method.transfers:
             quiet = was_denoised(result.volume.provenance)
-            kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
             trained = Trained(job.method, result.weights, stack.acquisition, stack.sha256, denoised=quiet)
+            try:
+                kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
+            except EngineError as error:  # the others can be made all the same
+                follower.tell(f"the network is not kept: {error}")
     yield follower.progress()  # what has not been told yet
     if not movie.done:
         raise RunFailed(NOTHING)

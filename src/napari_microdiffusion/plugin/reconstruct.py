@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,8 @@ from ..provenance import was_reconstructed
 from .background import Background
 from .base import AT_HAND
 from .basing import Basing
-from .collecting import MainThreadCollection
 from .data_box import DataBox
-from .files import Files
+from .files import Files, in_background
 from .filming import Filming, times_of
 from .layers import facts, header
 from .live import show_chosen
@@ -76,12 +74,11 @@ class ReconstructWidget(QWidget):
             self._basing: "There is no base model",
             self._filming: "There are no volumes",
         }
-        self._garbage = MainThreadCollection(self)
         self._lay_out()
         self._connect()
         self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
         self._offer_results()  # of a panel that was closed
-        threading.Thread(target=_warm_up, daemon=True).start()
+        in_background(_warm_up, lambda _: None, self)
 
     # -- the model ---------------------------------------------------------------------------
 
@@ -127,10 +124,10 @@ class ReconstructWidget(QWidget):
             show_error(self.problem())
             return
         self._before = self.result.current()
-        self._begin()
         base = self._bases.chosen(setup)
         trained = None if base is None else base.trained
         self._session = session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
+        self._begin()
         session.progressed.connect(self.run_box.show_progress)
         session.scored.connect(self.result.show_scores)
         session.opened.connect(self._opened)
@@ -204,14 +201,12 @@ class ReconstructWidget(QWidget):
     def _begin(self, stage: str = "Reading the images") -> None:
         """Something runs from now on."""
         self.run_box.begin(stage)
-        self._garbage.begin()
         self._trust.set_busy(True)
         self._basing.set_busy(True)
 
     def _finish(self, message: str, line: str, done: bool = True) -> None:
         """Nothing runs any more."""
         self._session = None
-        self._garbage.end()
         self.message = message
         self.run_box.end(line, done)
         self._trust.set_busy(False)

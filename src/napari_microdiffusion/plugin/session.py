@@ -14,6 +14,7 @@ from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
 from ..provenance import found_in
 from ..volume import ProjectionStack, Volume
+from .collecting import start
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_chosen, show_middle
 from .model import Setup
@@ -89,7 +90,7 @@ class Session(QObject):
 
     def start(self) -> None:
         """Start the worker."""
-        self._worker.start()
+        start(self._worker)
 
     def stop(self) -> None:
         """Ask the engine to stop; `ended` follows within a step."""
