@@ -30,8 +30,8 @@ def key(case: Case) -> str:
 
 def train(case: Case, path: Path) -> None:
     """Train the base model of a case on volumes other than its own; keep it at ``path``, and the seconds it took."""
+    from napari_microdiffusion.events import exhaust
     from napari_microdiffusion.pretraining import Pretraining, pretrain
-    from napari_microdiffusion.run import exhaust
     from napari_microdiffusion.trained import save_base
 
     plan = Pretraining(method=case.spec(), acquisition=case.acquisition, seed=case.seed, device=case.device)

@@ -223,8 +223,8 @@ def _trained_elsewhere(base: Path, case: Case) -> Weights:
 
 def _timed(job: Job, stack: ProjectionStack, weights: Weights | None) -> tuple[Result, dict[str, float]]:
     """The result, and the seconds that each stage took."""
-    from napari_microdiffusion.events import Event, Stage, relay
-    from napari_microdiffusion.run import exhaust, run
+    from napari_microdiffusion.events import Event, Stage, exhaust, relay
+    from napari_microdiffusion.run import run
 
     began: list[tuple[str, float]] = []
 
@@ -240,7 +240,7 @@ def _timed(job: Job, stack: ProjectionStack, weights: Weights | None) -> tuple[R
 
 
 def _held_out(job: Job, stack: ProjectionStack, weights: Weights | None) -> dict[str, Any]:
-    from napari_microdiffusion.run import exhaust
+    from napari_microdiffusion.events import exhaust
     from napari_microdiffusion.trust import held_out
 
     return {"held_out_psnr": exhaust(held_out(job, stack, weights=weights)).psnr}

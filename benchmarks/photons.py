@@ -19,9 +19,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_microdiffusion.checks import noise_of, noise_share
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.presets import spec
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

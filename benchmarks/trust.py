@@ -20,9 +20,10 @@ import numpy as np
 import tifffile
 from scipy.stats import spearmanr
 
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Axial
 from napari_microdiffusion.metrics import residual_stats
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.trust import held_out
 
 from .case import RESULTS, SHARED, Case, commit, protocol, stack_of

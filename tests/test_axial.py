@@ -15,14 +15,14 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import name_of, spec
-from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
+from napari_microdiffusion.run import Job, Result, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

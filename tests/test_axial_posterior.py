@@ -13,7 +13,7 @@ import torch
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.diffusion import Schedule
-from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, Stage, Step
+from napari_microdiffusion.events import Event, InvalidInput, Notice, Preview, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, AxialPosterior, Context, Method, Weights
 from napari_microdiffusion.methods._base import DENOISER, PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._deviations import Deviations
@@ -21,7 +21,7 @@ from napari_microdiffusion.methods._training import muon, take_step
 from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.presets import name_of, override, spec
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

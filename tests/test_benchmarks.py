@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.hardware import resolve_precision
 from napari_microdiffusion.presets import METHODS
-from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.run import Job
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import ProjectionStack
 

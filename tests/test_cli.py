@@ -22,12 +22,12 @@ from napari_microdiffusion import io, presets
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import fingerprint
 from napari_microdiffusion.cli import app, commands, console
-from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.events import Notice, RunFailed, Stage, Step, TooLarge, exhaust
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.pretraining import pretrained_methods
 from napari_microdiffusion.reliability import Reliability
-from napari_microdiffusion.run import Job, exhaust, reconstruct, run
+from napari_microdiffusion.run import Job, reconstruct, run
 from napari_microdiffusion.trained import load_trained, save_base, save_trained
 from napari_microdiffusion.trust import held_out
 from napari_microdiffusion.volume import ProjectionStack, Volume

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from napari_microdiffusion.denoiser import Denoiser, Injection, condition_features
 from napari_microdiffusion.diffusion import Parameterisation, Schedule, sample
-from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.unet import Conditioning, UNet
 
 PARAMETERISATIONS = get_args(Parameterisation)

@@ -12,9 +12,8 @@ from scipy.stats import poisson
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.denoising import Denoised, _counts, _roots, denoised
-from napari_microdiffusion.events import Notice, Step
+from napari_microdiffusion.events import Notice, Step, exhaust
 from napari_microdiffusion.reliability import Reliability
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 SHAPE = (5, 64, 64)

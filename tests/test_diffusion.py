@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_microdiffusion.diffusion import Schedule, clean_of, guided, sample, slice_noise, step
-from napari_microdiffusion.run import exhaust
+from napari_microdiffusion.events import exhaust
 
 T = 100
 BETAS = (1e-4, 0.02)

@@ -15,14 +15,14 @@ from napari_microdiffusion import diffusion
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.denoiser import Denoiser
 from napari_microdiffusion.diffusion import slice_noise
-from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, Conservative, Context, Cubic, Guided, Inr, Linear, Weights, _joint
 from napari_microdiffusion.methods._base import PRIOR, with_prefix, without_prefix
 from napari_microdiffusion.methods._crops import crops, cuts, paired, pairs
 from napari_microdiffusion.methods._joint import JointPrior
 from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.presets import spec, validated
-from napari_microdiffusion.run import check_weights, exhaust
+from napari_microdiffusion.run import check_weights
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.unet import UNet
 from napari_microdiffusion.volume import ProjectionStack

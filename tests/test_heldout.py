@@ -12,14 +12,14 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Event, InvalidInput, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, Inr, Linear, Method
 from napari_microdiffusion.methods._base import Weights
 from napari_microdiffusion.methods.heldout import HeldOut, folds, score
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS
-from napari_microdiffusion.run import exhaust, reconstruct
+from napari_microdiffusion.run import reconstruct
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 INR = Inr(features=16, width=8, layers=2, rays=256, steps=3)

@@ -27,11 +27,12 @@ from napari_microdiffusion import io
 from napari_microdiffusion import methods as package
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.cli import app
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Method, Weights
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.trained import save_base
 from napari_microdiffusion.volume import Volume
 

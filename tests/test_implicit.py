@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Event, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Context, Inr
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.trained import load_trained, save_trained
 from napari_microdiffusion.volume import ProjectionStack
 

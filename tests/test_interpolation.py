@@ -9,11 +9,10 @@ from scipy.interpolate import CubicSpline
 
 from conftest import REAL
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Preview
+from napari_microdiffusion.events import Preview, exhaust
 from napari_microdiffusion.methods import Conservative, Context, Cubic, Linear, Method
 from napari_microdiffusion.methods._base import make_consistent
 from napari_microdiffusion.phantoms import phantom
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 METHODS = (Linear, Cubic, Conservative)

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Conservative, Guided, Method, Weights
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.volume import Volume
 
 N = 6

@@ -11,10 +11,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import RunFailed
+from napari_microdiffusion.events import RunFailed, exhaust
 from napari_microdiffusion.methods import AnyMethod, Context, Linear, Method, _base
 from napari_microdiffusion.methods._base import seeded
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 KINDS: tuple[type[Method], ...] = get_args(get_args(AnyMethod)[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Stage, Step
+from napari_microdiffusion.events import Stage, Step, exhaust
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods._patches import Anisotropy
 from napari_microdiffusion.methods._planes import (
@@ -24,7 +24,6 @@ from napari_microdiffusion.methods._planes import (
     restore,
     through_planes,
 )
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 SIZES = (5, 5), (4, 9), (9, 4), (1, 6), (6, 1)

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import InvalidInput, Notice
+from napari_microdiffusion.events import InvalidInput, Notice, exhaust
 from napari_microdiffusion.io import write_projections, write_volume
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.phantoms import phantom
@@ -28,7 +28,6 @@ from napari_microdiffusion.plugin.scoring import _weights
 from napari_microdiffusion.plugin.worker import Outcome, drive
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.trained import Trained, load_trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

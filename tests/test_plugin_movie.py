@@ -13,7 +13,7 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import fingerprint
-from napari_microdiffusion.events import RunFailed
+from napari_microdiffusion.events import RunFailed, exhaust
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin import movie_worker
@@ -21,7 +21,7 @@ from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.movie_worker import Shot, film
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
-from napari_microdiffusion.run import Job, exhaust, reconstruct
+from napari_microdiffusion.run import Job, reconstruct
 from napari_microdiffusion.trained import load_trained
 from napari_microdiffusion.volume import ProjectionStack
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Event, Stage, Step
+from napari_microdiffusion.events import Event, Stage, Step, exhaust
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
 from napari_microdiffusion.metrics import Residual, evaluate, residual_map
@@ -27,7 +27,7 @@ from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.reliability import Reliability
-from napari_microdiffusion.run import Job, Result, exhaust
+from napari_microdiffusion.run import Job, Result
 from napari_microdiffusion.run import run as engine_run
 from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.trust import held_out

@@ -27,12 +27,13 @@ from napari_microdiffusion.events import (
     Stage,
     Step,
     TooLarge,
+    exhaust,
 )
 from napari_microdiffusion.methods import Context, Inr, Linear, Method, Weights
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.pretraining import Pretraining, check, pretrain, pretrained_methods, trained_on
-from napari_microdiffusion.run import Job, exhaust, run
+from napari_microdiffusion.run import Job, run
 from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

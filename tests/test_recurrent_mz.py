@@ -10,12 +10,11 @@ import torch
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Context, Linear, RecurrentMz, Weights
 from napari_microdiffusion.methods._sequences import Drawer, Variety, sequences
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import sources, spec
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 POINT = Acquisition(slices=4, profile="point")

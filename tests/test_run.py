@@ -33,6 +33,7 @@ from napari_microdiffusion.events import (
     Stage,
     Step,
     TooLarge,
+    exhaust,
 )
 from napari_microdiffusion.hardware import (
     repeatable,
@@ -43,7 +44,7 @@ from napari_microdiffusion.methods import Conservative, Context, Cubic, Guided, 
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.provenance import was_denoised
 from napari_microdiffusion.reliability import Reliability
-from napari_microdiffusion.run import Job, Result, exhaust, reconstruct, run
+from napari_microdiffusion.run import Job, Result, reconstruct, run
 from napari_microdiffusion.trained import Trained
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

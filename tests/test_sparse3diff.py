@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Event, Notice, Preview, RunFailed, Stage, Step
+from napari_microdiffusion.events import Event, Notice, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Conservative, Context, Ddpm, Sparse3Diff, Weights, sparse3diff
 from napari_microdiffusion.methods._subvolumes import Subvolumes
 from napari_microdiffusion.methods._windows import Windows
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import sources, spec
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 KINDS = {"sparse3diff": Sparse3Diff, "ddpm": Ddpm}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Context, _trial
 from napari_microdiffusion.methods._hidden import STRENGTHS, Hidden
 from napari_microdiffusion.methods._patches import Anisotropy, Cutter
@@ -26,7 +27,6 @@ from napari_microdiffusion.methods._trial import (
     by_sigma,
     least,
 )
-from napari_microdiffusion.run import exhaust
 from napari_microdiffusion.volume import ProjectionStack
 
 

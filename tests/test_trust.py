@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import DeviceUnavailable, InvalidInput, RunFailed, Stage, TooLarge
+from napari_microdiffusion.events import DeviceUnavailable, InvalidInput, RunFailed, Stage, TooLarge, exhaust
 from napari_microdiffusion.methods import Conservative, Context, Inr, Linear, Method
 from napari_microdiffusion.methods.heldout import score
-from napari_microdiffusion.run import Job, exhaust
+from napari_microdiffusion.run import Job
 from napari_microdiffusion.trust import HeldOut, held_out
 from napari_microdiffusion.volume import ProjectionStack
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Conservative
 from napari_microdiffusion.metrics import Residual, residual_stats
 from napari_microdiffusion.numerics import along_z
 from napari_microdiffusion.reliability import Reliability
-from napari_microdiffusion.run import Job, Result, exhaust, run
+from napari_microdiffusion.run import Job, Result, run
 from napari_microdiffusion.verdict import verdict
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

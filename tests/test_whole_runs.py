@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Stage, Step
+from napari_microdiffusion.events import Stage, Step, exhaust
 from napari_microdiffusion.methods import Guided
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain, pretrained_methods
-from napari_microdiffusion.run import Job, exhaust, reconstruct, run
+from napari_microdiffusion.run import Job, reconstruct, run
 from napari_microdiffusion.volume import ProjectionStack
 
 

@@ -20,7 +20,7 @@ _HOMES = {
     "ProjectionStack": "volume",
     "Job": "run",
     "reconstruct": "run",
-    "exhaust": "run",
+    "exhaust": "events",
     "Pretraining": "pretraining",
     "pretrain": "pretraining",
     "load_trained": "trained",

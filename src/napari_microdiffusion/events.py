@@ -66,6 +66,16 @@ def relay(
             yield event
 
 
+def exhaust(events: Generator[Event, None, Returned]) -> Returned:
+    """Run a generator to its end and give its return value."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            value: Returned = stop.value
+            return value
+
+
 class EngineError(Exception):
     """Base of the errors that are meant for users: the message says what is wrong and what to do."""
 

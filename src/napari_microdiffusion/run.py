@@ -17,7 +17,7 @@ from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
 from .checks import check_suited, check_weights, noisy, spoilt
 from .denoising import denoised
-from .events import Event, InvalidInput, Notice, Preview, Returned, relay
+from .events import Event, InvalidInput, Notice, Preview, Returned, exhaust, relay
 from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
@@ -165,16 +165,6 @@ def reconstruct(
         return exhaust(run(job, stack)).volume
     method.check(stack, denoise)
     return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
-
-
-def exhaust(events: Generator[Event, None, Returned]) -> Returned:
-    """Run a generator to its end and give its return value."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as stop:
-            value: Returned = stop.value
-            return value
 
 
 def check(job: Job, stack: ProjectionStack) -> None:

@@ -12,18 +12,16 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from ..events import EngineError, Event
+    from ..events import EngineError, Event, Returned
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "NAPARI_MICRODIFFUSION_DEBUG"
-
-Returned = TypeVar("Returned")
 
 
 class Reporting(TyperGroup):
@@ -129,13 +127,10 @@ class Progress:
 
 def follow(events: Generator[Event, None, Returned]) -> Returned:
     """Run a generator of events to its end with its progress shown, and give its return value."""
+    from ..events import exhaust, relay
+
     with Progress() as progress:
-        while True:
-            try:
-                progress.show(next(events))
-            except StopIteration as stop:
-                value: Returned = stop.value
-                return value
+        return exhaust(relay(events, progress.show))
 
 
 class Interrupt:

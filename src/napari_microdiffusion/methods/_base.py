@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Weights = dict[str, "torch.Tensor"]
-
+Net = TypeVar("Net", bound="torch.nn.Module")
 
 _SEEDING = Lock()
 
@@ -63,6 +63,10 @@ class Context:
     volumes: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     stopped: bool = field(default=False, repr=False)
     _last_preview: float = field(default_factory=time.monotonic, repr=False)
+
+    def at_once(self, each: int) -> int:
+        """How many slices, planes or subvolumes of so many bytes in a network make a batch."""
+        return max(1, self.batch_bytes // each)
 
     def should_stop(self) -> bool:
         """Whether to break off now; remembered in ``stopped``."""
@@ -254,6 +258,12 @@ PRIOR, DENOISER = "prior.", "denoiser."
 def kept(net: torch.nn.Module) -> Weights:
     """A network's weights by name, on the CPU, as they are kept."""
     return with_prefix(net.state_dict(), "")
+
+
+def loaded(net: Net, weights: Weights) -> Net:
+    """The network with these weights, to be used as it is."""
+    net.load_state_dict(weights)
+    return net.requires_grad_(False).eval()
 
 
 def with_prefix(weights: Weights, prefix: str) -> Weights:

@@ -97,7 +97,7 @@ class Deviations:
             axis = next(axes)
             clean = torch.empty_like(noisy)
             volumes = [volume.movedim(axis, 0) for volume in (noisy, mean, std)]  # views (planes, Z, pixels)
-            at_once = max(1, self.context.batch_bytes // plane_bytes(self.denoiser, volumes[0][0].numel()))
+            at_once = self.context.at_once(plane_bytes(self.denoiser, volumes[0][0].numel()))
             for start in range(0, len(volumes[0]), at_once):
                 if self.context.should_stop():
                     return noisy  # the caller asks too, and drops it

@@ -141,7 +141,7 @@ def through_planes(
     acquisition, ridge = stack.acquisition, stack.ridge
     depth, height, width = volume.shape
     images, (count, length) = volume.reshape(depth, -1), extent((height, width), direction)
-    at_once = max(1, min(context.batch_bytes // plane_bytes(net, depth * length), -(-count // parts)))
+    at_once = min(context.at_once(plane_bytes(net, depth * length)), -(-count // parts))
     for start in range(0, count, at_once):
         pixels, inside = lines((height, width), direction, start, min(start + at_once, count))
         planes = np.take(images, pixels, axis=1).transpose(1, 0, 2)

@@ -12,7 +12,6 @@ from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context, autocast
 from ._crops import depths
-from .interpolation import Linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +96,7 @@ class Sampler:
         import torch
 
         here = slice(batch.start, batch.stop)
-        closest = along_z(Linear().matrix(self.stack)[here], self.stack.data)
+        closest = along_z(self.stack.acquisition.linear[here], self.stack.data)
         images = torch.from_numpy(closest)[:, None].to(guide.device) * 2 - 1
         z = depths(self.stack.acquisition.slice_centres[here], self.stack).to(guide.device)
         with torch.no_grad(), autocast(self.context):

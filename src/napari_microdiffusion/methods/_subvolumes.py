@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, kept, seeded
+from ._base import Context, Method, Weights, autocast, kept, loaded, seeded
 from ._filling import Filling
 from ._settings import (
     BetaEnd,
@@ -27,12 +27,11 @@ from ._settings import (
     UNetChannels,
     setting,
 )
-from ._training import ahead, descend, muon
+from ._training import ahead, descend, optimisers_of
 from ._windows import Drawer, Variety, Windows
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
+    from torch import Tensor
 
     from ..subvolume import SubvolumeNet
 
@@ -122,7 +121,7 @@ class Subvolumes(Method):
         draw = Drawer(volumes, windows, variety, context.seed)
         some = draw(64)
         net.calibrate(some.known.to(context.device), some.clean.to(context.device))
-        optimisers = self.optimisers(net, self.learning_rate)
+        optimisers = optimisers_of(net, self.optimiser, self.learning_rate)
         with ahead(lambda: draw(self.batch), context) as subvolumes:
 
             def loss() -> Tensor:
@@ -225,7 +224,7 @@ class Subvolumes(Method):
 
     def _batches(self, stack: ProjectionStack, indices: range, context: Context) -> list[range]:
         """Subvolumes that are denoised together, as many as memory holds."""
-        size = max(1, context.batch_bytes // self._subvolume_bytes(stack))
+        size = context.at_once(self._subvolume_bytes(stack))
         return [indices[start : start + size] for start in range(0, len(indices), size)]
 
     def _subvolume_bytes(self, stack: ProjectionStack) -> int:
@@ -233,14 +232,6 @@ class Subvolumes(Method):
         pixels = stack.shape[1] * stack.shape[2]
         images = 8 * (stack.acquisition.step + len(self.windows(stack.acquisition).measured))
         return 4 * pixels * (images + 12 * self.channels // self.fold**2) * (2 if self.guiding else 1)
-
-    def optimisers(self, net: nn.Module, learning_rate: float) -> list[Optimizer]:
-        """Muon for the matrices and Adam for the others, or AdamW for all."""
-        import torch
-
-        if self.optimiser == "muon":
-            return muon(net, learning_rate)
-        return [torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=1e-4)]
 
     def _network(self, acquisition: Acquisition, context: Context) -> SubvolumeNet:
         """The untrained network; the seed fixes its first weights."""
@@ -268,6 +259,5 @@ class Subvolumes(Method):
             return SubvolumeNet(unet, schedule, between, self.parameterisation).to(context.device)
 
     def loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> SubvolumeNet:
-        net = self._network(stack.acquisition, context)
-        net.load_state_dict(weights)
-        return net.requires_grad_(False).eval()
+        """The trained network, to be used as it is."""
+        return loaded(self._network(stack.acquisition, context), weights)

@@ -49,6 +49,19 @@ def muon(net: nn.Module, learning_rate: float) -> list[Optimizer]:
     ]
 
 
+def optimisers_of(net: nn.Module, name: str, learning_rate: float) -> list[Optimizer]:
+    """``muon`` as above, or ``adam`` or ``adamw`` for all parameters."""
+    import torch
+
+    match name:
+        case "muon":
+            return muon(net, learning_rate)
+        case "adamw":
+            return [torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=1e-4)]
+        case _:
+            return [torch.optim.Adam(net.parameters(), lr=learning_rate)]
+
+
 def pseudo_huber(error: Tensor, delta: float) -> Tensor:
     """Mean of error² well below δ, of 2δ(|error| − δ) well beyond (Charbonnier et al. 1997); errors of any shape."""
     return 2 * (error.square() / (((error / delta).square() + 1).sqrt() + 1)).mean()

@@ -51,10 +51,10 @@ class Windows:
         weights = self.acquisition.profile_weights
         return weights[: int(np.flatnonzero(weights)[-1]) + 1]
 
-    @cached_property
+    @property
     def centre(self) -> float:
         """Of a projection, in slices from its start."""
-        return float(self.profile @ (np.arange(len(self.profile)) + 0.5))
+        return self.acquisition.first_centre
 
     @property
     def exact(self) -> bool:

@@ -21,7 +21,7 @@ from ..optics import axial_blur_um
 from ..provenance import Findings
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
-from ._base import Context, Method, Weights, kept, make_consistent, seeded
+from ._base import Context, Method, Weights, kept, loaded, make_consistent, seeded
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
@@ -319,8 +319,7 @@ class Axial(Method):
     def loaded(self, stack: ProjectionStack, weights: Weights, context: Context) -> PlaneNet:
         """The trained network, to be used as it is."""
         net = self.network(stack, context)
-        net.load_state_dict({name: weights[name] for name in net.state_dict()})
-        return net.requires_grad_(False).eval()
+        return loaded(net, {name: weights[name] for name in net.state_dict()})
 
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:

@@ -18,7 +18,18 @@ from ..events import Event, Notice, Preview, Stage, relay
 from ..provenance import Findings
 from ..reliability import Z90, Reliability
 from ..volume import ProjectionStack, Volume
-from ._base import DENOISER, PRIOR, Context, Method, Weights, make_consistent, seeded, with_prefix, without_prefix
+from ._base import (
+    DENOISER,
+    PRIOR,
+    Context,
+    Method,
+    Weights,
+    loaded,
+    make_consistent,
+    seeded,
+    with_prefix,
+    without_prefix,
+)
 from ._deviations import Deviations
 from ._planes import fold_of
 from ._settings import Blocks, DiffusionSteps, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, setting
@@ -112,8 +123,7 @@ class AxialPosterior(Method):
             return volume
         yield Preview(0, volume.data.copy())
         model = self._model(stack, context)
-        model.denoiser.load_state_dict(without_prefix(weights, DENOISER))
-        model.denoiser.requires_grad_(False).eval()
+        loaded(model.denoiser, without_prefix(weights, DENOISER))
         anisotropy, trial = self.prior.anisotropy_of(prior), Trial.of(prior)
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))

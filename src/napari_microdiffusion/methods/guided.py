@@ -18,7 +18,19 @@ from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..provenance import Findings
 from ..volume import ProjectionStack
-from ._base import DENOISER, PRIOR, Context, Method, Weights, autocast, finite, seeded, with_prefix, without_prefix
+from ._base import (
+    DENOISER,
+    PRIOR,
+    Context,
+    Method,
+    Weights,
+    autocast,
+    finite,
+    loaded,
+    seeded,
+    with_prefix,
+    without_prefix,
+)
 from ._crops import crops, cuts, depths, intensities, paired, pairs
 from ._joint import JointPrior, optimiser
 from ._sampling import Sampler
@@ -161,12 +173,10 @@ class Guided(Method):
         import torch
 
         prior = yield from self._prior_volume(stack, weights, context)
-        data = along_z(Linear().matrix(stack), stack.data) if prior is None else prior.copy()
+        data = along_z(stack.acquisition.linear, stack.data) if prior is None else prior.copy()
         if context.should_stop():
             return data
-        denoiser = self._denoiser(context)
-        denoiser.load_state_dict(without_prefix(weights, DENOISER))
-        denoiser.requires_grad_(False).eval()
+        denoiser = loaded(self._denoiser(context), without_prefix(weights, DENOISER))
         sampler = self._sampler(denoiser, stack, context)
         blocks = sampler.blocks()
         yield Stage("Denoising the slices", len(blocks) * len(sampler.levels))
@@ -295,7 +305,7 @@ class Guided(Method):
             fresh=self.sampler == "ddpm",
             guidance=self.guidance,
             every_step=self.consistency == "every_step",
-            at_once=max(1, context.batch_bytes // self._slice_bytes(stack)),
+            at_once=context.at_once(self._slice_bytes(stack)),
         )
 
     def _slice_bytes(self, stack: ProjectionStack) -> int:

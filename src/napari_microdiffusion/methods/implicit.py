@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Event, Preview, Stage, Step
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, decay, finite, kept, make_consistent, seeded
+from ._base import Context, Method, Weights, autocast, decay, finite, kept, loaded, make_consistent, seeded
 from ._settings import FinalConsistency, RateSchedule, Steps, setting
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Inr(Method):
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        net = self.network(stack, context)
-        net.load_state_dict(weights)
+        net = loaded(self.network(stack, context), weights)
         yield Stage("Computing the volume", stack.acquisition.depth)
         data = np.zeros(stack.volume_shape, np.float32)
         for z, image in self._slices(net, stack, context):

@@ -16,13 +16,13 @@ from ..acquisition import Acquisition
 from ..events import Event, Preview, Stage, Step
 from ..numerics import along_z
 from ..volume import ProjectionStack
-from ._base import Context, Method, Weights, autocast, kept, seeded
+from ._base import Context, Method, Weights, autocast, kept, loaded, seeded
 from ._sequences import Batch, Drawer, Variety, sequences
 from ._settings import Crop, Crops, FinalConsistency, LearningRate, NetworkChannels, RateSchedule, Steps, setting
-from ._training import ahead, descend, muon
+from ._training import ahead, descend, optimisers_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn, optim
+    from torch import Tensor
 
     from ..recurrent import RecurrentUNet
 
@@ -68,7 +68,7 @@ class RecurrentMz(Method):
         variety = Variety(self.inputs, self.crop, self.hiding, self.blur, self.noise)
         draw = Drawer(volumes, acquisition, variety, context.seed)
         net = self._network(context)
-        optimisers = self._optimisers(net)
+        optimisers = optimisers_of(net, self.optimiser, self.learning_rate)
         with ahead(lambda: draw(self.batch), context) as crops:
 
             def loss() -> Tensor:
@@ -84,11 +84,9 @@ class RecurrentMz(Method):
         images = stack.data.astype(np.float32, copy=False)
         shown = sequences(stack.acquisition, self.inputs)
         data = along_z(stack.acquisition.linear, images)
-        net = self._network(context)
-        net.load_state_dict(weights)
-        net.requires_grad_(False).eval()
+        net = loaded(self._network(context), weights)
         wanted = np.flatnonzero(~stack.acquisition.fixed)
-        size = max(1, context.batch_bytes // self._slice_bytes(stack))
+        size = context.at_once(self._slice_bytes(stack))
         yield Stage("Making the slices", len(wanted))
         yield Preview(0, data.copy())
         for first in range(0, len(wanted), size):
@@ -119,14 +117,6 @@ class RecurrentMz(Method):
 
         with seeded(context.seed):
             return RecurrentUNet(self.channels, self.levels, silent=self.residual).to(context.device)
-
-    def _optimisers(self, net: nn.Module) -> list[optim.Optimizer]:
-        """Adam for all parameters, or Muon for the matrices and Adam for the others."""
-        import torch
-
-        if self.optimiser == "adam":
-            return [torch.optim.Adam(net.parameters(), lr=self.learning_rate)]
-        return muon(net, self.learning_rate)
 
     def _loss(self, net: RecurrentUNet, batch: Batch, context: Context) -> Tensor:
         """The error of the slices, and their dissimilarity in structure."""

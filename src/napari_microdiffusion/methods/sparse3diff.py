@@ -14,7 +14,7 @@ from ._base import Context, Weights, autocast, finite, kept
 from ._filling import Filling
 from ._settings import UNGUIDED, Guidance, setting
 from ._subvolumes import Subvolumes
-from ._training import take_step
+from ._training import optimisers_of, take_step
 from ._windows import Batch
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Sparse3Diff(Subvolumes):
 
         net = self.loaded(stack, weights, context).requires_grad_(True)
         filling = Filling(stack, self.windows(stack.acquisition))
-        optimisers = self.optimisers(net, self.align_rate)
+        optimisers = optimisers_of(net, self.optimiser, self.align_rate)
         random = np.random.default_rng(context.seed)
         generator = torch.Generator().manual_seed(context.seed)
         yield Stage(name, len(turns) * self.align_passes)
