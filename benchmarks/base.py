@@ -40,8 +40,8 @@ def train(case: Case, path: Path) -> None:
     began = time.monotonic()
     base = exhaust(pretrain(plan, volumes))
     seconds = time.monotonic() - began
-    check_left_out(case.volume, {volume.name: volume.sha256 for volume in base.volumes})
-    record = {"seconds": seconds, "commit": made_with, "trained_on": [volume.name for volume in base.volumes]}
+    check_left_out(case.volume, {volume.name: volume.sha256 for volume in base.origin.volumes})
+    record = {"seconds": seconds, "commit": made_with, "trained_on": [volume.name for volume in base.origin.volumes]}
     path.with_suffix(".json").write_text(json.dumps(record))
     save_base(path, base, overwrite=True)  # last: where it is, it is whole
 

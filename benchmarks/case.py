@@ -216,8 +216,8 @@ def _trained_elsewhere(base: Path, case: Case) -> Weights:
     from napari_microdiffusion.trained import load_trained
 
     trained = load_trained(base, method=case.spec())
-    assert trained.volumes
-    check_left_out(case.volume, {volume.name: volume.sha256 for volume in trained.volumes})
+    assert trained.origin.volumes
+    check_left_out(case.volume, {volume.name: volume.sha256 for volume in trained.origin.volumes})
     return trained.weights
 
 

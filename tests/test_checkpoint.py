@@ -11,19 +11,20 @@ from safetensors.torch import load_file, save_file
 
 from napari_microdiffusion import checkpoint
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import VolumeRecord, fingerprint, load_weights, save_weights
+from napari_microdiffusion.checkpoint import Origin, VolumeRecord, fingerprint, load_weights, save_weights
 from napari_microdiffusion.events import InvalidInput, RunFailed
 
 WEIGHTS = {"prior.a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(4)}
 ACQUISITION = Acquisition(slices=6, profile="gaussian", fwhm=4.0, count=5, hidden=(1,))
+ORIGIN = Origin(acquisition=ACQUISITION)
 
 
 def test_save_then_load(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION, input_sha256="ab12")
+    origin = Origin(acquisition=ACQUISITION, input_sha256="ab12")
+    path = save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, origin)
     found = load_weights(path)
-    assert found.input_sha256 == "ab12"
+    assert found.origin == origin
     assert found.spec == {"kind": "inr"}
-    assert found.acquisition == ACQUISITION
     assert found.weights.keys() == WEIGHTS.keys()
     for name, tensor in WEIGHTS.items():
         assert found.weights[name].dtype == tensor.dtype
@@ -36,20 +37,19 @@ def test_what_base_models_record(tmp_path: Path) -> None:
         VolumeRecord(name="a", shape=(9, 32, 40), sha256="ab"),
         VolumeRecord(name="b", shape=(7, 8, 9), sha256="c"),
     )
-    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION, volumes=volumes, complete=False)
-    found = load_weights(path)
-    assert (found.volumes, found.complete, found.input_sha256) == (volumes, False, None)
+    origin = Origin(acquisition=ACQUISITION, volumes=volumes, complete=False)
+    assert load_weights(save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, origin)).origin == origin
 
 
 def test_files_from_before_base_models(tmp_path: Path) -> None:
     record = {"format": 1, "spec": {}, "software": "1", "acquisition": {"slices": 6}, "input_sha256": "ab"}
     save_file(WEIGHTS, tmp_path / "w.safetensors", {"napari_microdiffusion": json.dumps(record)})
     found = load_weights(tmp_path / "w.safetensors")
-    assert (found.volumes, found.complete, found.input_sha256) == ((), True, "ab")
+    assert (found.origin.volumes, found.origin.complete, found.origin.input_sha256) == ((), True, "ab")
 
 
 def test_the_fingerprint_is_of_names_types_shapes_and_bytes(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN)
     same = fingerprint(WEIGHTS)
     assert len(same) == 64
     assert fingerprint(load_weights(path).weights) == same
@@ -68,26 +68,26 @@ def test_the_fingerprint_is_of_names_types_shapes_and_bytes(tmp_path: Path) -> N
 
 def test_shared_and_transposed_tensors(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
-    path = save_weights(tmp_path / "w.safetensors", {}, {"t": base.T, "part": base[1:]}, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {}, {"t": base.T, "part": base[1:]}, ORIGIN)
     assert torch.equal(load_weights(path).weights["t"], base.T)
     assert torch.equal(load_weights(path).weights["part"], base[1:])
 
 
 def test_bad_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match="trains nothing"):
-        save_weights(tmp_path / "w.safetensors", {"kind": "linear"}, {}, ACQUISITION)
+        save_weights(tmp_path / "w.safetensors", {"kind": "linear"}, {}, ORIGIN)
     with pytest.raises(InvalidInput, match=r"\.safetensors"):
-        save_weights(tmp_path / "w.pt", {}, WEIGHTS, ACQUISITION)
-    save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ACQUISITION)
+        save_weights(tmp_path / "w.pt", {}, WEIGHTS, ORIGIN)
+    save_weights(tmp_path / "w.safetensors", {"kind": "inr"}, WEIGHTS, ORIGIN)
     with pytest.raises(InvalidInput, match="exists already"):
-        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunFailed, match="No space left"):
-        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION, overwrite=True)
+        save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN, overwrite=True)
     assert load_weights(tmp_path / "w.safetensors").spec == {"kind": "inr"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
@@ -103,7 +103,7 @@ def test_not_a_weights_file(tmp_path: Path, content: bytes) -> None:
 
 def test_weights_in_use_do_not_hang_on_their_file(tmp_path: Path) -> None:
     """A file that is mapped and cut short would end the whole program."""
-    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN)
     weights = load_weights(path).weights
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -114,7 +114,7 @@ def test_weights_in_use_do_not_hang_on_their_file(tmp_path: Path) -> None:
 
 
 def test_cut_short(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(InvalidInput, match="damaged"):
         load_weights(path)
@@ -147,5 +147,5 @@ def test_wrong_metadata(tmp_path: Path, metadata: dict[str, str] | None, message
 
 
 def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ACQUISITION)
+    path = save_weights(tmp_path / "w.safetensors", {}, WEIGHTS, ORIGIN)
     assert torch.equal(load_file(path)["prior.a"], WEIGHTS["prior.a"])

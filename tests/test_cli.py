@@ -461,11 +461,11 @@ class TestReconstruct:
         done(*order, "--set", "fine_tuning=2", "--save-weights", "again.safetensors")
         again = load_trained("again.safetensors")
         assert again.method.fine_tuning == 2  # type: ignore[attr-defined]
-        assert not again.denoised
+        assert not again.origin.denoised
         keep = ("--overwrite", "--save-weights", "quiet.safetensors")
         quiet = invoke(*order, "--set", "fine_tuning=1", "--denoise", *keep)
         assert "as they were measured, and these are denoised" in quiet.stderr
-        assert load_trained("quiet.safetensors").denoised
+        assert load_trained("quiet.safetensors").origin.denoised
 
     def test_integer_export_says_its_mapping(self) -> None:
         order = ("reconstruct", "p.ome.tif", "-o", "v.tif", "--method", "cubic", "--dtype", "uint8", "--overwrite")
@@ -810,9 +810,9 @@ class TestPretrain:
         assert "Training on full volumes: 2 steps" in result.stderr
         trained = load_trained("base.safetensors")
         assert trained.is_base
-        assert trained.complete
-        assert trained.acquisition == Acquisition(slices=6, profile="point")
-        assert [volume.shape for volume in trained.volumes] == [(18, 40, 33), (32, 64, 64)]
+        assert trained.origin.complete
+        assert trained.origin.acquisition == Acquisition(slices=6, profile="point")
+        assert [volume.shape for volume in trained.origin.volumes] == [(18, 40, 33), (32, 64, 64)]
         assert trained.method.steps == 2  # type: ignore[attr-defined]
 
     def test_files_are_used_once_and_what_is_said(self) -> None:
@@ -955,8 +955,8 @@ class TestPretrain:
         assert np.abs(io.read_volume("v.ome.tif").data - io.read_volume("w.ome.tif").data).max() > 0
         fitted, base = load_trained("fitted.safetensors"), load_trained("base.safetensors")
         assert fitted.is_base
-        assert fitted.volumes == base.volumes
-        assert fitted.input_sha256 == io.read_projections("s.ome.tif").sha256
+        assert fitted.origin.volumes == base.origin.volumes
+        assert fitted.origin.input_sha256 == io.read_projections("s.ome.tif").sha256
         assert fingerprint(fitted.weights) != fingerprint(base.weights)
         again = invoke(*order, "x.ome.tif", "--base", "fitted.safetensors")
         assert again.exit_code == 0, again.stderr
@@ -1449,7 +1449,7 @@ class TestProcess:
         assert Path(values["output"]).name == name
         assert not existing or (folder / "base.safetensors").read_text() == "finished"
         trained = load_trained(folder / name)
-        assert not trained.complete
+        assert not trained.origin.complete
         stack = replace(io.read_projections("p.ome.tif"), acquisition=Acquisition(slices=6, profile="point"))
         assert "stopped before its end" in (trained.check_input(stack) or "")
         assert exhaust(run(Job(method=trained.method), stack, weights=trained.weights)).volume.shape == (30, 64, 64)

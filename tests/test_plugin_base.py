@@ -183,14 +183,14 @@ def test_train_and_use(ready: Open, qtbot: Any, tmp_path: Path) -> None:
     layer, said = run(qtbot, widget)
     assert not said
     ran = facts(layer)["ran"]
-    assert [record.name for record in ran.trained.volumes] == ["other vessels"]
+    assert [record.name for record in ran.trained.origin.volumes] == ["other vessels"]
     assert len(facts(layer)["provenance"]["weights_sha256"]) == 64
     assert not widget.result._weights.isEnabled()  # it is the base model itself
     assert _weights(ran) is ran.result.given
     saved: list[Path] = []
     widget._files.write_base(widget._bases.chosen(widget.value()).trained, tmp_path / "b.safetensors", saved.append)
     qtbot.waitUntil(lambda: bool(saved), timeout=10_000)
-    assert load_trained(saved[0]).origin.startswith("1 volume (other vessels), for 6 slices")
+    assert load_trained(saved[0]).description.startswith("1 volume (other vessels), for 6 slices")
     assert len(viewer.layers) == 4
 
 
@@ -204,7 +204,7 @@ def test_stop_keeps_what_was_learned(ready: Open, qtbot: Any) -> None:
         widget.run_box.stop_button.click()
     assert "stopped early" in caught.args[0]
     assert "stopped early" in widget.method.base.text.text()
-    assert not widget._bases.of("recurrent_mz").trained.complete
+    assert not widget._bases.of("recurrent_mz").trained.origin.complete
     _, said = run(qtbot, widget)
     assert any("stopped before its end" in text for text in said)
 
@@ -262,7 +262,7 @@ def test_save_and_load(
     fresh.method.base.load_button.click()
     qtbot.waitUntil(lambda: fresh.value().weights == path, timeout=10_000)
     assert (fresh.value().overrides, fresh.problem()) == (SMALL, "")
-    assert fresh._bases.of("recurrent_mz").trained.volumes == trained.volumes
+    assert fresh._bases.of("recurrent_mz").trained.origin.volumes == trained.origin.volumes
 
 
 def test_a_setup_that_names_a_file(ready: Open, qtbot: Any, trained: Trained, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_folder(
     said: list[str] = []
     widget._basing.noticed.connect(said.append)
     train(qtbot, widget)
-    assert [record.name for record in widget._bases.of("recurrent_mz").trained.volumes] == ["one"]
+    assert [record.name for record in widget._bases.of("recurrent_mz").trained.origin.volumes] == ["one"]
     assert len(said) == 1
     assert "truth (ground truth" in said[0]
     assert "projections.ome.tif holds projections" in said[0]

@@ -198,8 +198,8 @@ def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network
     qtbot.waitUntil(path.exists, timeout=10_000)
     saved = load_trained(path)
     assert saved.method == ran.job.method != load_trained(network).method
-    assert saved.complete
-    assert saved.denoised is False
+    assert saved.origin.complete
+    assert saved.origin.denoised is False
     widget.setValue(widget.value().replace(**choices_of(saved.method), weights=path))
     widget.setValue(widget.value().replace(overrides={**SMALL, "fine_tuning": 0}))
     with qtbot.waitSignal(widget.finished, timeout=60_000):
@@ -223,8 +223,11 @@ def test_a_network_of_other_settings_is_refused(opened: Open, qtbot: Any, networ
 
 
 @pytest.fixture
-def collecting() -> Generator[None]:
-    """Automatic collection on, and as it was afterwards."""
+def collecting(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Automatic collection on, and as it was afterwards; workers of other tests do not count."""
+    from napari_microdiffusion.plugin import collecting
+
+    monkeypatch.setattr(collecting, "_collection", cache(collecting.MainThreadCollection))
     before = gc.isenabled()
     gc.enable()
     yield
@@ -239,7 +242,6 @@ def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: 
     where: list[bool] = []
     monkeypatch.setattr(collecting.gc, "collect", lambda _: where.append(threading.current_thread() is main))
     monkeypatch.setattr(collecting, "MILLISECONDS", 5)
-    monkeypatch.setattr(collecting, "_collection", cache(collecting.MainThreadCollection))
     main, ends = threading.main_thread(), [threading.Event(), threading.Event()]
     enabled: list[bool] = []
     for end in ends:
@@ -259,8 +261,9 @@ def test_collection_that_somebody_else_has_switched_off_stays_so(qtbot: Any) -> 
     from napari_microdiffusion.plugin.files import in_background
 
     gc.disable()
-    with qtbot.waitSignal(in_background(lambda: None, lambda _: None).finished, timeout=5000):
-        pass
+    release = threading.Event()
+    with qtbot.waitSignal(in_background(lambda: release.wait(10), lambda _: None).finished, timeout=5000):
+        release.set()
     qtbot.wait(20)
     assert not gc.isenabled()
 

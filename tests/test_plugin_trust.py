@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.checkpoint import Origin
 from napari_microdiffusion.events import Event, Stage, Step, exhaust
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
@@ -533,7 +534,9 @@ def test_a_score_starts_from_weights_that_were_not_fitted_yet(
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_score_that_is_too_good_says_so(stack: ProjectionStack, fitted: bool) -> None:
     result = exhaust(engine_run(Job(method=Conservative()), stack))
-    base = Trained(spec("recurrent_mz"), {}, stack.acquisition, stack.sha256 if fitted else None)
+    base = Trained(
+        spec("recurrent_mz"), {}, Origin(acquisition=stack.acquisition, input_sha256=stack.sha256 if fitted else None)
+    )
     scored = exhaust(scoring.score(Ran(Job(method=Conservative()), stack, result, base), lambda: False))
     assert ("fitted to these very projections" in scored.text) == fitted
 

@@ -110,10 +110,10 @@ def test_a_base_says_what_it_was_trained_on(volumes):
     assert [event.done for event in events if isinstance(event, Step)] == list(range(1, 11))
     assert not [event for event in events if isinstance(event, Preview)]
     assert isinstance(base, Trained)
-    assert (base.method, base.acquisition, base.complete) == (Levels(), POINT, True)
-    assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
-    assert [record.shape for record in base.volumes] == [(16, 32, 36), (17, 40, 48)]
-    assert base.volumes[1].sha256 == hashlib.sha256(volumes[1].data.tobytes()).hexdigest()
+    assert (base.method, base.origin.acquisition, base.origin.complete) == (Levels(), POINT, True)
+    assert [record.name for record in base.origin.volumes] == [volume.name for volume in volumes]
+    assert [record.shape for record in base.origin.volumes] == [(16, 32, 36), (17, 40, 48)]
+    assert base.origin.volumes[1].sha256 == hashlib.sha256(volumes[1].data.tobytes()).hexdigest()
 
 
 def test_a_truth_that_was_trained_on_is_known_again(volumes):
@@ -125,13 +125,13 @@ def test_a_truth_that_was_trained_on_is_known_again(volumes):
     _, covered = volumes[1].simulate(POINT)
     assert covered.shape[0] < volumes[1].shape[0]
     for truth in (hollow, volumes[1], Volume(volumes[1].data, name="renamed"), Volume(covered.data, name="cut")):
-        assert "scores are worthless" in str(trained_on(base.volumes, truth))
-    records = tuple(record.model_copy(update={"first_sha256": None}) for record in base.volumes)  # of before
+        assert "scores are worthless" in str(trained_on(base.origin.volumes, truth))
+    records = tuple(record.model_copy(update={"first_sha256": None}) for record in base.origin.volumes)  # of before
     assert trained_on(records, Volume(covered.data, name=volumes[1].name)) is not None
     wide = Volume(covered.data.astype(np.float32), name="cut")
-    assert "trained on camera" in str(trained_on(base.volumes, wide))
+    assert "trained on camera" in str(trained_on(base.origin.volumes, wide))
     for truth in (alike, Volume(np.zeros_like(hollow.data))):
-        assert trained_on(base.volumes, truth) is None
+        assert trained_on(base.origin.volumes, truth) is None
 
 
 def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):
@@ -140,7 +140,7 @@ def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):
     assert [event.message for event in events if isinstance(event, Notice)] == [
         "with fewer than the 12 slices that are needed, and left out: shallow"
     ]
-    assert [record.name for record in base.volumes] == [volume.name for volume in volumes]
+    assert [record.name for record in base.origin.volumes] == [volume.name for volume in volumes]
 
 
 @pytest.mark.parametrize("name", pretrained_methods())
@@ -153,7 +153,7 @@ def test_each_method_says_how_deep_a_volume_must_be(name: str) -> None:
     shallow, deep = Volume(data[: needed - 1], name="shallow"), Volume(data, name="deep")
     events, base = collected(pretrain(wanted, [shallow, deep]))
     assert f"fewer than the {needed} slices" in next(event.message for event in events if isinstance(event, Notice))
-    assert [record.name for record in base.volumes] == ["deep"]
+    assert [record.name for record in base.origin.volumes] == ["deep"]
     alone = exhaust(pretrain(wanted, [deep])).weights
     assert all(torch.equal(tensor, base.weights[key]) for key, tensor in alone.items())
     with pytest.raises(InvalidInput, match=rf"shallow has {needed - 1} slices, .* needs volumes of at least {needed}"):
@@ -173,7 +173,7 @@ def test_a_stopped_base_is_as_far_as_it_had_come(step, volumes):
             break
     assert isinstance(seen[-1], Step)
     assert seen[-1].done == step
-    assert not base.complete
+    assert not base.origin.complete
     assert base.weights["mean"].item() == pytest.approx(step / 10 * whole.weights["mean"].item(), rel=1e-5)
 
 

@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from conftest import collected, small
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import VolumeRecord, fingerprint
+from napari_microdiffusion.checkpoint import Origin, VolumeRecord, fingerprint
 from napari_microdiffusion.events import (
     DeviceUnavailable,
     EngineError,
@@ -210,12 +210,13 @@ def test_what_the_weights_were_trained_on_is_on_record(camera):
 
 def test_reconstruct_with_what_is_trained_already(camera):
     result = exhaust(run(job(INR, camera, precision="auto"), camera))
-    trained = Trained(INR, result.weights, camera.acquisition, camera.sha256)
+    origin = Origin(acquisition=camera.acquisition, input_sha256=camera.sha256)
+    trained = Trained(INR, result.weights, origin)
     again = reconstruct(camera, trained, device="cpu")
     np.testing.assert_array_equal(again.data, result.volume.data)
     assert (again.provenance or {})["weights_sha256"] == fingerprint(result.weights)
     with pytest.raises(InvalidInput, match="the specimen itself"):
-        reconstruct(camera, replace(trained, input_sha256="another"), device="cpu")
+        reconstruct(camera, replace(trained, origin=origin.model_copy(update={"input_sha256": "another"})))
 
 
 # -- what the user should know --------------------------------------------------------------

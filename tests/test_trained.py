@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.checkpoint import VolumeRecord, save_weights
+from napari_microdiffusion.checkpoint import Origin, VolumeRecord, save_weights
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.methods import Context, Guided, Inr
 from napari_microdiffusion.presets import spec
@@ -20,6 +20,7 @@ from napari_microdiffusion.volume import ProjectionStack
 
 WEIGHTS = {"a": torch.ones(2, 3)}
 STACK = ProjectionStack(np.random.default_rng(0).random((5, 32, 32)), Acquisition(slices=6), name="mine")
+ORIGIN = Origin(acquisition=STACK.acquisition)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -31,8 +32,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert isinstance(back, Guided)
     assert isinstance(back.prior, Inr)
     assert trained.weights.keys() == WEIGHTS.keys()
-    assert trained.acquisition == STACK.acquisition
-    assert trained.input_sha256 == STACK.sha256
+    assert trained.origin.acquisition == STACK.acquisition
+    assert trained.origin.input_sha256 == STACK.sha256
 
 
 def test_what_sampling_makes_idle_may_be_left_out(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_other_networks_may_serve_another_stack(tmp_path: Path) -> None:
 
 
 def test_files_from_before_the_hash(tmp_path: Path) -> None:
-    path = save_weights(tmp_path / "w.safetensors", spec("inr").model_dump(mode="json"), WEIGHTS, STACK.acquisition)
+    path = save_weights(tmp_path / "w.safetensors", spec("inr").model_dump(mode="json"), WEIGHTS, ORIGIN)
     assert "do not say which projections" in (load_trained(path).check_input(STACK) or "")
 
 
@@ -104,7 +105,7 @@ RECORDS = tuple(VolumeRecord(name=name, shape=(18, 40, 40), sha256=2 * name) for
 
 def base_file(folder: Path, acquisition: Acquisition = POINT, **changes: Any) -> Path:
     method = spec("recurrent_mz", overrides={"channels": 8})
-    base = Trained(method, WEIGHTS, acquisition, None, RECORDS, **changes)
+    base = Trained(method, WEIGHTS, Origin(acquisition=acquisition, volumes=RECORDS, **changes))
     return save_base(folder / "w.safetensors", base)
 
 
@@ -115,17 +116,17 @@ def pointed(acquisition: Acquisition = POINT, side: int = 32) -> ProjectionStack
 def test_a_base_model_is_trained_weights_too(tmp_path: Path) -> None:
     trained = load_trained(base_file(tmp_path), {"consistency": "none"})
     assert trained.is_base
-    assert trained.complete
-    assert trained.volumes == RECORDS
-    assert trained.acquisition == POINT
-    assert trained.input_sha256 is None
+    assert trained.origin.complete
+    assert trained.origin.volumes == RECORDS
+    assert trained.origin.acquisition == POINT
+    assert trained.origin.input_sha256 is None
     assert trained.method == spec("recurrent_mz", overrides={"channels": 8, "consistency": "none"})
-    assert trained.origin == "2 volumes (a, b), for 6 slices, stride 6, point profile"
+    assert trained.description == "2 volumes (a, b), for 6 slices, stride 6, point profile"
     with pytest.raises(InvalidInput, match="channels cannot be changed"):
         load_trained(tmp_path / "w.safetensors", {"channels": 16})
     other = load_trained(save_trained(tmp_path / "o.safetensors", spec("inr"), WEIGHTS, STACK))
     assert not other.is_base
-    assert other.origin == "projections with 6 slices, stride 6, uniform profile"
+    assert other.description == "projections with 6 slices, stride 6, uniform profile"
 
 
 @pytest.mark.parametrize(
@@ -167,21 +168,21 @@ def test_a_base_model_that_was_stopped_or_fitted_to_a_stack_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = load_trained(base_file(tmp_path, complete=False))
-    assert not stopped.complete
+    assert not stopped.origin.complete
     assert "stopped before its end" in (stopped.check_input(pointed()) or "")
-    assert stopped.origin.endswith("stopped before the end")
+    assert stopped.description.endswith("stopped before the end")
     for noisy in (True, False):
         path = save_trained(tmp_path / "g.safetensors", stopped.method, WEIGHTS, pointed(), True, denoised=not noisy)
         told = load_trained(path).check_input(pointed(), denoise=noisy) or ""
         assert "and these are" in told
     path = save_trained(tmp_path / "s.safetensors", stopped.method, WEIGHTS, pointed(), given=stopped)
     assert "stopped before its end" in (load_trained(path).check_input(pointed()) or "")
-    base = replace(stopped, complete=True)
+    base = replace(stopped, origin=stopped.origin.model_copy(update={"complete": True}))
     path = save_trained(tmp_path / "f.safetensors", base.method, WEIGHTS, pointed(), given=base)
     fitted = load_trained(path)
-    assert (fitted.volumes, fitted.is_base) == (RECORDS, True)
-    assert "2 volumes (a, b), for 6 slices" in fitted.origin
-    assert "fitted to a stack" in fitted.origin
+    assert (fitted.origin.volumes, fitted.is_base) == (RECORDS, True)
+    assert "2 volumes (a, b), for 6 slices" in fitted.description
+    assert "fitted to a stack" in fitted.description
     assert fitted.check_input(pointed()) is None
     assert (fitted.knows(pointed()), fitted.knows(pointed(side=40)), stopped.knows(pointed())) == (True, False, False)
     assert "fitted to another stack" in (fitted.check_input(pointed(side=40)) or "")

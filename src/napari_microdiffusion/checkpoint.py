@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from .acquisition import Acquisition
 from .events import InvalidInput
@@ -59,6 +59,34 @@ class VolumeRecord(BaseModel):
         return alike or self.sha256 == other.sha256
 
 
+class Origin(BaseModel):
+    """What weights were trained on; projections, or the volumes of a base model.
+
+    Parameters
+    ----------
+    acquisition
+        Of the projections that they were trained on. Of a base model, that which it is meant for.
+    input_sha256
+        SHA-256 of those projections' pixels; None in files of before it was recorded. Of a base model, that of the
+        stack that it was fitted to, None where it is as it came from the volumes.
+    volumes
+        That a base model was trained on; empty for others.
+    complete
+        Whether a training on volumes came to its end.
+    denoised
+        Whether the noise was taken off those projections first; None in files of before it was recorded, and for a base
+        model as it came from the volumes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    acquisition: Acquisition
+    input_sha256: str | None = None
+    volumes: tuple[VolumeRecord, ...] = ()
+    complete: bool = True
+    denoised: bool | None = None
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a weights file holds.
@@ -69,42 +97,19 @@ class Checkpoint:
         The method's spec as plain values, to be validated by whoever knows the methods.
     weights
         Tensors by name, on the CPU.
-    acquisition
-        Of the projections that the weights were trained on.
-    software
-        Version of this package that wrote the file.
-    input_sha256
-        SHA-256 of the projections' pixels that they were trained on; None in files of before it was recorded, and
-        for weights that were trained on volumes.
-    volumes
-        That they were trained on instead of projections; empty otherwise.
-    complete
-        False where their training on volumes was stopped before its end.
-    denoised
-        Whether the noise was taken off the projections first; None in files of before it was recorded, and for weights
-        that were trained on volumes.
     """
 
     spec: dict[str, Any]
     weights: dict[str, torch.Tensor] = field(repr=False)
-    acquisition: Acquisition
-    software: str
-    input_sha256: str | None = None
-    volumes: tuple[VolumeRecord, ...] = ()
-    complete: bool = True
-    denoised: bool | None = None
+    origin: Origin
 
 
 def save_weights(
     path: str | Path,
     spec: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
-    acquisition: Acquisition,
+    origin: Origin,
     overwrite: bool = False,
-    input_sha256: str | None = None,
-    volumes: Iterable[VolumeRecord] = (),
-    complete: bool = True,
-    denoised: bool | None = None,
 ) -> Path:
     """Write weights with their spec, all or nothing.
 
@@ -114,10 +119,6 @@ def save_weights(
         Ends in .safetensors.
     spec
         The method's spec as plain, JSON-ready values.
-    acquisition, input_sha256
-        Of the projections that the weights were trained on.
-    volumes, complete, denoised
-        As in `Checkpoint`.
 
     Raises
     ------
@@ -134,11 +135,7 @@ def save_weights(
         "format": FORMAT,
         "software": version("napari-microdiffusion"),
         "spec": dict(spec),
-        "acquisition": acquisition.model_dump(mode="json"),
-        "input_sha256": input_sha256,
-        "volumes": [volume.model_dump(mode="json") for volume in volumes],
-        "complete": complete,
-        "denoised": denoised,
+        **origin.model_dump(mode="json"),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -171,18 +168,8 @@ def load_weights(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
     try:
-        sha, denoised = record.get("input_sha256"), record.get("denoised")
-        return Checkpoint(
-            spec=dict(record["spec"]),
-            weights=weights,
-            acquisition=Acquisition.model_validate(record["acquisition"]),
-            software=str(record["software"]),
-            input_sha256=sha and str(sha),
-            volumes=tuple(VolumeRecord.model_validate(each) for each in record.get("volumes", ())),
-            complete=bool(record.get("complete", True)),
-            denoised=denoised if isinstance(denoised, bool) else None,
-        )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        return Checkpoint(dict(record["spec"]), weights, Origin.model_validate(record))
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's among them
         raise InvalidInput(f"{path.name} does not say completely what its weights are for: save them again") from error
 
 

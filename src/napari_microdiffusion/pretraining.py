@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .acquisition import Acquisition
-from .checkpoint import VolumeRecord
+from .checkpoint import Origin, VolumeRecord
 from .checks import check_suited
 from .events import Event, InvalidInput, Notice, Preview, relay
 from .hardware import Device, Precision, at_work, check_training_memory, device_of, resolve_precision
@@ -59,7 +59,7 @@ def pretrain(
     """Train a base model on full volumes, step by step.
 
     The events are `Stage`, `Step` and `Notice`: there is no volume to preview. When ``cancelled`` says yes, the base
-    model is as far as it has come, and not `Trained.complete`.
+    model is as far as it has come, and not `Origin.complete`.
 
     Parameters
     ----------
@@ -90,7 +90,8 @@ def pretrain(
         events = plan.method.pretrain(working, plan.acquisition, context)
         weights = yield from relay(events, lambda event: None if isinstance(event, Preview) else event)
     records = tuple(VolumeRecord.of(each.data, each.name) for each in deep)
-    return Trained(plan.method, weights, plan.acquisition, None, records, not context.stopped)
+    origin = Origin(acquisition=plan.acquisition, volumes=records, complete=not context.stopped)
+    return Trained(plan.method, weights, origin)
 
 
 def trained_on(volumes: Iterable[VolumeRecord], truth: Volume) -> str | None:

@@ -164,7 +164,7 @@ def reconstruct(
     if not isinstance(method, Trained):
         return exhaust(run(job, stack)).volume
     method.check(stack, denoise)
-    return exhaust(run(job, stack, weights=method.weights, volumes=method.volumes)).volume
+    return exhaust(run(job, stack, weights=method.weights, volumes=method.origin.volumes)).volume
 
 
 def check(job: Job, stack: ProjectionStack) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .acquisition import Acquisition
-from .checkpoint import VolumeRecord, load_weights, save_weights
+from .checkpoint import Origin, load_weights, save_weights
 from .checks import check_weights
 from .events import InvalidInput
 from .methods import Inr, Method, Weights
@@ -25,29 +25,11 @@ TOO_GOOD = "the base model was fitted to these very projections, hidden ones inc
 
 @dataclass(frozen=True)
 class Trained:
-    """A method with its weights (on the CPU), and what it was trained on.
-
-    Parameters
-    ----------
-    acquisition, input_sha256
-        Of the projections it was trained on; the hash is None in older files. Of a base model, the acquisition that
-        it is meant for; the hash of the stack that it was fitted to, None where it is as it came from the volumes.
-    volumes
-        That a base model was trained on; empty for others.
-    complete
-        Whether its training on volumes came to its end.
-    denoised
-        Whether the projections it was trained on, or a base model fitted to, were denoised first; None where nothing
-        says, and for a base model as it came from the volumes.
-    """
+    """A method with its weights (on the CPU), and what it was trained on."""
 
     method: Method
     weights: Weights = field(repr=False)
-    acquisition: Acquisition
-    input_sha256: str | None
-    volumes: tuple[VolumeRecord, ...] = ()
-    complete: bool = True
-    denoised: bool | None = None
+    origin: Origin
 
     @property
     def is_base(self) -> bool:
@@ -55,20 +37,20 @@ class Trained:
         return self.method.pretrained
 
     @property
-    def origin(self) -> str:
+    def description(self) -> str:
         """What it was trained on and for, in one line: ``3 volumes (a, b, c), for 6 slices, stride 6, ...``."""
         if not self.is_base:
-            return f"projections with {self.acquisition.description}"
-        names = ", ".join(volume.name for volume in self.volumes)
-        count = f"{len(self.volumes)} volume{'s' * (len(self.volumes) != 1)}"
+            return f"projections with {self.origin.acquisition.description}"
+        names = ", ".join(volume.name for volume in self.origin.volumes)
+        count = f"{len(self.origin.volumes)} volume{'s' * (len(self.origin.volumes) != 1)}"
         found = f"{count} ({names})" if names else "volumes that are not on record"
-        fitted = "" if self.input_sha256 is None else ", fitted to a stack"
-        stopped = "" if self.complete else ", stopped before the end"
-        return f"{found}, for {self.acquisition.description}{fitted}{stopped}"
+        fitted = "" if self.origin.input_sha256 is None else ", fitted to a stack"
+        stopped = "" if self.origin.complete else ", stopped before the end"
+        return f"{found}, for {self.origin.acquisition.description}{fitted}{stopped}"
 
     def knows(self, stack: ProjectionStack) -> bool:
         """Whether this base model was fitted to these very projections before: see `TOO_GOOD`."""
-        return self.is_base and self.input_sha256 == stack.sha256
+        return self.is_base and self.origin.input_sha256 == stack.sha256
 
     def check(self, stack: ProjectionStack, denoise: bool = False) -> str | None:
         """What `check_input` says; and whether the weights fit.
@@ -82,7 +64,7 @@ class Trained:
         try:
             check_weights(self.method, stack, self.weights)
         except InvalidInput as error:
-            before, now = self.acquisition, stack.acquisition
+            before, now = self.origin.acquisition, stack.acquisition
             if now.alike(before):
                 raise
             raise InvalidInput(
@@ -105,19 +87,19 @@ class Trained:
             If a neural representation would be used on other projections than its own: it would give back the
             volume it was trained on. If a base model was trained for projections that were made in another way.
         """
-        notes = []
-        if self.denoised not in (None, denoise):
-            kind = "denoised, and these are not" if self.denoised else "as they were measured, and these are denoised"
+        notes, origin = [], self.origin
+        if origin.denoised not in (None, denoise):
+            kind = "denoised, and these are not" if origin.denoised else "as they were measured, and these are denoised"
             notes.append(f"the weights were trained on projections {kind}")
         if self.is_base:
             return "; ".join([*self._check_base(stack), *notes]) or None
-        if not stack.acquisition.alike(self.acquisition):
-            notes.append(f"the weights were trained on projections with {self.acquisition.description}")
-        if self.input_sha256 is None:
+        if not stack.acquisition.alike(origin.acquisition):
+            notes.append(f"the weights were trained on projections with {origin.acquisition.description}")
+        if origin.input_sha256 is None:
             notes.append("the weights do not say which projections they were trained on")
-        elif self.input_sha256 != stack.sha256:
+        elif origin.input_sha256 != stack.sha256:
             if any(isinstance(part, Inr) for part in (self.method, getattr(self.method, "prior", None))):
-                before, now = self.acquisition, stack.acquisition
+                before, now = origin.acquisition, stack.acquisition
                 fewer = before.count == now.count and before.hidden != now.hidden
                 hint = f" ({_left_out(before)})" if fewer else ""
                 raise InvalidInput(
@@ -129,16 +111,16 @@ class Trained:
         return "; ".join(notes) or None
 
     def _check_base(self, stack: ProjectionStack) -> list[str]:
-        before, now = self.acquisition, stack.acquisition
+        before, now = self.origin.acquisition, stack.acquisition
         if not before.alike(now):
             raise InvalidInput(
                 f"the base model of {name_of(self.method)} was trained for {before.description}, and {stack.name} "
                 f"has {now.description}: train one for it"
             )
-        notes = [] if self.complete else ["the training of the base model was stopped before its end"]
-        if self.input_sha256 not in (None, stack.sha256):
+        notes = [] if self.origin.complete else ["the training of the base model was stopped before its end"]
+        if self.origin.input_sha256 not in (None, stack.sha256):
             notes.append("the base model was fitted to another stack before")
-        elif self.input_sha256 and self.method.refines:
+        elif self.origin.input_sha256 and self.method.refines:
             notes.append("the base model was fitted to this stack before, and is once more")
         return notes
 
@@ -175,21 +157,14 @@ def save_trained(
         As in `Trained`.
     """
     values = method.model_dump(mode="json")
-    volumes, complete = ((), True) if given is None else (given.volumes, given.complete)
-    return save_weights(path, values, weights, stack.acquisition, overwrite, stack.sha256, volumes, complete, denoised)
+    before = Origin(acquisition=stack.acquisition) if given is None else given.origin
+    now = {"acquisition": stack.acquisition, "input_sha256": stack.sha256, "denoised": denoised}
+    return save_weights(path, values, weights, before.model_copy(update=now), overwrite)
 
 
 def save_base(path: str | Path, base: Trained, overwrite: bool = False) -> Path:
     """Save a base model, complete or not, with what it was trained on; errors as for `checkpoint.save_weights`."""
-    return save_weights(
-        path,
-        base.method.model_dump(mode="json"),
-        base.weights,
-        base.acquisition,
-        overwrite,
-        volumes=base.volumes,
-        complete=base.complete,
-    )
+    return save_weights(path, base.method.model_dump(mode="json"), base.weights, base.origin, overwrite)
 
 
 def load_trained(path: str | Path, overrides: dict[str, Any] | None = None, method: Method | None = None) -> Trained:
@@ -211,15 +186,7 @@ def load_trained(path: str | Path, overrides: dict[str, Any] | None = None, meth
     trained = validated(stored.spec)
     wanted = method or override(trained, overrides or {})
     check_sampling_only(trained, wanted)
-    return Trained(
-        wanted,
-        stored.weights,
-        stored.acquisition,
-        stored.input_sha256,
-        stored.volumes,
-        stored.complete,
-        stored.denoised,
-    )
+    return Trained(wanted, stored.weights, stored.origin)
 
 
 def check_sampling_only(trained: Method, wanted: Method) -> None:

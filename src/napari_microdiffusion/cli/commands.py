@@ -106,7 +106,7 @@ def _run(prepared: Prepared, interrupt: Interrupt) -> Result:
         prepared.job,
         prepared.stack,
         weights=prepared.weights,
-        volumes=() if prepared.trained is None else prepared.trained.volumes,
+        volumes=() if prepared.trained is None else prepared.trained.origin.volumes,
         cancelled=interrupt,
         preview_seconds=PREVIEW_SECONDS,
     )

@@ -157,7 +157,7 @@ def _ordered(options: Options) -> _Draft:
     method, trained = method_of(options.method, options.preset, options.set_, options.weights, options.base)
     weights = options.base or options.weights
     if trained is not None:
-        before = trained.acquisition.replace(count=None, hidden=())
+        before = trained.origin.acquisition.replace(count=None, hidden=())
         acquisition = acquisition or io.written_acquisition(options.projections) or before
     job = job_of(
         method=method,

@@ -63,7 +63,7 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
     with interrupt.listening():
         base = follow(pretrain(plan, list(found.volumes.values()), cancelled=interrupt))
         seconds = time.monotonic() - began
-        output = options.output if base.complete else io.unfinished(options.output)
+        output = options.output if base.origin.complete else io.unfinished(options.output)
         saved = save_base(output, base, options.overwrite) if base.weights else None
     if output != options.output:
         note(f"note: {options.output.name} stays as it was, as the training was stopped before its end")
@@ -72,13 +72,13 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
     values = {
         "output": None if saved is None else str(saved),
         "method": name_of(base.method),
-        "acquisition": base.acquisition.model_dump(mode="json"),
-        "volumes": [record.model_dump(mode="json") for record in base.volumes],
-        "complete": base.complete,
+        "acquisition": base.origin.acquisition.model_dump(mode="json"),
+        "volumes": [record.model_dump(mode="json") for record in base.origin.volumes],
+        "complete": base.origin.complete,
         "seconds": round(seconds, 3),
         "seed": plan.seed,
     }
-    return _lines(base, seconds, saved), values, 0 if base.complete else INTERRUPTED
+    return _lines(base, seconds, saved), values, 0 if base.origin.complete else INTERRUPTED
 
 
 def _plan(options: Options) -> Pretraining:
@@ -108,13 +108,14 @@ def _plan(options: Options) -> Pretraining:
 
 
 def _lines(base: Trained, seconds: float, saved: Path | None) -> list[str]:
-    names = ", ".join(record.name for record in base.volumes)
-    state = "done" if base.complete else "PARTIAL, stopped"
-    lines = [f"{name_of(base.method)} on {len(base.volumes)} volume(s) ({names}), {state} after {duration(seconds)}"]
+    names = [record.name for record in base.origin.volumes]
+    state = "done" if base.origin.complete else "PARTIAL, stopped"
+    on = f"{len(names)} volume(s) ({', '.join(names)})"
+    lines = [f"{name_of(base.method)} on {on}, {state} after {duration(seconds)}"]
     if saved is None:
         return lines
     return [
-        f"{saved}: a base model for {base.acquisition.description}",
+        f"{saved}: a base model for {base.origin.acquisition.description}",
         *lines,
         f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {_quoted(str(saved))}",
     ]

@@ -32,7 +32,7 @@ class Background(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._worker: StoppableWorker[Progress, Any] | None = None
+        self._worker: StoppableWorker[Any, Any] | None = None
         self._then: Callable[[Any], None] | None = None
 
     @property
@@ -45,7 +45,7 @@ class Background(QObject):
         if self._worker is not None:
             self._worker.stopped.set()
 
-    def _start(self, worker: StoppableWorker[Progress, Outcome], stage: str, then: Callable[[Outcome], None]) -> None:
+    def _start(self, worker: StoppableWorker[Any, Outcome], stage: str, then: Callable[[Outcome], None]) -> None:
         """Start a worker; what it returns goes to ``then``, which says how it `ended`."""
         self._worker, self._then = worker, then
         worker.yielded.connect(self._tell)

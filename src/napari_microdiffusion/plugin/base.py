@@ -36,8 +36,8 @@ class AtHand:
     @property
     def text(self) -> str:
         """Which one it is, in a few words."""
-        count = len(self.trained.volumes)
-        state = "" if self.trained.complete else ", stopped early"
+        count = len(self.trained.origin.volumes)
+        state = "" if self.trained.origin.complete else ", stopped early"
         if self.path is not None:
             return f"{self.path.name}{state}"
         return f"trained here on {count} volume{'s' * (count != 1)}{state}, not saved yet"

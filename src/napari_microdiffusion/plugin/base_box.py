@@ -74,7 +74,7 @@ class BaseBox(QWidget):
         """Which one is in use, and what is wrong with it; None where there is none."""
         self.text.setText(f"<b>Base model</b>&nbsp; {problem or (NONE_YET if base is None else base.text)}")
         self.text.setStyleSheet(RED if problem else "")
-        self.text.setToolTip("" if base is None else f"Trained on {base.trained.origin}")
+        self.text.setToolTip("" if base is None else f"Trained on {base.trained.description}")
         unsaved = base is not None and base.path is None
         self.save_button.setEnabled(unsaved)
         self.save_button.setToolTip(SAVE if unsaved or base is None else f"It is saved: {base.path}")

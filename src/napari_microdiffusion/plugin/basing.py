@@ -120,7 +120,7 @@ class Basing(Background):
             self.use(trained, None)
         else:
             self._bases.keep(AtHand(trained))
-        state = "is trained" if trained.complete else "was stopped early, and can be used as far as it is"
+        state = "is trained" if trained.origin.complete else "was stopped early, and can be used as far as it is"
         self.ended.emit(f"The base model {state}: save it to keep it")
 
     def _problem(self, setup: Setup) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..checkpoint import SUFFIXES
+from ..checkpoint import SUFFIXES, Origin
 from ..checks import bytes_to_write, spoilt
 from ..events import EngineError, Event, InvalidInput, Notice, RunFailed, Stage
 from ..io import check_distinct, check_output, write_volume
@@ -171,7 +171,8 @@ def _filmed(
             movie.interpolated.append(shot.time)
         if trained is None and job.method.transfers:
             quiet = was_denoised(result.volume.provenance)
-            trained = Trained(job.method, result.weights, stack.acquisition, stack.sha256, denoised=quiet)
+            origin = Origin(acquisition=stack.acquisition, input_sha256=stack.sha256, denoised=quiet)
+            trained = Trained(job.method, result.weights, origin)
             try:
                 kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
             except EngineError as error:  # the others can be made all the same
@@ -189,7 +190,7 @@ def _run(
     check(job, stack)
     if trained is not None and (told := trained.check(stack, job.denoise)):
         yield Notice(told)
-    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
+    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.origin.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=math.inf)
     return (yield from events)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,13 +129,9 @@ class ReconstructWidget(QWidget):
         base = self._bases.chosen(setup)
         trained = None if base is None else base.trained
         self._session = session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
-        self._begin()
-        session.progressed.connect(self.run_box.show_progress)
+        self._follow(session, self._ended, self._failed)
         session.scored.connect(self.result.show_scores)
         session.opened.connect(self._opened)
-        session.noticed.connect(show_info)
-        session.ended.connect(self._ended)
-        session.failed.connect(self._failed)
         session.start()
 
     def stop(self) -> None:
@@ -198,7 +196,7 @@ class ReconstructWidget(QWidget):
         if self.data.value() != self._failed_with:
             self.run_box.forget_failure()
 
-    def _begin(self, stage: str = "Reading the images") -> None:
+    def _begin(self, stage: str) -> None:
         """Something runs from now on."""
         self.run_box.begin(stage)
         self._trust.set_busy(True)
@@ -329,13 +327,18 @@ class ReconstructWidget(QWidget):
         self.method.load.connect(self._load_network)
         self.method.base.load.connect(self._load_network)
         for part, none in self._parts.items():
-            part.began.connect(self._begin)
-            part.progressed.connect(self.run_box.show_progress)
-            part.noticed.connect(show_info)
-            part.ended.connect(lambda message: self._finish(message, message))
-            part.failed.connect(lambda message, none=none: self._none_made(message, none))
+            over = partial(self._none_made, line=none)
+            self._follow(part, lambda message: self._finish(message, message), over)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(self._viewer, self, self._on_layers)
+
+    def _follow(self, part: Background, ended: Callable[[str], object], failed: Callable[[str], object]) -> None:
+        """Show what becomes of something that runs in the background."""
+        part.began.connect(self._begin)
+        part.progressed.connect(self.run_box.show_progress)
+        part.noticed.connect(show_info)
+        part.ended.connect(ended)
+        part.failed.connect(failed)
 
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None

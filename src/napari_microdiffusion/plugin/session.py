@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -14,7 +13,7 @@ from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
 from ..provenance import found_in
 from ..volume import ProjectionStack, Volume
-from .collecting import start
+from .background import Background
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import UNFINISHED, LiveLayer, show_chosen, show_middle
 from .model import Setup
@@ -51,15 +50,11 @@ def preferences() -> Preferences:
     return Preferences(str(chosen.device), float(chosen.preview_rate))
 
 
-class Session(QObject):
-    """A run. Everything heavy happens in its worker; here layers are added and named."""
+class Session(Background):
+    """One run. Everything heavy happens in its worker; here layers are added and named."""
 
-    progressed = Signal(object)  # Progress
     scored = Signal(object, bool)  # scores, whether there is a truth
     opened = Signal(object)  # the result's layer
-    noticed = Signal(str)
-    ended = Signal(str)
-    failed = Signal(str)
 
     def __init__(
         self,
@@ -82,19 +77,11 @@ class Session(QObject):
         quiet = ", denoised" if setup.denoise else ""
         self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{which}{quiet}", self, rate)
         self._job = setup.job(*replayable(source, setup))
-        self._worker = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
-        self._worker.yielded.connect(self._take)
-        self._worker.returned.connect(self._end)
-        self._worker.errored.connect(self._fail)
-        self.destroyed.connect(_setter(self._worker.stopped))
+        self._run = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
 
     def start(self) -> None:
         """Start the worker."""
-        start(self._worker)
-
-    def stop(self) -> None:
-        """Ask the engine to stop; `ended` follows within a step."""
-        self._worker.stopped.set()
+        self._start(self._run, "Reading the images", self._end)
 
     def check_layer(self) -> None:
         """Stop if people have removed the layer that is being written: nobody wants it any more."""
@@ -103,7 +90,7 @@ class Session(QObject):
 
     # -- from the worker ---------------------------------------------------------------------
 
-    def _take(self, message: Message) -> None:
+    def _tell(self, message: Message) -> None:
         from .follow import Progress
         from .worker import Loaded, Opened
 
@@ -116,7 +103,7 @@ class Session(QObject):
                 show_chosen(self._viewer, self._source, self._setup.chosen)
                 show_middle(self._viewer, layer)
                 self.opened.emit(layer)
-                QTimer.singleShot(0, self._worker.shown.set)  # once it has been drawn
+                QTimer.singleShot(0, self._run.shown.set)  # once it has been drawn
             case Progress():
                 self._progress(message)
 
@@ -137,9 +124,7 @@ class Session(QObject):
             self._live.touch()
         if progress.scores is not None:
             self.scored.emit(progress.scores, self._truth is not None)
-        for notice in progress.notices:
-            self.noticed.emit(notice)
-        self.progressed.emit(progress)
+        super()._tell(progress)
 
     def _end(self, outcome: Outcome) -> None:
         result = outcome.result
@@ -163,7 +148,7 @@ class Session(QObject):
         else:
             self.ended.emit(f"Done in {_duration(result.seconds)}")
 
-    def _fail(self, error: Exception) -> None:
+    def _errored(self, error: Exception) -> None:
         self.deleteLater()
         if isinstance(error, REFUSALS):
             self._withdraw()
@@ -230,10 +215,6 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
     shown = Image(data, **attributes)
     viewer.layers.insert(place, shown)
     return shown
-
-
-def _setter(event: Any) -> Callable[..., None]:
-    return lambda *_: event.set()
 
 
 def _duration(seconds: float) -> str:

@@ -157,11 +157,11 @@ def _driven(
         check(job, stack)
     recorder = Recorder(canvas, stack, truth)
     trained = _trained_before(job, base, stack, recorder)
-    known = None if trained is None or truth is None else trained_on(trained.volumes, truth)
+    known = None if trained is None or truth is None else trained_on(trained.origin.volumes, truth)
     if known is not None:
         recorder.notice(Notice(known))
         recorder.beware = known
-    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.volumes)
+    weights, volumes = (None, ()) if trained is None else (trained.weights, trained.origin.volumes)
     events = run(job, stack, weights=weights, volumes=volumes, cancelled=cancelled, preview_seconds=preview_seconds)
     try:
         result = yield from followed(events, recorder)
