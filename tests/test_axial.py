@@ -696,6 +696,16 @@ LONGER: dict[str, dict[str, Any]] = {"an empty projection": {"steps": 200}}
 """Where half of the seeds fall back after a shorter training."""
 
 
+@pytest.mark.parametrize(
+    ("side", "lead", "given"), [(64, 0.5, "network"), (64, -0.1, "floor"), (48, 0.5, "floor"), (48, 1.2, "network")]
+)
+def test_images_too_small_for_deep_patches_ask_for_a_clear_lead(side, lead, given):
+    """Patches as deep as four projections are 24 slices, here of voxels 2.5 times as deep as wide: 60 pixels."""
+    stack = ProjectionStack(np.random.default_rng(0).random((8, side, 64)), Acquisition(slices=6))
+    weights = Trial({0.0: 20 + lead}, 20.0, 1.0, 2.5, elongations={1.0: 20 + lead}).weights()
+    assert Axial().findings(stack, weights)["fell_back"] == (given == "floor")
+
+
 @pytest.mark.parametrize("name", STACKS)
 def test_a_hard_stack_does_no_harm(name):
     """Finite, consistent, and no worse than the conservative interpolation, which it gives where in doubt."""

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
 
+CRAMPED_LEAD = 1.0
+"""dB by which a network must predict hidden projections better than interpolation does where images are too small for
+deep patches: one that led by 0.68 dB made a volume 0.4 dB worse."""
+
 STILL = 1e-6
 """Largest change of the interpolation, as a share of the stack's range, that counts as none."""
 
@@ -137,7 +141,7 @@ class Axial(Method):
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
         trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
-        if doubt := self._doubt(trial):
+        if doubt := self._doubt(trial, stack):
             yield Notice(f"{doubt}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
@@ -170,14 +174,14 @@ class Axial(Method):
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "fell_back": bool(self._doubt(trial)),
+            "fell_back": bool(self._doubt(trial, stack)),
         }
 
-    def _doubt(self, trial: Trial) -> str:
+    def _doubt(self, trial: Trial, stack: ProjectionStack) -> str:
         """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
         lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
-        if lead < 0:
-            than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
+        if lead < (CRAMPED_LEAD if cramped(stack, trial.ratio) else 0):
+            than = f"{-lead:.2f} dB worse" if lead <= -0.005 else "hardly better" if lead >= 0.005 else "no better"
             return (
                 f"hidden projections are predicted {than} than by interpolation (the sample "
                 "may look different along z than across, or training was too short)"
@@ -198,11 +202,11 @@ class Axial(Method):
         if given is None and len(stack.data) <= MINIMUM_PROJECTIONS:
             yield Notice(f"{UNTESTED}: acquire four or more, or set sigma to use one all the same")
             return kept(net) | Trial({}, ratio=ratio).weights()
-        acquisition = stack.acquisition
-        if ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:]):
+        if cramped(stack, ratio):
             yield Notice(
                 "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
-                "and the network may learn little; larger images or fewer slices per projection would help"
+                "and what the network learns may be worse than interpolation, which is given unless hidden projections "
+                f"are predicted {CRAMPED_LEAD:g} dB better; larger images or fewer slices per projection would help"
             )
         if steps:
             yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)
@@ -214,16 +218,16 @@ class Axial(Method):
         trial = yield from try_out(net.requires_grad_(False), cut, stack, grid, context)
         if context.stopped:
             return weights
-        told = (
-            f"hidden projections are predicted to {trial.score(trial.sigma):.1f} dB, "
-            f"by interpolation to {trial.floor:.1f} dB"
-        )
+        own, lead = trial.score(trial.sigma), trial.lead(trial.sigma)
+        alike = f" (to {trial.floor + lead:.1f} dB by settings that cannot be told apart)"
+        others = alike if own < trial.floor and lead >= 0 else ""
+        told = f"hidden projections are predicted to {own:.1f} dB{others}, by interpolation to {trial.floor:.1f} dB"
         yield Notice(
             f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {ratio:.3g} times as deep as wide; "
             + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
             + ("too few projections to hide any" if math.isnan(trial.floor) else told)
         )
-        if trial.widening > 1 and not self._doubt(trial):  # else there will be no error bars
+        if trial.widening > 1 and not self._doubt(trial, stack):  # else there will be no error bars
             yield Notice(
                 f"error bars are made {trial.widening:.2g} times as wide as the network states them: training was "
                 "short, or on a stack with less noise; more steps would help"
@@ -320,6 +324,12 @@ class Axial(Method):
         """The trained network, to be used as it is."""
         net = self.network(stack, context)
         return loaded(net, {name: weights[name] for name in net.state_dict()})
+
+
+def cramped(stack: ProjectionStack, ratio: float) -> bool:
+    """Whether images are too small for patches as deep as four projections, by the voxel ratio dz/dx."""
+    acquisition = stack.acquisition
+    return ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:])
 
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:
