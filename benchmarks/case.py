@@ -36,7 +36,7 @@ __all__ = ["RESULTS", "ROOT", "SHARED", "Case", "measure", "protocol", "stack_of
 
 RESULTS = Path(__file__).parent / "results"
 
-TRUST = "coverage_90", "flagged_error_ratio"
+TRUST = "coverage_90", "coverage_90_bright", "flagged_error_ratio"
 """Scores of the reliability map, for methods that give one."""
 
 

@@ -26,6 +26,7 @@ COLUMNS = {
     "held_out_psnr": ("held-out PSNR (dB)", ".2f"),
     "reprojection_max_error": ("reprojection error", ".0e"),
     "coverage_90": ("truth in the 90 % interval", ".3f"),
+    "coverage_90_bright": ("where it is bright", ".3f"),
     "flagged_error_ratio": ("error², flagged / others", ".1f"),
     "z_smoothness": ("z-smoothness", ".2f"),
     "seconds": ("seconds", ".1f"),

@@ -185,6 +185,19 @@ def test_coverage_of_gaussian_errors_is_what_the_interval_says(truth):
     assert evaluate(volume, truth)["coverage_90"] == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.parametrize(("bright", "dim"), [(0.3, 0.1), (0.1, 0.3)])
+def test_bright_voxels_are_counted_by_themselves(truth, bright, dim):
+    """Few as they are: by Otsu's threshold of the volume, not of the truth."""
+    error = np.full(truth.shape, 0.2, np.float32)
+    shining = (truth.data + error) > threshold_otsu(truth.data + error)
+    volume = with_reliability(truth, error, np.ones(truth.shape), np.where(shining, bright, dim))
+    scores = evaluate(volume, truth)
+    assert scores["coverage_90_bright"] == (bright > 0.2)
+    assert scores["coverage_90"] == pytest.approx(shining.mean() if bright > 0.2 else 1 - shining.mean())
+    flat = with_reliability(truth, 1 - truth.data, np.ones(truth.shape), np.ones(truth.shape))
+    assert "coverage_90_bright" not in evaluate(flat, truth)
+
+
 def test_flagged_error_ratio_compares_mean_squares(truth):
     std = np.arange(truth.data.size).reshape(truth.shape)
     flagged = std >= round(0.9 * truth.data.size)

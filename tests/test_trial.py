@@ -196,10 +196,11 @@ def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, wid
     nothing = np.zeros(4)
     monkeypatch.setattr(_trial, "hidden_planes", lambda *_: Hidden(np.ones(4), nothing, nothing))
     monkeypatch.setattr(_trial, "widening_needed", needed)
+    monkeypatch.setattr(_trial, "bright_widening", lambda *_: 1.7)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.5), Context()))
-    assert trial.widening == widening
+    assert (trial.widening, trial.bright) == (widening, 1.7)
     assert asked[1:] in ([], [Anisotropy(1.0, 1.5)])
 
 
@@ -222,5 +223,5 @@ def test_a_trial_survives_as_weights(trial):
         assert list(back) == pytest.approx(list(there))
         assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
     assert again.strength(again.sigma) == pytest.approx(trial.strength(trial.sigma))
-    for name in ("floor", "widening", "ratio", "elongation"):
+    for name in ("floor", "widening", "ratio", "elongation", "bright"):
         assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)

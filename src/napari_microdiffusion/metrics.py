@@ -74,7 +74,7 @@ class RunningScores:
             estimate = np.clip(self._map(image), 0, 1)
             self._psnr[z] = -10 * np.log10(max(float(((truth - estimate) ** 2).mean()), FLOOR))
             self._ssim[z] = structural_similarity(truth, estimate, data_range=1.0, win_size=SSIM_WINDOW)
-            a, b = _otsu(truth), _otsu(estimate)
+            a, b = bright(truth), bright(estimate)
             self._both[z], self._either[z] = (a & b).sum(), a.sum() + b.sum()
 
     def summary(self) -> dict[str, float]:
@@ -152,20 +152,26 @@ def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition |
     -------
     dict
         coverage_90, the share of voxels whose true value lies in the 90 % interval, bounds included: 0.9 is right,
-        less means too sure. flagged_error_ratio, the mean squared error of the flagged voxels over that of the
+        less means too sure. coverage_90_bright, that of the voxels that are `bright` in the volume, few as they may be.
+        flagged_error_ratio, the mean squared error of the flagged voxels over that of the
         others: 1 means that the flags say nothing; left out where none or all of the voxels scored are flagged.
     """
     found = volume.reliability
     if found is None:
         return {}
     inside, squares, counts = 0, np.zeros(2), np.zeros(2)  # of the others, of the flagged
+    shining, held = bright(volume.data), []
     for z in np.flatnonzero(scored_slices(len(truth.data), acquisition)):
         true = truth.data[z].astype(np.float64)
-        inside += int(((found.lower[z] <= true) & (true <= found.upper[z])).sum())
+        holds = (found.lower[z] <= true) & (true <= found.upper[z])
+        inside += int(holds.sum())
+        held.append(holds[shining[z]])
         error, flagged = (volume.data[z] - true) ** 2, found.flagged[z]
         squares += error[~flagged].sum(), error[flagged].sum()
         counts += (~flagged).sum(), flagged.sum()
     scores = {"coverage_90": float(inside / counts.sum())}
+    if among := np.concatenate(held).tolist():
+        scores["coverage_90_bright"] = float(np.mean(among))
     if counts.all():
         others, least_certain = squares / counts
         floor = FLOOR * (float(truth.data.max()) - float(truth.data.min())) ** 2
@@ -229,7 +235,8 @@ def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.boo
     return scored if scored.any() else ~scored  # every slice acquired: nothing was inferred, so all count
 
 
-def _otsu(image: NDArray[np.float64]) -> NDArray[np.bool_]:
+def bright(image: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """What is brighter than Otsu's threshold of all, (...) of (...); nothing where all is the same."""
     if not image.max() > image.min():  # constant, or not a number
         return np.zeros(image.shape, bool)
     mask: NDArray[np.bool_] = image > threshold_otsu(image)

@@ -23,6 +23,7 @@ class Findings(TypedDict, total=False):
     voxel_ratio: float
     """Voxel depth over voxel width."""
     interval_widening: float | None
+    bright_widening: float | None
     """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
     fell_back: bool
     """Whether the volume is the conservative interpolation, as that was told better."""

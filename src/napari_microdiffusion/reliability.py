@@ -26,8 +26,8 @@ class Reliability:
     std
         Standard deviation.
     lower, upper
-        Bounds of the 90 % interval: the true value lies below ``lower`` at one voxel of twenty, above ``upper`` at
-        another.
+        Bounds of the 90 % interval: what would have been measured of the slice, noise included (of denoised
+        projections, without), lies below ``lower`` at one voxel of twenty, above ``upper`` at another.
 
     Raises
     ------

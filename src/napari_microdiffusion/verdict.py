@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS
 from .checks import NOISY, about, noise_of, noise_share, spoilt
+from .metrics import bright
 from .numerics import along_z
 from .presets import METHODS
 from .provenance import found_in, was_denoised
@@ -17,7 +18,11 @@ from .run import Result
 from .volume import ProjectionStack
 
 CLOSE_DB = 1.0
-"""A difference on hidden projections that says little: on real volumes the score reverses truths of up to 0.9 dB."""
+"""A difference on hidden projections that says little: between a method and the conservative interpolation the score
+reverses truths of up to 0.9 dB on real volumes."""
+
+LEAST_DB = 0.05
+"""The least that is a difference in one digit."""
 
 CONTRADICTION = 0.01
 """Of the projections' range (root mean square): a volume that misses them by more, and by more than noise, contradicts
@@ -65,7 +70,7 @@ def verdict(
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
         f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out, partial)}.",
-        f"What would help: {_helpful(result, stack)}.",
+        f"What would help: {helpful}." if (helpful := _helpful(result, stack)) else "",
     ]
     return " ".join(filter(None, sentences))
 
@@ -132,17 +137,24 @@ def _sure(result: Result) -> str:
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     method = (result.volume.provenance or {}).get("job", {}).get("method", {})
     around = " of the mean that the volume was drawn around," if method.get("samples") == 1 else ""
+    denoised = was_denoised(result.volume.provenance)
+    what = "the light of a slice, without noise," if denoised else "what a camera would record of a slice"
+    typical, flagged = float(np.median(half)) / span, float(found.flagged.mean())
     text = (
-        f"with 90 % probability the true intensity lies within ±{_percent(float(np.median(half)) / span)} "
-        f"of the intensity range{around} at half of the voxels"
+        f"with 90 % probability {what} lies within ±{_percent(typical)} of the intensity range{around} "
+        "at half of the voxels"
     )
-    if was_denoised(result.volume.provenance):
-        text += " (for the light without noise; more at small bright spots and thin fibres, which denoising dims)"
-    flagged, typical = float(found.flagged.mean()), float(np.median(half)) / span
+    if denoised:
+        text += " (more at small bright spots and thin fibres, which denoising dims)"
     doubtful = float(np.median(half[found.flagged])) / span if flagged else typical
     if _percent(doubtful) == _percent(typical):
         return f"{text}, and no voxels stand out as less certain"
-    return f"{text}, and within about ±{_percent(doubtful)} at the least certain {_percent(flagged)} (flagged)"
+    text += f", within ±{_percent(doubtful)} at half of the least certain {_percent(flagged)} (flagged)"
+    shining = bright(_some(result.volume.data))
+    if not shining.any():
+        return text
+    there = _percent(float(np.median(half[shining])) / span)
+    return f"{text}, and within ±{there} at half of the bright ones (where error bars tend to be too short)"
 
 
 def _tested(result: Result, held_out: float | None, baseline: float | None, partial: bool) -> str:
@@ -159,8 +171,9 @@ def _tested(result: Result, held_out: float | None, baseline: float | None, part
     if baseline is None or fell_back or provenance.get("method") == "conservative":
         return text
     lead = held_out - baseline
-    if lead >= CLOSE_DB:
-        return f"{text}, {lead:.1f} dB better than plain interpolation"
+    if lead >= LEAST_DB:
+        hardly = "" if lead >= CLOSE_DB else f", though this test tells to about {CLOSE_DB:.0f} dB only"
+        return f"{text}, {lead:.1f} dB better than plain interpolation{hardly}"
     if lead <= -CLOSE_DB:
         return f"{text}, {-lead:.1f} dB worse than plain interpolation: prefer the conservative interpolation"
     return (

@@ -34,6 +34,7 @@ LABELS = {
     "ssim": ("SSIM, mean of slices", ""),
     "dice": ("DICE, Otsu threshold", ""),
     "coverage_90": ("truth in the 90 % interval", "of the voxels"),
+    "coverage_90_bright": ("the same where it is bright", "of the voxels"),
     "flagged_error_ratio": ("error², flagged / others", "times"),
     "reprojection_max_error": ("largest reprojection error", ""),
     "held_out_psnr": ("PSNR, held-out projections", "dB"),

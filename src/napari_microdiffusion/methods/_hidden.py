@@ -71,8 +71,28 @@ def bounded(asked: NDArray[np.float64]) -> NDArray[np.float64]:
     return strength
 
 
-def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> Hidden | None:
-    """How the network tells hidden projections from the others, on some XZ planes; None when stopped."""
+@dataclass(frozen=True)
+class Fold:
+    """Projections that were hidden together, on some XZ planes, each (number of them, y, x).
+
+    Parameters
+    ----------
+    measured, interpolated
+        As they were measured, and as the others tell them by the conservative interpolation.
+    change
+        The network's, of that.
+    stated
+        Mean over the slices of a projection of half the interval that the network states.
+    """
+
+    measured: NDArray[np.float32]
+    interpolated: NDArray[np.float32]
+    change: NDArray[np.float32]
+    stated: NDArray[np.float32]
+
+
+def told_folds(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> list[Fold] | None:
+    """How the network tells hidden projections from the others, in folds; None when stopped."""
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     found = []
     for fold in folds(len(stack.data)):
@@ -81,10 +101,23 @@ def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy,
         shown = stack.without(fold)
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.interpolation, shown.data[:, rows])
-        estimate = np.empty_like(volume)
-        for at, planes, *_ in through_planes(net, shown, volume, XZ, anisotropy, context):
+        estimate, half = np.empty_like(volume), np.empty_like(volume)
+        for at, planes, distances, _ in through_planes(net, shown, volume, XZ, anisotropy, context):
             estimate.reshape(len(estimate), -1)[:, at] = planes
-        missing, change = measured - along_z(forward, volume), along_z(forward, estimate - volume)
+            half.reshape(len(half), -1)[:, at] = distances.mean(0)
+        parts = volume, estimate - volume, half
+        found.append(Fold(measured, *(along_z(forward, part) for part in parts)))
+    return found
+
+
+def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> Hidden | None:
+    """How well the network tells hidden projections from the others; None when stopped."""
+    told = told_folds(net, stack, anisotropy, context)
+    if told is None:
+        return None
+    found = []
+    for fold in told:
+        missing, change = fold.measured - fold.interpolated, fold.change
         products = missing**2, missing * change, change**2
         found.append([product.mean((1, 2)) for product in products])
     return Hidden(*(np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)))

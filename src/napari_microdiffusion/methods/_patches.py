@@ -120,10 +120,10 @@ class Cutter:
         """Variance of the noise in slices at usual brightness, in squares of the stack's intensities."""
         return self._typical * self._noisier
 
-    def __call__(self, batch: int, anisotropy: Anisotropy | None = None) -> Patches:
+    def __call__(self, batch: int, anisotropy: Anisotropy | None = None, hide: bool = False) -> Patches:
         """About ``batch`` patches of the largest size; more where the images allow small ones alone.
 
-        With an ``anisotropy``, all look so.
+        With an ``anisotropy``, all look so; with ``hide``, projections are hidden for certain.
         """
         import torch
 
@@ -140,7 +140,7 @@ class Cutter:
         truth = blurred + missing.sqrt() * torch.randn(patches.shape, generator=self._generator)
         beyond = variance * (self._beyond_white * self._noisier)
         grain = beyond.sqrt() * torch.randn(patches.shape, generator=self._further)
-        acquisition = self._hidden(bound)
+        acquisition = self._hidden(bound, 1.0 if hide else self._hiding)
         return Patches(acquisition, truth, grain, along_rows(acquisition.matrix, truth), conditions)
 
     def _bound(self) -> Acquisition:
@@ -207,10 +207,10 @@ class Cutter:
         margin = reach.clamp_max(size / 2)
         return margin + self._uniform(0, 1, len(reach)) * (size - 2 * margin)
 
-    def _hidden(self, bound: Acquisition) -> Acquisition:
+    def _hidden(self, bound: Acquisition, share: float) -> Acquisition:
         """In a share of the batches, every third to fifth projection hidden, but one where there are few."""
         count = bound.count or 0
-        if float(self._uniform()) >= self._hiding or count <= MINIMUM_PROJECTIONS:
+        if float(self._uniform()) >= share or count <= MINIMUM_PROJECTIONS:
             return bound
         every = 3 + self._below(3)
         hidden = tuple(range(self._below(min(every, count)), count, every))

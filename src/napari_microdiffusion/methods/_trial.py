@@ -14,6 +14,7 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights, finite
+from ._bright import bright_widening, brightness
 from ._hidden import Hidden, bounded, hidden_planes
 from ._lateral import widening_needed
 from ._patches import Anisotropy, Cutter
@@ -51,7 +52,7 @@ SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
 as in `preview`, they need 0.94 to 1.09 times."""
 
-SINGLE = "floor", "widening", "ratio", "elongation"
+SINGLE = "floor", "widening", "ratio", "elongation", "bright"
 """What a trial keeps as a single number each."""
 
 Scores = dict[Anisotropy, NDArray[np.float64]]
@@ -80,6 +81,8 @@ class Trial:
         The one that was chosen, or given.
     elongations
         The best score in dB at each that was tried.
+    bright
+        Further factor of the intervals where it is bright (`_bright.brightness`).
     """
 
     scores: dict[float, float]
@@ -89,15 +92,16 @@ class Trial:
     asked: dict[float, float] = field(default_factory=dict)
     elongation: float = 1.0
     elongations: dict[float, float] = field(default_factory=dict)
+    bright: float = 1.0
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
         sigmas, scores, asked = weights["curve"].tolist()
-        floor, widening, ratio, elongation = (float(weights[name]) for name in SINGLE)
+        floor, widening, ratio, elongation, bright = (float(weights[name]) for name in SINGLE)
         told = {sigma: value for sigma, value in _pairs(sigmas, asked).items() if not math.isnan(value)}
         elongations = _pairs(*weights["elongations"].tolist())
-        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations)
+        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations, bright)
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
@@ -136,6 +140,10 @@ class Trial:
         chosen = max(self.scores.values())
         return min(max([chosen, *self.elongations.values()]), chosen + INDIFFERENT) - self.floor
 
+    def factors(self, stack: ProjectionStack) -> NDArray[np.float32]:
+        """What the network's intervals are multiplied by, (Z, y, x)."""
+        return np.float32(self.widening) * (1 + np.float32(self.bright - 1) * brightness(stack))
+
     def strength(self, sigma: float) -> float:
         """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and bounded."""
         if not self.asked:
@@ -157,8 +165,9 @@ def try_out(
 ) -> Generator[Event, None, Trial]:
     """Hide projections in turn; at which anisotropy and strength does the network tell them best from the others?
 
-    Of the network's intervals hidden projections tell nothing that would hold within shown ones (benchmarks/axial.md).
-    After a training too short for lateral patches they are widened by what those need.
+    Of the network's intervals hidden projections tell something where it is bright (`_bright`), else nothing that would
+    hold within shown ones (benchmarks/axial.md). After a training too short for lateral patches they are widened by
+    what those need.
     """
     trial = Trial(
         {} if grid.sigma is None else {grid.sigma: math.nan}, ratio=cut.ratio, elongation=grid.elongation or 1.0
@@ -181,10 +190,12 @@ def try_out(
     needed = widening_needed(net, cut, stack.ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
         needed = widening_needed(net, cut, stack.ridge, context, Anisotropy(trial.sigma, trial.elongation))
-    if needed is None:
+    chosen = Anisotropy(trial.sigma, trial.elongation)
+    bright = bright_widening(net, cut, stack, chosen, trial.strength(trial.sigma), context)
+    if needed is None or bright is None:
         return trial
     yield Step(USUAL)
-    return replace(trial, widening=needed if needed > SHORT else 1.0)
+    return replace(trial, widening=needed if needed > SHORT else 1.0, bright=bright)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class Axial(Method):
                 "lower learning_rate"
             )
         if distances is not None and not context.stopped and not math.isnan(trial.widening):
-            distances *= np.float32(trial.widening)
+            distances *= trial.factors(stack)
             np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
             reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
         return Volume(
@@ -174,6 +174,7 @@ class Axial(Method):
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
+            "bright_widening": None if math.isnan(trial.widening) else trial.bright,
             "fell_back": bool(self._doubt(trial, stack)),
         }
 

@@ -128,8 +128,8 @@ class AxialPosterior(Method):
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
+        known = volume.data, volume.reliability.std / trial.factors(stack)  # as in training
         for number in range(self.samples):
-            known = volume.data, volume.reliability.std / np.float32(trial.widening)  # as in training
             drawn = yield from model.draw(stack, known, anisotropy, number, levels)
             if context.stopped:
                 return volume

@@ -24,7 +24,8 @@ MAPS = {
     ),
     INTERVAL: (
         "90 % interval",
-        "Two volumes: at nine voxels of ten the true intensity should lie between the lower and the upper bound",
+        "Two volumes: at nine voxels of ten, fewer where it is bright, what a camera would record of that slice should "
+        "lie between the lower and the upper bound",
     ),
     RESIDUAL: (
         "residual",

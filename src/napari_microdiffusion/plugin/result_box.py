@@ -36,7 +36,8 @@ SCORES = {
     ),
 }
 NO_TRUTH = "No ground truth: the residual only says how far the volume agrees with what was measured, noise included."
-COVERED = "Of the true intensities, {:.0f} % lie in the 90 % interval: 90 % would be right."
+COVERED = "Of the true intensities, {:.0f} % lie in the 90 % interval{}: 90 % would be right."
+BRIGHT = ", where the volume is bright {:.0f} %"
 FLAGGED = " Where it is least certain, the squared error is {flagged_error_ratio:.1f} times that of the rest."
 
 
@@ -94,7 +95,8 @@ class ResultBox(QGroupBox):
         """The figures there are, dashes for the others; what is to be known of them."""
         for key, label in self._values.items():
             label.setText(SCORES[key][1].format(scores[key]) if key in scores else "–")
-        note = COVERED.format(100 * scores["coverage_90"]) if "coverage_90" in scores else ""
+        bright = BRIGHT.format(100 * scores["coverage_90_bright"]) if "coverage_90_bright" in scores else ""
+        note = COVERED.format(100 * scores["coverage_90"], bright) if "coverage_90" in scores else ""
         note += FLAGGED.format(**scores) if "flagged_error_ratio" in scores else ""
         note = note if has_truth or not scores else NO_TRUTH
         self._note.setText(f"Beware: {beware}. {note}" if beware else note)

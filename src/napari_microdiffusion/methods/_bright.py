@@ -1,0 +1,93 @@
+"""How much wider intervals must be where it is bright, by hidden projections of the stack beside those of patches.
+
+What is bright is rare in lateral patches and often looks different along z: there networks are surer than they should
+be, while where it is dim, in most of a volume, their intervals hold what they say (benchmarks/axial.md). Of what is dim
+hidden projections tell nothing: it shows little but noise, and what lies in the gap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
+
+from ..numerics import along_z
+from ..volume import ProjectionStack
+from ._base import Context
+from ._hidden import told_folds
+from ._patches import Anisotropy, Cutter, along_rows
+from ._planes import restored
+
+if TYPE_CHECKING:
+    from ..plane_net import PlaneNet
+
+BATCHES, PATCHES = 48, 12
+"""Batches of patches with hidden projections, and patches in each: bright ones are rare."""
+
+FEWEST = 100
+"""Bright pixels that tell something, of the stack's hidden projections and of those of patches."""
+
+MOST = 4.0
+"""The largest factor."""
+
+
+def brightness(stack: ProjectionStack) -> NDArray[np.float32]:
+    """(Z, y, x), from 0 for what is as dim as half of all projected pixels to 1 for what is bright by Otsu's threshold.
+
+    Of the conservative interpolation: what lies within a bright projection may be bright.
+    """
+    found = along_z(stack.interpolation, stack.data)
+    low, high = np.median(stack.data), threshold_otsu(stack.data)
+    found -= np.float32(low)
+    found /= np.float32(max(high - low, 1e-9))
+    return np.clip(found, 0, 1, out=found)
+
+
+def bright_widening(
+    net: PlaneNet, cut: Cutter, stack: ProjectionStack, anisotropy: Anisotropy, strength: float, context: Context
+) -> float | None:
+    """Factor at which intervals hold bright hidden projections as often as they hold those of patches; 1 at least.
+
+    The surprise is the error of a hidden projection over what the network states of it, of which nine tenths are less
+    than what is compared. None when stopped.
+    """
+    import torch
+
+    threshold = threshold_otsu(stack.data)
+    told = told_folds(net, stack, anisotropy, context)
+    if told is None:
+        return None
+    own = []
+    for fold in told:
+        error = fold.measured - fold.interpolated - strength * fold.change
+        own.append(_surprises(fold.interpolated, error, fold.stated, threshold))
+    usual = []
+    for patches in (cut(PATCHES, anisotropy, hide=True) for _ in range(BATCHES)):
+        if context.should_stop():
+            return None
+        acquisition = patches.acquisition
+        forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
+        planes = along_rows(acquisition.smoothest(stack.ridge), patches.projections).to(context.device)
+        with torch.no_grad():
+            estimate, distances = restored(
+                net, acquisition, stack.ridge, planes, patches.conditions.to(context.device), context
+            )
+        truth = patches.truth.to(context.device)
+        parts = planes, truth - estimate, distances.mean(1)
+        seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
+        usual.append(_surprises(seen, error, stated, threshold))
+    here, there = np.concatenate(own), np.concatenate(usual)
+    if min(len(here), len(there)) < FEWEST:
+        return 1.0
+    return float(np.clip(np.quantile(here, 0.9) / np.quantile(there, 0.9), 1, MOST))
+
+
+def _surprises(
+    interpolated: NDArray[Any], error: NDArray[Any], stated: NDArray[Any], threshold: float
+) -> NDArray[np.float64]:
+    """Of the pixels that look bright from their neighbours, (number of them,)."""
+    bright = interpolated > threshold
+    found: NDArray[np.float64] = np.abs(error[bright]) / np.maximum(stated[bright], 1e-9)
+    return found
