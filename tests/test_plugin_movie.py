@@ -136,7 +136,7 @@ def test_one_network_for_all_learned_of_the_chosen_time_point(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("napari_microdiffusion.plugin.reconstruct.show_info", told.append)
-    _, widget = ready(method="axial", overrides=SMALL, time=1)
+    viewer, widget = ready(method="axial", overrides=SMALL, time=1)
     widget._filming.noticed.connect(told.append)
     press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
     network = load_trained(tmp_path / "v_t1_network.safetensors")
@@ -144,7 +144,9 @@ def test_one_network_for_all_learned_of_the_chosen_time_point(
     used = [each.get("weights_sha256") for each in found]
     assert used == [fingerprint(network.weights), None, fingerprint(network.weights)]
     assert [each["job"]["weights"] for each in found[::2]] == [str(tmp_path / "v_t1_network.safetensors")] * 2
-    assert any("Plain interpolation is given for time points" in text for text in told)  # two steps are too few
+    assert any("Plain interpolation is given for time points 0, 1:" in text for text in told)  # two steps are too few
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    assert viewer.layers[-1].name == "v_t0 to v_t2 (interpolation at t 0, 1)"
 
 
 @pytest.mark.parametrize(("change", "runs"), [({}, 2), ({"seed": 1}, 3), ({"time": 2}, 3), ({"denoise": True}, 3)])

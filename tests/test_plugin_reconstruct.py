@@ -22,7 +22,7 @@ from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
-from napari_microdiffusion.plugin.layers import KEY, Ran, facts
+from napari_microdiffusion.plugin.layers import KEY, Ran, extra_axes, facts
 from napari_microdiffusion.plugin.parts import RED
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
@@ -898,6 +898,46 @@ def test_a_layer_that_is_removed_is_not_replaced_by_another(opened: Open) -> Non
     assert widget.value().source == ""
     viewer.add_image(np.ones(TINY), name="new")
     assert widget.value().source == "new"
+
+
+def test_a_voxel_size_that_a_layer_states_later_is_taken(opened: Open, stack: ProjectionStack) -> None:
+    viewer, widget = opened(layers=[(stack.data, {"name": "p"}, "image")])
+    widget.setValue(widget.value().replace(acquisition=Acquisition(slices=6)))
+    assert widget.value().scale_um is None
+    layer = viewer.layers["p"]
+    layer.units = "um"
+    layer.scale = (12, 0.5, 0.5)
+    assert widget.value().scale_um == pytest.approx((2, 0.5, 0.5))
+    widget.setValue(widget.value().replace(scale_um=(3, 1, 1)))
+    layer.scale = (6, 0.5, 0.5)
+    assert widget.value().scale_um == pytest.approx((3, 1, 1))  # people have the last word
+
+
+def test_a_result_that_is_opened_does_not_become_the_data(opened: Open, stack: ProjectionStack) -> None:
+    made = {"name": "of yesterday", "metadata": {KEY: {"role": "volume", "provenance": {"complete": True, "job": {}}}}}
+    viewer, widget = opened(layers=[(np.ones(TINY), made, "image")])
+    assert widget.value().source == ""
+    viewer.add_image(stack.data, name="mine")
+    assert widget.value().source == "mine"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "labels", "axes"),
+    [
+        ((3, 2), None, {"time": 3, "channel": 2}),
+        ((40, 2), None, {"time": 40, "channel": 2}),
+        ((2, 40), None, {"channel": 2, "time": 40}),
+        ((3, 2), ("c", "t", "z", "y", "x"), {"channel": 3, "time": 2}),
+        ((4,), None, {"channel": 4}),
+        ((40,), None, {"time": 40}),
+    ],
+)
+def test_axes_that_nobody_names_are_guessed_and_that_is_told(opened: Open, lengths, labels, axes) -> None:
+    attributes = {"name": "p"} | ({} if labels is None else {"axis_labels": labels})
+    viewer, widget = opened(layers=[(np.random.default_rng(0).random((*lengths, 6, 40, 40)), attributes, "image")])
+    assert extra_axes(viewer.layers[0]) == axes
+    told = "is taken for time points" in widget.data.line.text() or "is taken for channels" in widget.data.line.text()
+    assert told == (labels is None)
 
 
 def test_what_is_chosen_is_what_is_looked_at(opened: Open, qtbot: Any, stack: ProjectionStack) -> None:

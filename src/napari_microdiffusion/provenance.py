@@ -21,10 +21,13 @@ class Findings(TypedDict, total=False):
     strength: float | None
     """What the network's changes were multiplied by; None where nothing asked for it."""
     voxel_ratio: float
-    """Voxel depth over voxel width."""
+    """Voxel depth over voxel width, as the network was trained for it."""
+    beware: str
+    """What speaks against the network on this stack; empty where nothing does."""
     interval_widening: float | None
-    bright_widening: float | None
     """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
+    bright_widening: float | None
+    """A further one, where it is bright."""
     fell_back: bool
     """Whether the volume is the conservative interpolation, as that was told better."""
 

@@ -67,6 +67,7 @@ def verdict(
     sentences = [
         f"Unfinished: the run was stopped, and this is {so_far(result, stack)}." if result.partial else "",
         *(f"Beware: {told}." for told in spoilt(stack)),
+        f"Beware: {told}." if (told := found_in(result.volume.provenance).get("beware")) else "",
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
         f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out, partial)}.",

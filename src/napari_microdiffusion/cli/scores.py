@@ -19,7 +19,7 @@ from ..metrics import evaluate, scales_apart
 from ..numbering import numbered
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
-from ..provenance import was_denoised, was_reconstructed
+from ..provenance import found_in, was_denoised, was_reconstructed
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
@@ -85,6 +85,8 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
         _warn_of_known(found, known)
     if (found.provenance or {}).get("complete") is False:
         note(f"note: {found.name} is partial: the run that made it was stopped")
+    if found_in(found.provenance).get("fell_back"):
+        note(f"note: {found.name} is plain interpolation: hidden projections asked for it in place of the method")
     stack = _stack(options, acquisition, recipe, found)
     values: dict[str, Any] = dict(evaluate(found, known, stack))
     if options.projections and stack and (told := contradicted(io.inspect(options.projections), stack)):

@@ -208,7 +208,10 @@ def open_source(path: Path, readers: Mapping[str, Opener]) -> Generator[Source]:
     kind = suffix(path)
     if kind not in readers:
         if path.is_dir():
-            raise InvalidInput(f"{path} is a folder: name a file in it, or the folder of an OME-Zarr image (.zarr)")
+            raise InvalidInput(
+                f"{path} is a folder: name a file in it that holds the whole stack (save pages that are files of their "
+                "own as one), or the folder of an OME-Zarr image (.zarr)"
+            )
         raise InvalidInput(
             f"{path.name} is of a kind that is not read: use {', '.join(readers)} (OME-TIFF and OME-Zarr among them)"
         )

@@ -47,14 +47,15 @@ def doubts(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]
         )
 
 
-def doubts_of_weights(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
-    """Say so where the voxel size states a ratio unlike the one that a network was trained for."""
+def foreign(stack: ProjectionStack, ratio: float) -> str:
+    """What to beware of where the voxel size states another ratio than a network was trained for; else empty."""
     stated = stated_ratio(stack)
-    if stated is not None and not 1 / SIMILAR < ratio_of(stack) / ratio < SIMILAR:
-        yield Notice(
-            f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
-            f"{ratio:.3g} times: train anew for this stack, or check its scale"
-        )
+    if stated is None or 1 / SIMILAR < ratio_of(stack) / ratio < SIMILAR:
+        return ""
+    return (
+        f"by their size voxels are {stated:.3g} times as deep as wide here, and the network was trained for "
+        f"{ratio:.3g} times: train anew for this stack, or check its scale"
+    )
 
 
 def stated_ratio(stack: ProjectionStack) -> float | None:

@@ -25,7 +25,7 @@ from ._base import Context, Method, Weights, kept, loaded, make_consistent, seed
 from ._lateral import LateralLoss
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
-from ._ratio import RATIOS, doubts, doubts_of_weights, ratio_of
+from ._ratio import RATIOS, doubts, foreign, ratio_of
 from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
 from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
@@ -133,7 +133,8 @@ class Axial(Method):
         if not Trial.of(weights).scores:  # never trained
             return (yield from self.fit(stack, context))
         net, ratio = self.loaded(stack, weights, context), Trial.of(weights).ratio
-        yield from doubts_of_weights(stack, ratio) if self.ratio is None else ()
+        if self.ratio is None and (told := foreign(stack, ratio)):
+            yield Notice(told)
         return (yield from self._learn(net.requires_grad_(True), stack, context, self.fine_tuning, ratio))
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
@@ -173,6 +174,7 @@ class Axial(Method):
             "elongation_curve": sorted([elongation, score] for elongation, score in trial.elongations.items()),
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
+            "beware": foreign(stack, trial.ratio) if self.ratio is None else "",
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "bright_widening": None if math.isnan(trial.widening) else trial.bright,
             "fell_back": bool(self._doubt(trial, stack)),

@@ -70,6 +70,7 @@ LABELS = {
 EMPTY = {"objective_na": "not given"}
 """What an empty field stands for, where it is not that the method finds the value."""
 
+TITLE = "Advanced settings"
 FIXED, IDLE = "Fixed by the training of the network in use", "Does nothing with the other settings as they are"
 
 
@@ -79,7 +80,7 @@ class AdvancedSettings(QCollapsible):
     changed = Signal()
 
     def __init__(self) -> None:
-        super().__init__("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
+        super().__init__(TITLE, expandedIcon="▾", collapsedIcon="▸")
         self.setDuration(0)
         self.setToolTip("Everything the method can be told. The preset's values are a good start.")
         _layout(self).setContentsMargins(0, 0, 0, 0)
@@ -128,8 +129,9 @@ class AdvancedSettings(QCollapsible):
             return frozenset()
 
     def _grey_out(self) -> None:
-        """Settings that cannot be changed, or do nothing."""
-        idle = self._idle()
+        """Settings that cannot be changed, or do nothing; and how many differ from the preset's, also when folded."""
+        idle, changed = self._idle(), len(self.overrides())
+        self.setText(f"{TITLE} ({changed} changed)" if changed else TITLE)
         for path, editor in self._editors.items():
             reason = FIXED if path in self._fixed else IDLE if path in idle else ""
             editor.setEnabled(not reason)

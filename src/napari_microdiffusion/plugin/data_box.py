@@ -17,11 +17,12 @@ from qtpy.QtWidgets import (
     QPushButton,
 )
 
+from ..provenance import was_reconstructed
 from .beam import BeamForm, VoxelSize
 from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
 from .live import looked_at
 from .model import Setup
-from .parts import combo_box, hinted, offer, paragraph, side_by_side
+from .parts import alive, combo_box, hinted, offer, paragraph, side_by_side
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -65,6 +66,8 @@ class DataBox(QGroupBox):
             "compare both results by Score without truth."
         )
         self.beam, self.voxel = BeamForm(), VoxelSize()
+        self._heeded: weakref.WeakSet[Image] = weakref.WeakSet()
+        self._rescaled = self._then(self._fill_voxel)
         self._form = self._laid_out()
         self._connect()
         self.refresh()
@@ -116,8 +119,10 @@ class DataBox(QGroupBox):
             images = self._images()
             names = [layer.name for layer in images]
             self._lost |= bool(self._source.currentText()) and self._held[0]() not in images
-            offer(self._source, [(name, name) for name in names], self._name_now(self._held[0]))
-            if self._lost:  # people have removed it: no other takes its place by itself
+            measured = [x.name for x in images if not was_reconstructed(facts(x).get("provenance"))]
+            first = self._name_now(self._held[0]) or next(iter(measured), "")
+            offer(self._source, [(name, name) for name in names], first)
+            if self._lost or not first:  # none takes the place of one that was removed, or is a result by itself
                 self._source.setCurrentIndex(-1)
             offer(self._truth, [("none", ""), *((name, name) for name in names)], self._name_now(self._held[1]))
             if self.source() is not self._held[0]():
@@ -157,6 +162,7 @@ class DataBox(QGroupBox):
         if layer is None:
             self.voxel.set_value(None)
             return
+        self._heed(layer)
         known = known_acquisition(layer)
         if known is not None:
             self.beam.set_value(known)
@@ -165,6 +171,21 @@ class DataBox(QGroupBox):
         self.voxel.forget()
         self._fill_voxel()
         self._show_rows()
+
+    def _heed(self, layer: Image) -> None:
+        """Hear of a layer's voxel size where people, or other plugins, state it later."""
+        if layer in self._heeded:
+            return
+        self._heeded.add(layer)
+        box = weakref.ref(self)  # the layer may outlive the panel
+
+        def rescaled(*_: object) -> None:
+            found = box()
+            if found is not None and alive(found):
+                found._rescaled()
+
+        for event in (layer.events.scale, layer.events.units):
+            event.connect(rescaled)
 
     def _offer_axes(self) -> None:
         """The channels and time points that there are; chosen are those that are looked at."""

@@ -83,13 +83,14 @@ class Files:
         question = f"{len(there)} of these files already exist, {', '.join(there[:3])} among them.\nReplace them?"
         return path if not there or self._agreed(dialog, question) else None
 
-    def open_movie(self, paths: list[Path], like: Image, placed: dict[str, Any]) -> None:
+    def open_movie(self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str) -> None:
         """Show volumes as the time points of one layer, with the contrast of another, where it is to lie."""
 
         def read() -> list[LayerTuple]:
             from .contributions import read_movie
 
-            return [(data, {**rest, **placed}, kind) for data, rest, kind in read_movie([str(path) for path in paths])]
+            [(data, rest, kind)] = read_movie([str(path) for path in paths])
+            return [(data, {**rest, **placed, "name": f"{rest['name']}{suffix}"}, kind)]
 
         def link(name: str) -> None:
             layer = self._viewer.layers[name]

@@ -61,11 +61,13 @@ class Filming(Background):
         paths = [movie.done[time] for time in sorted(movie.done)]
         for time, reason in movie.left_out.items():
             self.noticed.emit(f"Time point {time} is left out: {reason}")
+        suffix = ""
         if movie.interpolated:
-            which = ", ".join(map(str, movie.interpolated))
+            which = ", ".join(map(str, sorted(movie.interpolated)))
             self.noticed.emit(f"Plain interpolation is given for time points {which}: hidden projections ask for it")
+            suffix = " (interpolation)" if len(movie.interpolated) == len(paths) else f" (interpolation at t {which})"
         if source is not None and movie.complete and not movie.left_out:
-            self._files.open_movie(paths, source, placed(source, self._setup))
+            self._files.open_movie(paths, source, placed(source, self._setup), suffix)
         state = "" if movie.complete else "Stopped; "
         self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
 

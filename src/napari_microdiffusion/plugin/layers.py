@@ -27,6 +27,9 @@ KEY = "napari_microdiffusion"
 CUBES = "slices_as_cubes"
 """Where it holds how many slices apart the images of a layer without scale are shown."""
 
+FEW = 5
+"""Channels at most, where nothing says whether an axis is of channels or of time points."""
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
 Units = tuple[str, ...]
@@ -142,15 +145,19 @@ def base(layer: Image) -> Any:
 def extra_axes(layer: Image) -> dict[str, int]:
     """Lengths of the axes before z, y, x, called ``channel`` and ``time``; empty for a plain stack.
 
-    Axis labels decide; without them a short axis counts as channels.
+    Axis labels decide; without them a short axis counts as channels, of two the second where it is short, as in OME's
+    usual order.
     """
     if layer.rgb:
         return {}
     lengths = [int(n) for n in base(layer).shape[:-3]]
     labels = [label.lower() for label in layer.axis_labels[: len(lengths)]]
+    guesses = ["channel" if length <= FEW else "time" for length in lengths]
+    if guesses == ["channel", "channel"]:
+        guesses = ["time", "channel"]
     names: dict[str, int] = {}
-    for label, length in zip(labels, lengths, strict=True):
-        wanted = {"c": "channel", "t": "time"}.get(label[:1], "channel" if length <= 5 else "time")
+    for label, length, guess in zip(labels, lengths, guesses, strict=True):
+        wanted = {"c": "channel", "t": "time"}.get(label[:1], guess)
         names[wanted if wanted not in names else {"channel": "time", "time": "channel"}[wanted]] = length
     return names
 

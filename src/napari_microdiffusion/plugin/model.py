@@ -263,7 +263,8 @@ def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> 
         told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
     if source.unnamed:
         what = "z" if setup.simulate else "projections"
-        told.append(f"{source.name} does not name its axes: {UNNAMED.format(what)}")
+        guessed = ", ".join(f"axis {i} is taken for {PLACES[axis]}s" for i, axis in enumerate(source.choices, 1))
+        told.append(f"{source.name} does not name its axes: {guessed}, and {UNNAMED.format(what)}")
     if truth is not None and not setup.simulate:
         lacking = [axis for axis, count in truth.choices.items() if count <= setup.chosen[axis]]
         told += [f"{truth.name} has no {PLACES[a]} {setup.chosen[a]}: its last one is used instead" for a in lacking]
