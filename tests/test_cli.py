@@ -714,6 +714,14 @@ class TestEvaluate:
         assert scores["reprojection_max_error"] < 1e-6
         assert "of the projections' range" in done("evaluate", "v.ome.tif", "--projections", "p.ome.tif")
 
+    def test_a_volume_that_is_plain_interpolation_is_named(self) -> None:
+        volume = io.read_volume("t.ome.tif")
+        for fell_back in (True, False):
+            made = {"complete": True, "job": {}, "found": {"fell_back": fell_back}}
+            io.write_volume(replace(volume, provenance=made), "v.ome.tif", overwrite=True)
+            told = invoke("evaluate", "v.ome.tif", "--truth", "t.ome.tif").stderr
+            assert ("note: v is plain interpolation" in told) == fell_back
+
     def test_a_truth_on_another_scale_and_a_partial_volume_are_named(self) -> None:
         volume, truth = io.read_volume("t.ome.tif"), io.read_volume("t.ome.tif")
         partial = replace(volume, data=volume.data.astype(np.float32), provenance={"complete": False})

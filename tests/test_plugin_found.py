@@ -169,6 +169,7 @@ def test_a_trained_network_is_applied_to_another_stack(
     widget.method._network_button.click()
     assert widget.value().weights is None
     assert widget.value().overrides == SMALL
+    assert widget.method.advanced.text() == f"Advanced settings ({len(SMALL)} changed)"  # folded as they are
     assert box.found.isVisible()
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.methods._ratio import estimated_ratio, stated_ratio
+from napari_microdiffusion.methods._ratio import doubts, estimated_ratio, foreign, ratio_of, stated_ratio
 from napari_microdiffusion.phantoms import Kind, phantom
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -57,6 +57,31 @@ def test_the_ratio_by_the_voxel_size(scale, ratio):
     """Of slices, four to a projection here; lateral sides that differ count by their geometric mean."""
     stack = ProjectionStack(np.ones((4, 8, 8), np.float32), Acquisition(slices=4), scale)
     assert stated_ratio(stack) == (None if ratio is None else pytest.approx(ratio))
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        (None, []),
+        ((2.0, 1.0, 1.0), []),
+        ((2.0, 1.0, 1.05), []),
+        ((2.0, 3.0, 1.0), ["pixels are 3 times as long in y as in x, and are taken as squares"]),
+        ((30.0, 1.0, 1.0), ["voxels are 30 times as deep as wide, and are taken as 10"]),
+    ],
+)
+def test_scales_that_are_not_taken_as_they_are_stated_are_told(scale, told):
+    stack = ProjectionStack(np.zeros((5, 32, 32)), Acquisition(slices=4))
+    stack = stack if scale is None else stack.with_voxels(scale)
+    found = [notice.message for notice in doubts(stack, 10.0 if scale == (30.0, 1.0, 1.0) else ratio_of(stack))]
+    assert len(found) == len(told)
+    assert all(text in message for text, message in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(("dz", "beware"), [(2.0, False), (2.1, False), (4.0, True), (1.0, True)])
+def test_a_network_for_other_voxels_is_one_to_beware_of(dz, beware):
+    stack = ProjectionStack(np.zeros((5, 32, 32)), Acquisition(slices=4)).with_voxels((dz, 1.0, 1.0))
+    assert bool(foreign(stack, 2.0)) == beware
+    assert foreign(replace(stack, scale_um=None), 2.0) == ""
 
 
 def test_more_of_long_beams_is_looked_at(monkeypatch):

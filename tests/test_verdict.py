@@ -301,6 +301,13 @@ def test_one_paragraph_on_a_real_run_of_integers(stack: ProjectionStack) -> None
     assert text.endswith(".")
 
 
+def test_what_speaks_against_a_network_comes_first() -> None:
+    result, stack = made(method="axial", half_width=30.0)
+    known = {**(result.volume.provenance or {}), "found": {"beware": "it was trained for others", "fell_back": False}}
+    text = verdict(replace(result, volume=replace(result.volume, provenance=known)), stack)
+    assert text.startswith("Beware: it was trained for others. Measured: ")
+
+
 def test_where_nothing_would_help_nothing_is_said() -> None:
     text = verdict(*made(Acquisition(slices=6, stride=1)))
     assert "What would help" not in text

@@ -1,7 +1,8 @@
 """The network of axial super-resolution: planes (z, x) with a stride's slices folded into channels.
 
-What the beam does repeats itself every stride, so a network that sees each stride as one row with a channel for
-every slice is translation invariant exactly where the acquisition is, and works on a fraction of the pixels.
+What the beam does repeats itself every stride, so a network that sees each stride (where projections overlap, so many
+strides as hold a projection) as one row with a channel for every slice is translation invariant as the acquisition is,
+and works on a fraction of the pixels.
 """
 
 from __future__ import annotations

@@ -38,8 +38,14 @@ def ratio_of(stack: ProjectionStack) -> float:
 
 
 def doubts(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
-    """Say so where the voxel size states another ratio than the one that a network is to be trained for."""
+    """Say so where the voxel size states oblong pixels, or another ratio than a network is to be trained for."""
     stated = stated_ratio(stack)
+    _, dy, dx = stack.volume_scale_um or (1.0, 1.0, 1.0)
+    if not 1 / SIMILAR < dy / dx < SIMILAR:
+        yield Notice(
+            f"pixels are {dy / dx:.3g} times as long in y as in x, and are taken as squares of the same area: check "
+            "the scale of the stack"
+        )
     if stated not in (None, ratio):
         yield Notice(
             f"by their size voxels are {stated:.3g} times as deep as wide, and are taken as {ratio:g}, as far as "
