@@ -126,6 +126,17 @@ def test_every_weight_of_the_estimate_has_a_gradient():
     assert still == {"spread"}
 
 
+def test_a_convolution_that_halves_the_resolution():
+    """The only one with a stride: pairs of pixels with one beyond on either side."""
+    torch.manual_seed(0)
+    conv = Conv(2, 3, kernel=(1, 4), stride=2)
+    image = torch.randn(1, 2, 9, 10)
+    padded = functional.pad(image, (1, 1))
+    kernels = conv.weight.view(3, 2, 4)
+    expected = torch.einsum("ocj,bcyxj->boyx", kernels, padded.unfold(3, 4, 2)) + conv.bias[:, None, None]
+    torch.testing.assert_close(conv(image), expected)
+
+
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (3, 1)])
 def test_a_convolution_kept_as_a_matrix(kernel):
     """Row by row of the matrix: each output is the sum of the inputs' correlations with their own kernels."""

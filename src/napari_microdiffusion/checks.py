@@ -101,6 +101,27 @@ def spoilt(stack: ProjectionStack) -> list[str]:
     return told
 
 
+def doubts(stack: ProjectionStack, denoise: bool) -> list[str]:
+    """What people should know of their projections before they look at what is made of them."""
+    noise = None if denoise else noisy(stack)
+    return [*_unmeasured(stack.acquisition), *spoilt(stack), *([noise] if noise else [])]
+
+
+def _unmeasured(acquisition: Acquisition) -> list[str]:
+    """Which slices no projection in use has seen; those between single slices are what is to be found."""
+    told, (gaps, beyond) = [], acquisition.unseen
+    if len(acquisition.matrix) == acquisition.depth:
+        told.append(
+            "there is a projection for every slice, so nothing is left to reconstruct: if each shows several slices, "
+            "state how many"
+        )
+    if beyond:
+        told.append(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
+    if gaps and not acquisition.single:
+        told.append(f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours")
+    return told
+
+
 def noise_of(stack: ProjectionStack) -> tuple[float, float]:
     """Variances of the noise, in squares of the intensity: the mean over pixels, and that at the median brightness."""
     images = stack.data[:: -(-len(stack.data) // IMAGES)].astype(np.float32)

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_tv_chambolle
 
 from .events import Event, Notice, Stage, Step
+from .images import span
 from .noise import Noise
 from .numerics import along_z
 from .reliability import Z90, Reliability
@@ -103,8 +104,8 @@ def denoised(
         variance[index] = gaussian_filter(np.square(again - smooth), AROUND)
         taken += float(np.square(smooth - image).mean()) / len(images)
         yield Step(index + 1)
-    span = float(stack.data.max()) - float(stack.data.min())
-    share = 100 * taken**0.5 / (span or 1.0)
+    extent = span(stack.data)
+    share = 100 * taken**0.5 / (extent or 1.0)
     yield Notice(f"denoised: {share:.2g} % of the projections' range (rms) was taken for noise")
     return Denoised(replace(stack, data=images, error_variance=float(variance.mean())), variance)
 

@@ -21,6 +21,11 @@ _WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
 """Types that OME knows no name for, and what holds their values."""
 
 
+def span(data: NDArray[Any]) -> float:
+    """From the darkest to the brightest of all intensities, also of integers that would wrap around."""
+    return float(data.max()) - float(data.min())
+
+
 def check_image(data: NDArray[Any], name: str) -> None:
     """Refuse arrays that are not a stack of grey images.
 

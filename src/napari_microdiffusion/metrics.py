@@ -18,6 +18,7 @@ from skimage.metrics import structural_similarity
 
 from .acquisition import Acquisition
 from .events import InvalidInput
+from .images import span
 from .volume import ProjectionStack, Volume
 
 FLOOR = 1e-12  # of the squared error: a perfect slice scores 120 dB, not infinity
@@ -174,7 +175,7 @@ def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition |
         scores["coverage_90_bright"] = float(np.mean(among))
     if counts.all():
         others, least_certain = squares / counts
-        floor = FLOOR * (float(truth.data.max()) - float(truth.data.min())) ** 2
+        floor = FLOOR * span(truth.data) ** 2
         scores["flagged_error_ratio"] = float(max(least_certain, floor) / max(others, floor))
     return scores
 

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .acquisition import Acquisition
 from .checkpoint import VolumeRecord, fingerprint
-from .checks import check_suited, check_weights, noisy, spoilt
+from .checks import check_suited, check_weights, doubts
 from .denoising import denoised
 from .events import Event, InvalidInput, Notice, Preview, Returned, exhaust, relay
 from .hardware import Device, Precision, at_work, check_memory, device_of, resolve_precision
+from .images import span
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
@@ -124,7 +125,7 @@ def run(
         canvas, reliability, weights, quiet = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
-        share = 100 * residual.rms / (float(stack.data.max()) - float(stack.data.min()))
+        share = 100 * residual.rms / span(stack.data)
         taken = ", what denoising took included" if quiet else ""
         yield Notice(
             "the projections overlap: consistency stops at their noise, and "
@@ -186,7 +187,7 @@ def _work(
     working, intensity = stack.normalised()
     canvas, reliability, quiet = np.empty(stack.volume_shape, np.float32), None, None
     first = yield from _first(job, working, canvas, intensity, context)
-    yield from _doubts(job, stack)
+    yield from map(Notice, doubts(stack, job.denoise))
     if job.denoise:
         quiet = yield from denoised(stack, job.seed, context.should_stop)
     if quiet is not None:
@@ -232,14 +233,6 @@ def _make_consistent(stack: ProjectionStack, canvas: NDArray[np.float32], reliab
             bound += rounded
 
 
-def _doubts(job: Job, stack: ProjectionStack) -> Generator[Event, None, None]:
-    """Say what people should know of their projections before they look at what is made of them."""
-    yield from _unmeasured(stack.acquisition)
-    yield from map(Notice, spoilt(stack))
-    if not job.denoise and (told := noisy(stack)):
-        yield Notice(told)
-
-
 def _shown(
     events: Generator[Event, None, Returned], canvas: NDArray[np.float32], intensity: Intensity
 ) -> Generator[Event, None, Returned]:
@@ -252,22 +245,6 @@ def _shown(
         return event
 
     return relay(events, shown)
-
-
-def _unmeasured(acquisition: Acquisition) -> Generator[Event, None, None]:
-    """Say which slices no projection in use has seen; those between single slices are what is to be found."""
-    gaps, beyond = acquisition.unseen
-    if len(acquisition.matrix) == acquisition.depth:
-        yield Notice(
-            "there is a projection for every slice, so nothing is left to reconstruct: if each shows several slices, "
-            "state how many"
-        )
-    if beyond:
-        yield Notice(f"{beyond} of {acquisition.depth} slices lie beyond the outermost measured one: extrapolated")
-    if gaps and not acquisition.single:
-        yield Notice(
-            f"{gaps} of {acquisition.depth} slices lie between the projections: inferred from their neighbours"
-        )
 
 
 def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float, quiet: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS
 from .checks import NOISY, about, noise_of, noise_share, spoilt
+from .images import span
 from .metrics import bright
 from .numerics import along_z
 from .presets import METHODS
@@ -262,7 +263,7 @@ def _some(voxels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _span(data: NDArray[Any]) -> float:
-    return max(float(data.max()) - float(data.min()), 1e-30)
+    return max(span(data), 1e-30)
 
 
 def _microns(length: float) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Preview, Returned, RunFailed, Stage, Step, relay
+from ..images import span
 from ..metrics import FLOOR
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights
@@ -190,8 +191,7 @@ def _own(context: Context) -> Context:
 
 def _summary(measured: NDArray[Any], squares: dict[int, float], finished: int, partial: bool) -> HeldOut:
     """The score, from the mean squared error of each hidden projection by its index."""
-    span = float(measured.max()) - float(measured.min())
-    relative = np.asarray(list(squares.values())) / max(span, 1e-30) ** 2
+    relative = np.asarray(list(squares.values())) / max(span(measured), 1e-30) ** 2
     psnr = float(-10 * np.log10(np.maximum(relative, FLOOR)).mean())
     errors = tuple(math.sqrt(squares[index]) if index in squares else math.nan for index in range(len(measured)))
     return HeldOut(psnr, errors, finished, partial)

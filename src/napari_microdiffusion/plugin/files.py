@@ -100,7 +100,7 @@ class Files:
 
         in_background(read, lambda found: self._add(found, link), self._parent)
 
-    def write(self, layer: Image, path: Path, dtype: str = "float32", overwrite: bool = True) -> None:
+    def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
         volume = as_volume(layer)
         sources = [known["path"] for other in self._viewer.layers if _measured(known := facts(other))]
@@ -110,7 +110,7 @@ class Files:
 
             for source in sources:
                 check_distinct(path, source)
-            written = write_volume(volume, path, dtype=dtype, overwrite=overwrite)  # type: ignore[arg-type]
+            written = write_volume(volume, path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
 
@@ -123,7 +123,7 @@ class Files:
         if path is not None:
             self.write_job(setup, source, path)
 
-    def write_job(self, setup: Setup, source: Image, path: Path, overwrite: bool = True) -> None:
+    def write_job(self, setup: Setup, source: Image, path: Path) -> None:
         """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
         from ..io.target import check_output, replacing
         from .session import loader, replayable
@@ -131,7 +131,7 @@ class Files:
         where, load, found = replayable(source, setup), loader(setup, source, None), header(source)
 
         def write() -> str:
-            check_output(path, 0, overwrite, (".json",))
+            check_output(path, 0, True, (".json",))
             if where[0] is not None:
                 job, beside = setup.job(*where), ""
             else:
@@ -139,7 +139,7 @@ class Files:
                 job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
             if setup.leave_out:
                 job = job.model_copy(update={"acquisition": covered(setup, found)})
-            with replacing(path, overwrite) as temporary:
+            with replacing(path, True) as temporary:
                 temporary.write_text(job.model_dump_json(indent=2), "utf-8")
             return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
 
@@ -156,7 +156,7 @@ class Files:
         if path is not None:
             self.write_weights(ran, path)
 
-    def write_weights(self, ran: Ran, path: Path, overwrite: bool = True) -> None:
+    def write_weights(self, ran: Ran, path: Path) -> None:
         """Save the network of a run with its settings."""
 
         def write() -> str:
@@ -164,7 +164,7 @@ class Files:
 
             method, result = ran.job.method, ran.result
             denoised = was_denoised(result.volume.provenance)
-            saved = save_trained(path, method, result.weights, ran.stack, overwrite, ran.trained, denoised)
+            saved = save_trained(path, method, result.weights, ran.stack, True, ran.trained, denoised)
             return f"Saved {saved}. To use it on another stack: Load… under Method"
 
         in_background(write, show_info)
@@ -178,13 +178,13 @@ class Files:
         if path is not None:
             self.write_base(trained, path, then)
 
-    def write_base(self, trained: Trained, path: Path, then: Callable[[Path], None], overwrite: bool = True) -> None:
+    def write_base(self, trained: Trained, path: Path, then: Callable[[Path], None]) -> None:
         """Save a base model with what it was trained on."""
 
         def write() -> Path:
             from ..trained import save_base
 
-            return save_base(path, trained, overwrite).resolve()
+            return save_base(path, trained, True).resolve()
 
         def told(saved: Path) -> None:
             show_info(f"Saved {saved}. On the command line: napari-microdiffusion reconstruct --base {saved.name}")

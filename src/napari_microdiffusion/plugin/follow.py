@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Notice, Preview, Stage, Step
+from ..images import span
 from ..metrics import Residual, RunningScores, reliability_scores, residual_stats, scales_apart
 from ..run import Result
 from ..volume import ProjectionStack, Volume
@@ -118,7 +119,7 @@ class Recorder(Follower):
         super().__init__("First picture")
         self._canvas, self._stack, self._truth = canvas, stack, truth
         reference = truth.data if truth is not None else stack.data
-        self._range = max(float(reference.max()) - float(reference.min()), 1e-30)  # as `metrics.evaluate`
+        self._range = max(span(reference), 1e-30)  # as `metrics.evaluate`
         self._running = RunningScores(truth.data, stack.acquisition) if truth is not None else None
         self._others: dict[str, float] = {}
         self._residual_at = 0.0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..images import span
 from ..metrics import residual_map
 from .layers import KEY, Ran, facts, link_contrast
 
@@ -63,8 +64,8 @@ def pictures(ran: Ran, kind: str) -> list[Picture]:
     found = ran.result.volume.reliability
     if kind == RESIDUAL:
         unexplained = residual_map(ran.result.volume.data, ran.stack)
-        span = float(ran.stack.data.max()) - float(ran.stack.data.min())
-        limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * span)
+        whole = span(ran.stack.data)
+        limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * whole)
         return [Picture("Residual", _among_all(unexplained, ran.stack.acquisition), (-limit, limit))]
     assert found is not None
     if kind == UNCERTAINTY:
