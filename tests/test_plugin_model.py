@@ -13,12 +13,12 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.descriptions import DESCRIPTIONS
 from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.plugin.follow import Recorder, spread
-from napari_microdiffusion.plugin.model import Setup, Source, choices_of, plan
+from napari_microdiffusion.plugin.model import Header, Setup, choices_of, plan
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.trained import check_sampling_only
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
-STACK = Source("stack", (16, 128, 128))
+STACK = Header("stack", (16, 128, 128))
 
 
 def test_plan_says_what_will_be_built() -> None:
@@ -30,12 +30,12 @@ def test_plan_says_what_is_left_out() -> None:
     assert "of 128 × 128, denoised first → a volume" in plan(Setup(source="stack", denoise=True), STACK)
     text = plan(Setup(source="stack", leave_out="3, 7-9"), STACK)
     assert text.startswith("12 of 16 projections of 128 × 128 → a volume of 96 × 128 × 128")
-    simulated = plan(Setup(simulate=True), Source("volume", (96, 64, 64)))
+    simulated = plan(Setup(simulate=True), Header("volume", (96, 64, 64)))
     assert simulated.startswith("16 projections")
 
 
 def test_plan_says_what_a_simulation_leaves_out() -> None:
-    text = plan(Setup(simulate=True), Source("volume", (100, 64, 64)))
+    text = plan(Setup(simulate=True), Header("volume", (100, 64, 64)))
     assert text.startswith("16 projections of 64 × 64 → a volume of 96 × 64 × 64 (z, y, x), voxel size not stated")
     assert "last 4 of 100 slices" in text
 
@@ -44,25 +44,25 @@ def test_plan_says_what_a_simulation_leaves_out() -> None:
     ("setup", "source", "truth", "words"),
     [
         (Setup(), None, None, "Choose an image"),
-        (Setup(), Source("s", (64, 64)), None, "single image"),
-        (Setup(), Source("s", (64, 64, 3), "uint8", rgb=True), None, "colour image"),
-        (Setup(), Source("s", (6, 64, 64), "complex64"), None, "complex64"),
-        (Setup(), Source("s", (6, 64, 64), "bool"), None, "bool"),
-        (Setup(), Source("s", (2, 64, 64)), None, "at least 3"),
-        (Setup(), Source("s", (6, 64, 31)), None, "32 × 32 are needed"),
-        (Setup(), Source("s", (64, 64, 12)), None, "32 × 32 are needed; if z is its last axis"),
-        (Setup(), Source("s", (6, 64, 64), lacking=2), None, "s lacks 2 of the projections"),
+        (Setup(), Header("s", (64, 64)), None, "single image"),
+        (Setup(), Header("s", (64, 64, 3), "uint8", rgb=True), None, "colour image"),
+        (Setup(), Header("s", (6, 64, 64), "complex64"), None, "complex64"),
+        (Setup(), Header("s", (6, 64, 64), "bool"), None, "bool"),
+        (Setup(), Header("s", (2, 64, 64)), None, "at least 3"),
+        (Setup(), Header("s", (6, 64, 31)), None, "32 × 32 are needed"),
+        (Setup(), Header("s", (64, 64, 12)), None, "32 × 32 are needed; if z is its last axis"),
+        (Setup(), Header("s", (6, 64, 64), lacking=2), None, "s lacks 2 of the projections"),
         (Setup(leave_out="17"), STACK, None, "numbered from 1 to 16"),
         (Setup(leave_out="1-14"), STACK, None, "2 would be left"),
         (Setup(leave_out="the third"), STACK, None, "'the' names no projections"),
         (Setup(scale_um=(-6, 1, 1)), STACK, None, "give sizes above 0"),
-        (Setup(), STACK, Source("t", (90, 128, 128)), "ground truth t is 90 × 128 × 128"),
-        (Setup(simulate=True), Source("s", (17, 64, 64)), None, "fewer slices"),
+        (Setup(), STACK, Header("t", (90, 128, 128)), "ground truth t is 90 × 128 × 128"),
+        (Setup(simulate=True), Header("s", (17, 64, 64)), None, "fewer slices"),
         (Setup(method="inr", overrides={"steps": 0}), STACK, None, "steps"),
         (Setup(method="inr", overrides={"nonsense": 0}), STACK, None, "nonsense"),
     ],
 )
-def test_plan_says_what_is_wrong(setup: Setup, source: Source | None, truth: Source | None, words: str) -> None:
+def test_plan_says_what_is_wrong(setup: Setup, source: Header | None, truth: Header | None, words: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(words)):
         plan(setup, source, truth)
 

@@ -124,7 +124,7 @@ def prepare(options: Options) -> Prepared:
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
 
 
-def contradicted(described: io.Description, stack: ProjectionStack) -> str | None:
+def contradicted(described: io.FileInfo, stack: ProjectionStack) -> str | None:
     """What to say where a file of projections says of itself that they were made in another way than is stated."""
     own, stated = described.acquisition, stack.acquisition
     if own is None or own.alike(stated):

@@ -24,7 +24,7 @@ from ..volume import ProjectionStack, Volume
 from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, to_type
 from .profile import read_profile
-from .source import Description, Source, open_source
+from .source import FileInfo, Source, open_source
 from .target import (
     SUFFIXES,
     beside,
@@ -52,9 +52,9 @@ __all__ = [
     "EXPORT_TYPES",
     "READERS",
     "SUFFIXES",
-    "Description",
     "ExportType",
     "Exported",
+    "FileInfo",
     "check_beside",
     "check_distinct",
     "check_output",
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 
-def inspect(path: str | Path) -> Description:
+def inspect(path: str | Path) -> FileInfo:
     """What a file holds, without reading its pixels.
 
     Raises
@@ -86,7 +86,7 @@ def inspect(path: str | Path) -> Description:
             acquisition = _acquisition(source)
         except InvalidInput as error:  # for those who state another
             unusable = str(error)
-        return Description(
+        return FileInfo(
             name=stem(Path(path)),
             shape=tuple(sizes.values()),
             axes="".join(sizes),

@@ -28,7 +28,7 @@ COPIES = 2
 
 
 @dataclass(frozen=True)
-class Description:
+class FileInfo:
     """What a file holds.
 
     Parameters

@@ -17,7 +17,7 @@ from ..volume import ProjectionStack, Volume
 from .layers import KEY, LayerTuple, known_units_um, projections_layer, reliability, volume_layer
 
 if TYPE_CHECKING:
-    from ..io import Description
+    from ..io import FileInfo
 
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -129,7 +129,7 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     return [(data, attributes | {"name": f"{volumes[0].name} to {volumes[-1].name}"}, kind)]
 
 
-def _check_memory(found: Description) -> None:
+def _check_memory(found: FileInfo) -> None:
     """All channels and time points come into memory at once, and one is copied while it is stacked."""
     needed = 2 * int(np.prod(found.shape, dtype=object)) * np.dtype(found.dtype).itemsize
     free = psutil.virtual_memory().available
@@ -141,7 +141,7 @@ def _check_memory(found: Description) -> None:
         )
 
 
-def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
+def _channel_layer(path: Path, found: FileInfo, channel: int) -> LayerTuple:
     index = channel if found.channels > 1 else None
     times = [_volume(path, index, t if found.times > 1 else None) for t in range(found.times)]
     data, attributes, kind = _layer(times, found, path=str(path.resolve()), channel=index)
@@ -150,7 +150,7 @@ def _channel_layer(path: Path, found: Description, channel: int) -> LayerTuple:
     return data, attributes, kind
 
 
-def _layer(times: list[Volume], found: Description, **known: Any) -> LayerTuple:
+def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
     """A volume, or its time points; ``known`` goes with the layer."""
     from ..io.reliability import CHANNELS
 

@@ -13,7 +13,7 @@ from ..acquisition import Acquisition
 from ..provenance import was_reconstructed
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
-from .model import Source
+from .model import Header
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -111,13 +111,13 @@ def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     return found if found is not None and found.std.shape == data.shape else None
 
 
-def header(layer: Image) -> Source:
+def header(layer: Image) -> Header:
     """Shape (of one channel and time point) and dtype of a layer; looks at no pixel."""
-    data = base(layer)
+    data = finest(layer)
     shape = tuple(int(n) for n in data.shape)
     lacking = len((facts(layer).get("acquisition") or {}).get("hidden", ()))
     made = was_reconstructed(facts(layer).get("provenance"))
-    return Source(
+    return Header(
         layer.name,
         shape if layer.rgb else shape[-3:],
         str(data.dtype),
@@ -137,7 +137,7 @@ def _turned(layer: Image) -> bool:
     return not (plain and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1)))
 
 
-def base(layer: Image) -> Any:
+def finest(layer: Image) -> Any:
     """The layer's array at full resolution."""
     return layer.data[0] if layer.multiscale else layer.data
 
@@ -150,7 +150,7 @@ def extra_axes(layer: Image) -> dict[str, int]:
     """
     if layer.rgb:
         return {}
-    lengths = [int(n) for n in base(layer).shape[:-3]]
+    lengths = [int(n) for n in finest(layer).shape[:-3]]
     labels = [label.lower() for label in layer.axis_labels[: len(lengths)]]
     guesses = ["channel" if length <= FEW else "time" for length in lengths]
     if guesses == ["channel", "channel"]:
@@ -164,7 +164,7 @@ def extra_axes(layer: Image) -> dict[str, int]:
 
 def pixels(layer: Image, chosen: dict[str, int]) -> Any:
     """One channel and time point of a layer, (z, y, x), still lazy where the layer is."""
-    data = base(layer)
+    data = finest(layer)
     for name in extra_axes(layer):
         data = data[chosen.get(name, 0)]
     return data

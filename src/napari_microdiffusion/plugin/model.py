@@ -123,7 +123,7 @@ def choices_of(method: Method) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Source:
+class Header:
     """What a layer's header says, without looking at its pixels: enough to refuse what cannot work.
 
     Parameters
@@ -188,7 +188,7 @@ class Source:
             )
 
 
-def covered(setup: Setup, source: Source) -> Acquisition:
+def covered(setup: Setup, source: Header) -> Acquisition:
     """The acquisition, bound to as many projections as the source has or, when simulating, gives; without some.
 
     Raises
@@ -213,7 +213,7 @@ def covered(setup: Setup, source: Source) -> Acquisition:
     return setup.acquisition.bound(source.shape[0]).leaving_out(numbered(setup.leave_out))
 
 
-def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> str:
+def plan(setup: Setup, source: Header | None, truth: Header | None = None) -> str:
     """What will be built, in one sentence.
 
     Raises
@@ -249,7 +249,7 @@ def plan(setup: Setup, source: Source | None, truth: Source | None = None) -> st
     return built
 
 
-def doubts(setup: Setup, source: Source | None, truth: Source | None = None) -> str:
+def doubts(setup: Setup, source: Header | None, truth: Header | None = None) -> str:
     """What people should know of choices that work: one sentence each, empty if there is nothing."""
     if source is None:
         return ""

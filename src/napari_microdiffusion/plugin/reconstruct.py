@@ -24,7 +24,7 @@ from .filming import Filming, times_of
 from .layers import facts, header
 from .live import show_chosen
 from .method_box import MethodBox
-from .model import Setup, Source, choices_of, doubts, plan
+from .model import Header, Setup, choices_of, doubts, plan
 from .parts import AMBER, RED, UprightArea, alive, sentence
 from .result_box import ResultBox
 from .results import Results
@@ -245,7 +245,7 @@ class ReconstructWidget(QWidget):
     def _plan(self, setup: Setup) -> str:
         return plan(setup, *self._headers())
 
-    def _headers(self) -> tuple[Source | None, Source | None]:
+    def _headers(self) -> tuple[Header | None, Header | None]:
         """Of the chosen image and the chosen truth."""
         source, truth = (None if layer is None else header(layer) for layer in (self.data.source(), self.data.truth()))
         return source, truth
