@@ -119,6 +119,8 @@ def test_each_time_point_as_if_it_were_alone(
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
     assert viewer.layers[-1].name == "v_t0 to v_t2"
     assert viewer.layers[-1].data.shape == (3, *TINY)
+    qtbot.waitUntil(lambda: viewer.layers[-1].name_overlay.visible, timeout=10_000)
+    assert viewer.canvas.grid.enabled
     assert not widget.results()  # it is in files
     viewer.layers["mine"].contrast_limits = (0.1, 0.2)
     assert viewer.layers[-1].contrast_limits == [0.1, 0.2]

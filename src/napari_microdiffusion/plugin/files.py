@@ -83,7 +83,9 @@ class Files:
         question = f"{len(there)} of these files already exist, {', '.join(there[:3])} among them.\nReplace them?"
         return path if not there or self._agreed(dialog, question) else None
 
-    def open_movie(self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str) -> None:
+    def open_movie(
+        self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str, then: Callable[[], object]
+    ) -> None:
         """Show volumes as the time points of one layer, with the contrast of another, where it is to lie."""
 
         def read() -> list[LayerTuple]:
@@ -97,6 +99,7 @@ class Files:
             if like in self._viewer.layers:
                 link_contrast(layer, like)
             show_middle(self._viewer, layer)
+            then()
 
         in_background(read, lambda found: self._add(found, link), self._parent)
 

@@ -329,6 +329,7 @@ class ReconstructWidget(QWidget):
         for part, none in self._parts.items():
             over = partial(self._none_made, line=none)
             self._follow(part, lambda message: self._finish(message, message), over)
+        self._filming.rearranged.connect(self._results.arrange)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(self._viewer, self, self._on_layers)
 
