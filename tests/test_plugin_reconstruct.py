@@ -196,7 +196,8 @@ def test_stop_keeps_what_is_done(opened: Open, qtbot: Any, method: Callable[[Any
     method(Slow(consistency="none"))
     widget.run()
     qtbot.waitUntil(lambda: widget.run_box._bar.value() > 5, timeout=20_000)
-    assert as_volume(viewer.layers[-1]).provenance == {"complete": False}
+    provenance = as_volume(viewer.layers[-1]).provenance or {}
+    assert (provenance["complete"], provenance["job"]["acquisition"]["slices"]) == (False, 6)
     asked = time.monotonic()
     with qtbot.waitSignal(widget.finished, timeout=5000):
         widget.run_box.stop_button.click()
@@ -295,7 +296,8 @@ def test_out_of_memory_is_one_readable_notice(
     assert "Memory ran out during Conservative interpolation on vessels projections" in notices[0]
     assert "crop" in notices[0]
     assert viewer.layers[-1].name.endswith("(failed)")
-    assert as_volume(viewer.layers[-1]).provenance == {"complete": False}
+    provenance = as_volume(viewer.layers[-1]).provenance or {}
+    assert (provenance["complete"], provenance["job"]["acquisition"]["slices"]) == (False, 6)
 
 
 def test_a_failure_is_told_in_full_and_leaves_the_result_before_as_it_was(

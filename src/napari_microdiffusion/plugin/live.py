@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
     from ..volume import ProjectionStack
 
-UNFINISHED = {"provenance": {"complete": False}}
-"""What is known of a result until its run has ended: who saves it meanwhile saves that with it."""
-
 
 class LiveLayer(QObject):
     """A result's layer while it grows.
 
     The worker writes into the layer's own array; here a flag is set, and a timer draws. Thumbnail, highlight and extent
     stay as they are until the end: each would go over the whole volume.
+
+    Parameters
+    ----------
+    known
+        What is known of the result until its run has ended: who saves it meanwhile saves that with it.
+    rate
+        Drawings a second.
     """
 
-    def __init__(self, viewer: ViewerModel, name: str, parent: QObject, rate: float = 2.0) -> None:
+    def __init__(self, viewer: ViewerModel, name: str, known: dict[str, Any], parent: QObject, rate: float) -> None:
         super().__init__(parent)
-        self._viewer, self._name = viewer, name
+        self._viewer, self._name, self._known = viewer, name, known
         self.layer: Image | None = None
         self._stale = False
         self._timer = QTimer(self)
@@ -49,7 +53,7 @@ class LiveLayer(QObject):
             name=self._name,
             contrast_limits=tuple(reference.contrast_limits),
             colormap=reference.colormap,
-            metadata={KEY: {"role": "result", **UNFINISHED}},
+            metadata={KEY: {"role": "result", **self._known}},
             scale=scale,
             translate=top(source, scale[0], first),
             units=units,
@@ -69,12 +73,13 @@ class LiveLayer(QObject):
         """The array has changed; draw it when the timer says so."""
         self._stale = True
 
-    def finish(self, facts: dict[str, Any], suffix: str = "") -> None:
+    def finish(self, suffix: str, facts: dict[str, Any] | None = None) -> None:
         """Stop drawing, keep what is known of the result with the layer, draw it once in full."""
         self._timer.stop()
         if self.layer is None or self.gone:
             return
-        self.layer.metadata = {**self.layer.metadata, KEY: {"role": "result", **facts}}
+        known = self._known if facts is None else facts
+        self.layer.metadata = {**self.layer.metadata, KEY: {"role": "result", **known}}
         self.layer.name += suffix
         self.layer.refresh()
 

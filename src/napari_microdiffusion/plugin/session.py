@@ -15,7 +15,7 @@ from ..provenance import found_in
 from ..volume import ProjectionStack, Volume
 from .background import Background
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
-from .live import UNFINISHED, LiveLayer, show_chosen, show_middle
+from .live import LiveLayer, show_chosen, show_middle
 from .model import Setup
 from .parts import sentence
 
@@ -75,8 +75,10 @@ class Session(Background):
         chosen = setup.chosen
         which = "".join(f" {name[0]}={chosen[name]}" for name in ("channel", "time") if name in extra_axes(source))
         quiet = ", denoised" if setup.denoise else ""
-        self._live = LiveLayer(viewer, f"{setup.title} · {source.name}{which}{quiet}", self, rate)
         self._job = setup.job(*replayable(source, setup))
+        unfinished = {"method": setup.method, "job": self._job.model_dump(mode="json"), "complete": False}
+        name = f"{setup.title} · {source.name}{which}{quiet}"
+        self._live = LiveLayer(viewer, name, {"provenance": unfinished}, self, rate)
         self._run = RunWorker(loader(setup, source, truth), self._job, max(1 / rate, 3.0), base)
 
     def start(self) -> None:
@@ -139,7 +141,7 @@ class Session(Background):
         }
         self.deleteLater()
         fell_back = found_in(result.volume.provenance).get("fell_back")
-        self._live.finish(known, " (partial)" if result.partial else " (interpolation)" if fell_back else "")
+        self._live.finish(" (partial)" if result.partial else " (interpolation)" if fell_back else "", known)
         self.scored.emit(outcome.scores, self._truth is not None)
         if removed:
             self.ended.emit("Stopped, as its layer was removed")
@@ -153,7 +155,7 @@ class Session(Background):
         if isinstance(error, REFUSALS):
             self._withdraw()
         else:
-            self._live.finish(UNFINISHED, " (failed)")
+            self._live.finish(" (failed)")
         text, name = str(error), self._source.name
         of_method = not text.startswith(f"{name} ")  # which may hold the method's name
         self.failed.emit(sentence(titled(text, self._setup.method) if of_method else text, name))
