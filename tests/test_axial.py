@@ -17,6 +17,7 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
+from napari_microdiffusion.methods._bright import brightness
 from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.noise import noise_variance
@@ -694,6 +695,16 @@ GAINS = {"four projections": 0.5, "no noise at all": 0.2, "light that fades": 0.
 
 LONGER: dict[str, dict[str, Any]] = {"an empty projection": {"steps": 200}}
 """Where half of the seeds fall back after a shorter training."""
+
+
+def test_bounds_are_further_away_where_it_is_bright(stack):
+    method, found = Axial(channels=8, blocks=2), []
+    for bright in (1.0, 2.0):
+        weights = method.untrained(stack, Context()) | Trial({0.0: 20.0}, 19.0, 1.0, bright=bright).weights()
+        found.append(exhaust(method.predict(stack, weights, Context())))
+    usual, wider = (volume.reliability.upper - volume.data for volume in found)
+    np.testing.assert_array_equal(found[0].data, found[1].data)
+    np.testing.assert_allclose(wider, usual * (1 + brightness(stack)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods import _bright as module
 from napari_microdiffusion.methods._bright import MOST, bright_widening, brightness
 from napari_microdiffusion.methods._patches import Anisotropy, Cutter
+from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.volume import ProjectionStack
 
 ACQUISITION = Acquisition(slices=4)
@@ -89,6 +92,34 @@ def test_the_factor_is_what_bright_hidden_projections_need_beside_those_of_patch
     assert factor(stack) == pytest.approx(expected, rel=1e-3)
 
 
+def test_where_most_is_bright_nothing_is_widened() -> None:
+    stack = spots(0.3)
+    inverted = ProjectionStack(1 - stack.data, stack.acquisition)
+    threshold, interpolated = (
+        threshold_otsu(inverted.data),
+        1 - np.einsum("zk,kyx->zyx", stack.interpolation, stack.data),
+    )
+    found = brightness(inverted)
+    away = np.abs(interpolated - threshold) > 1e-5
+    np.testing.assert_array_equal(found[away], (interpolated > threshold)[away])
+    assert factor(inverted) == 1
+
+
+def test_patches_that_surprise_nobody_are_no_measure() -> None:
+    """What is the same over whole projections leaves errors of rounding."""
+    plateaus = np.zeros((9, 40, 40), np.float32)
+    plateaus[::2] = 1  # on and off, the same everywhere
+    plateaus[:, :30] = 0
+    assert factor(ProjectionStack(plateaus, ACQUISITION.bound(9)), Sure(1e6)) == 1
+
+
+def test_intervals_are_as_many_times_as_wide_where_it_is_bright() -> None:
+    stack = spots(1.0)
+    usual, bright = (Trial({0.0: 20.0}, 19.0, 1.5, bright=by).factors(stack) for by in (1.0, 3.0))
+    assert (usual == 1.5).all()
+    np.testing.assert_allclose(bright, 1.5 * (1 + 2 * brightness(stack)), rtol=1e-6)
+
+
 def test_what_is_stated_of_everything_cancels() -> None:
     stack = spots(0.3)
     assert factor(stack, Sure(5.0)) == pytest.approx(factor(stack, Sure(0.2)), rel=1e-5)
@@ -103,7 +134,9 @@ def test_where_next_to_nothing_is_bright_nothing_is_told(monkeypatch: pytest.Mon
     assert factor(spots(0.3)) == 1
 
 
-def test_it_stops_when_it_is_told_to() -> None:
-    stack = spots(0.3)
-    stopped = Context(cancelled=lambda: True)
+@pytest.mark.parametrize("asked", [0, 6])  # at the first fold; among the patches, after four folds
+def test_it_stops_when_it_is_told_to(asked: int) -> None:
+    stack, answers = spots(0.3), itertools.count()
+    stopped = Context(cancelled=lambda: next(answers) >= asked)
     assert bright_widening(Sure(), cutter(stack), stack, LOOK, 1.0, stopped) is None  # type: ignore[arg-type]
+    assert next(answers) == asked + 1

@@ -161,18 +161,18 @@ def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition |
     if found is None:
         return {}
     inside, squares, counts = 0, np.zeros(2), np.zeros(2)  # of the others, of the flagged
-    shining, held = bright(volume.data), []
+    shining, held, lit = bright(volume.data), 0, 0
     for z in np.flatnonzero(scored_slices(len(truth.data), acquisition)):
         true = truth.data[z].astype(np.float64)
         holds = (found.lower[z] <= true) & (true <= found.upper[z])
         inside += int(holds.sum())
-        held.append(holds[shining[z]])
+        held, lit = held + int(holds[shining[z]].sum()), lit + int(shining[z].sum())
         error, flagged = (volume.data[z] - true) ** 2, found.flagged[z]
         squares += error[~flagged].sum(), error[flagged].sum()
         counts += (~flagged).sum(), flagged.sum()
     scores = {"coverage_90": float(inside / counts.sum())}
-    if among := np.concatenate(held).tolist():
-        scores["coverage_90_bright"] = float(np.mean(among))
+    if lit:
+        scores["coverage_90_bright"] = held / lit
     if counts.all():
         others, least_certain = squares / counts
         floor = FLOOR * span(truth.data) ** 2

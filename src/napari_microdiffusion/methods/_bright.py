@@ -29,6 +29,9 @@ BATCHES, PATCHES = 48, 12
 FEWEST = 100
 """Bright pixels that tell something, of the stack's hidden projections and of those of patches."""
 
+FAINTEST = 1e-3
+"""Surprise of patches below which it is no measure: theirs are 0.3 to 2 where there is something to tell."""
+
 MOST = 4.0
 """The largest factor."""
 
@@ -40,8 +43,10 @@ def brightness(stack: ProjectionStack) -> NDArray[np.float32]:
     """
     found = along_z(stack.interpolation, stack.data)
     low, high = np.median(stack.data), threshold_otsu(stack.data)
+    if not low < high:  # most is bright
+        return np.asarray(found > high, np.float32)
     found -= np.float32(low)
-    found /= np.float32(max(high - low, 1e-9))
+    found /= np.float32(high - low)
     return np.clip(found, 0, 1, out=found)
 
 
@@ -51,16 +56,17 @@ def bright_widening(
     """Factor at which intervals hold bright hidden projections as often as they hold those of patches; 1 at least.
 
     The surprise is the error of a hidden projection over what the network states of it, of which nine tenths are less
-    than what is compared. None when stopped.
+    than what is compared. 1 where most of the stack is bright: patches show enough of that. None when stopped.
     """
     import torch
 
     threshold = threshold_otsu(stack.data)
-    told = told_folds(net, stack, anisotropy, context)
-    if told is None:
-        return None
+    if np.median(stack.data) >= threshold:
+        return 1.0
     own = []
-    for fold in told:
+    for fold in told_folds(net, stack, anisotropy, context):
+        if fold is None:
+            return None
         error = fold.measured - fold.interpolated - strength * fold.change
         own.append(_surprises(fold.interpolated, error, fold.stated, threshold))
     usual = []
@@ -74,14 +80,15 @@ def bright_widening(
             estimate, distances = restored(
                 net, acquisition, stack.ridge, planes, patches.conditions.to(context.device), context
             )
-        truth = patches.truth.to(context.device)
+        truth = (patches.truth + patches.grain).to(context.device)  # as slices are, and projections of them
         parts = planes, truth - estimate, distances.mean(1)
         seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
         usual.append(_surprises(seen, error, stated, threshold))
     here, there = np.concatenate(own), np.concatenate(usual)
     if min(len(here), len(there)) < FEWEST:
         return 1.0
-    return float(np.clip(np.quantile(here, 0.9) / np.quantile(there, 0.9), 1, MOST))
+    surprise, measure = float(np.quantile(here, 0.9)), float(np.quantile(there, 0.9))
+    return min(max(surprise / measure, 1.0), MOST) if measure > FAINTEST else 1.0
 
 
 def _surprises(

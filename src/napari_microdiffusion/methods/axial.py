@@ -183,11 +183,16 @@ class Axial(Method):
     def _doubt(self, trial: Trial, stack: ProjectionStack) -> str:
         """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
         lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
-        if lead < (CRAMPED_LEAD if cramped(stack, trial.ratio) else 0):
-            than = f"{-lead:.2f} dB worse" if lead <= -0.005 else "hardly better" if lead >= 0.005 else "no better"
+        if lead < 0:
+            than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
             return (
                 f"hidden projections are predicted {than} than by interpolation (the sample "
                 "may look different along z than across, or training was too short)"
+            )
+        if lead < CRAMPED_LEAD and cramped(stack, trial.ratio):
+            return (
+                f"hidden projections are predicted {lead:.2f} dB better than by interpolation, and "
+                f"{CRAMPED_LEAD:g} dB are asked for where images are as small as these"
             )
         if self.sigma is None and not trial.scores:
             return UNTESTED
@@ -206,10 +211,12 @@ class Axial(Method):
             yield Notice(f"{UNTESTED}: acquire four or more, or set sigma to use one all the same")
             return kept(net) | Trial({}, ratio=ratio).weights()
         if cramped(stack, ratio):
+            tested = len(stack.data) > MINIMUM_PROJECTIONS
+            unless = f", which is given unless hidden projections are predicted {CRAMPED_LEAD:g} dB better"
             yield Notice(
                 "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
-                "and what the network learns may be worse than interpolation, which is given unless hidden projections "
-                f"are predicted {CRAMPED_LEAD:g} dB better; larger images or fewer slices per projection would help"
+                f"and what the network learns may be worse than interpolation{unless if tested else ''}; larger images "
+                "or fewer slices per projection would help"
             )
         if steps:
             yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)

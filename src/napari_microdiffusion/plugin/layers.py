@@ -245,7 +245,8 @@ def place_source(layer: Image, scale_um: Triple | None, step: int) -> None:
     if tuple(str(unit) for unit in layer.units[-3:]) != ("micrometer",) * 3:
         factors = [_micrometres(1.0, unit) or 1.0 for unit in layer.units[-3:]]
         moved = [float(t) * factor for t, factor in zip(layer.translate[-3:], factors, strict=True)]
-        layer.units = (*layer.units[:-3], *wanted["units"])
+        with layer.events.units.blocker():  # until scale and units belong together
+            layer.units = (*layer.units[:-3], *wanted["units"])
         layer.translate = (*layer.translate[:-3], *moved)
     if not np.allclose(layer.scale[-3:], wanted["scale"]):
         layer.scale = (*layer.scale[:-3], *wanted["scale"])

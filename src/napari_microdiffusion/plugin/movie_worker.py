@@ -20,7 +20,7 @@ from .layers import Ran
 from .worker import Load, StoppableWorker, explained, followed, torch_loaded
 
 NOTHING = "stopped before the first time point was done: nothing was written"
-REUSED = "Time point {} was reconstructed with these settings before: that result and its network are used"
+REUSED = "Time point {} was reconstructed with these settings before: that result is used"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _filmed(
             job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
             known = None if trained else next((ran.result for ran in before if ran.made(job, stack)), None)
             if known is not None:
-                follower.tell(REUSED.format(shot.time))
+                follower.tell(REUSED.format(shot.time) + (", and its network" if job.method.transfers else ""))
             result = known or (yield from followed(_run(job, stack, trained, cancelled), follower))
             if result.partial:
                 movie = replace(movie, complete=False)
