@@ -987,7 +987,7 @@ class TestPretrain:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--base", base)
         order = ("evaluate", "v.ome.tif", "--projections", "p.ome.tif", "--held-out", "--json")
         trained = load_trained(base)
-        save_base("short.safetensors", replace(trained, complete=False))
+        save_base("short.safetensors", replace(trained, origin=trained.origin.model_copy(update={"complete": False})))
         assert (
             "note: the training of the base model was stopped" in invoke(*order, "--base", "short.safetensors").stderr
         )

@@ -1,4 +1,4 @@
-"""Which arrays are stacks of grey images that anything can be learned of, and how their pixels are known again."""
+"""Which arrays are stacks of grey images that anything can be learned of, and what is known of their pixels."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ _WIDER = {"float16": "float32", "int64": "float64", "uint64": "float64"}
 def span(data: NDArray[Any]) -> float:
     """From the darkest to the brightest of all intensities, also of integers that would wrap around."""
     return float(data.max()) - float(data.min())
+
+
+def otsu(image: NDArray[np.floating[Any]]) -> float:
+    """Otsu's threshold of an image or a volume, (...); the highest value where all is the same."""
+    from skimage.filters import threshold_otsu
+
+    if not image.max() > image.min():  # constant, or not a number
+        return float(image.max())
+    return float(threshold_otsu(image))
 
 
 def check_image(data: NDArray[Any], name: str) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 from skimage.metrics import structural_similarity
 
 from .acquisition import Acquisition
 from .events import InvalidInput
-from .images import span
+from .images import otsu, span
 from .volume import ProjectionStack, Volume
 
 FLOOR = 1e-12  # of the squared error: a perfect slice scores 120 dB, not infinity
@@ -238,7 +237,5 @@ def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.boo
 
 def bright(image: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     """What is brighter than Otsu's threshold of all, (...) of (...); nothing where all is the same."""
-    if not image.max() > image.min():  # constant, or not a number
-        return np.zeros(image.shape, bool)
-    mask: NDArray[np.bool_] = image > threshold_otsu(image)
+    mask: NDArray[np.bool_] = image > otsu(image)
     return mask

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 
+from ..images import otsu
 from ..numerics import along_z
 from ..volume import ProjectionStack
 from ._base import Context
@@ -42,7 +42,7 @@ def brightness(stack: ProjectionStack) -> NDArray[np.float32]:
     Of the conservative interpolation: what lies within a bright projection may be bright.
     """
     found = along_z(stack.interpolation, stack.data)
-    low, high = np.median(stack.data), threshold_otsu(stack.data)
+    low, high = np.median(stack.data), otsu(stack.data)
     if not low < high:  # most is bright
         return np.asarray(found > high, np.float32)
     found -= np.float32(low)
@@ -60,7 +60,7 @@ def bright_widening(
     """
     import torch
 
-    threshold = threshold_otsu(stack.data)
+    threshold = otsu(stack.data)
     if np.median(stack.data) >= threshold:
         return 1.0
     own = []
