@@ -66,6 +66,13 @@ def before_each(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) 
     monkeypatch.setattr(movie_worker, "write_volume", write)
 
 
+def heard(widget: Any) -> list[str]:
+    """What is told from now on."""
+    told: list[str] = []
+    widget._filming.noticed.connect(told.append)
+    return told
+
+
 def press(
     qtbot: Any,
     widget: Any,
@@ -136,10 +143,8 @@ def test_each_time_point_as_if_it_were_alone(
 def test_one_network_for_all_learned_of_the_chosen_time_point(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("napari_microdiffusion.plugin.reconstruct.show_info", told.append)
     viewer, widget = ready(method="axial", overrides=SMALL, time=1)
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
     press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
     network = load_trained(tmp_path / "v_t1_network.safetensors")
     found = [read_volume(tmp_path / f"v_t{time}.ome.tif").provenance or {} for time in range(3)]
@@ -181,10 +186,9 @@ def test_what_a_run_has_just_learned_is_not_learned_again(
 def test_a_time_point_that_cannot_be_is_left_out(
     ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     stacks[1][:] = 7
     viewer, widget = ready(method="linear")
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
     assert press(qtbot, widget, tmp_path / "v.ome.zarr", monkeypatch).startswith("2 volumes in")
     assert any(text.startswith("Time point 1 is left out: mine is constant") for text in told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v_t0.ome.zarr", "v_t2.ome.zarr"]
@@ -283,9 +287,8 @@ def test_the_network_and_reliabilities_are_asked_about_too(
 def test_a_network_that_cannot_be_kept_keeps_nothing_from_the_others(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     _, widget = ready(method="axial", overrides=SMALL)
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
     before_each(monkeypatch, lambda _: (tmp_path / "v_t0_network.safetensors").write_text("theirs"))
     assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch).startswith("3 volumes in")
     assert (tmp_path / "v_t0_network.safetensors").read_text() == "theirs"
@@ -298,9 +301,8 @@ def test_a_network_that_cannot_be_kept_keeps_nothing_from_the_others(
 def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     _, widget = ready(method="linear")
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
     before_each(monkeypatch, lambda _: (tmp_path / "v_t1.ome.tif").write_text("theirs"))
     assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch).startswith("2 volumes in")
     assert (tmp_path / "v_t1.ome.tif").read_text() == "theirs"
@@ -310,9 +312,8 @@ def test_what_has_come_meanwhile_is_not_replaced_and_the_rest_is_made(
 def test_a_full_disk_ends_it_and_what_is_done_is_told(
     ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     _, widget = ready(method="linear")
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
 
     def full(path: Path) -> None:
         if "t1" in path.name:
@@ -326,10 +327,9 @@ def test_a_full_disk_ends_it_and_what_is_done_is_told(
 def test_what_speaks_against_a_later_time_point_is_told(
     ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     stacks[1][2] = 0
     _, widget = ready(method="linear")
-    widget._filming.noticed.connect(told.append)
+    told = heard(widget)
     press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
     assert any(text.startswith("time point 1: projection 3 (counted from 1) is the same everywhere") for text in told)
 

@@ -187,10 +187,10 @@ def try_out(
         finite(float(scores[anisotropy].mean()))
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
+    chosen = Anisotropy(trial.sigma, trial.elongation)
     needed = widening_needed(net, cut, stack.ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
-        needed = widening_needed(net, cut, stack.ridge, context, Anisotropy(trial.sigma, trial.elongation))
-    chosen = Anisotropy(trial.sigma, trial.elongation)
+        needed = widening_needed(net, cut, stack.ridge, context, chosen)
     bright = bright_widening(net, cut, stack, chosen, trial.strength(trial.sigma), context)
     if needed is None or bright is None:
         return trial
