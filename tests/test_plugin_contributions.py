@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,23 @@ def test_volumes_opened_as_one_stack_are_a_movie(tmp_path: Path) -> None:
     assert attributes["scale"] == pytest.approx((1, 2, 0.5, 0.5))
     assert attributes["axis_labels"] == ("t", "z", "y", "x")
     assert "path" not in attributes["metadata"][KEY]  # no one file to replay a run from
+
+
+@pytest.mark.parametrize(
+    ("provenance", "role"),
+    [({"job": {}, "complete": True}, "result"), ({"complete": False}, "result"), ({"seed": 3}, "volume")],
+)
+def test_a_volume_that_was_reconstructed_opens_as_a_result(tmp_path: Path, provenance: Any, role: str) -> None:
+    paths = [tmp_path / f"v_t{time}.ome.tif" for time in range(2)]
+    data = np.random.default_rng(0).random((5, 40, 40), np.float32)
+    for path in paths:
+        write_volume(Volume(data, None, "v", "", provenance, Reliability(data, data - 1, data + 1)), path)
+    [(_, attributes, _)] = read_layers(paths[0])
+    known = attributes["metadata"][KEY]
+    assert (known["role"], known["has_reliability"]) == (role, role == "result")
+    [(movie, attributes, _)] = read_movie([str(path) for path in paths])  # many results are none
+    assert (attributes["metadata"][KEY]["role"], attributes["metadata"][KEY]["has_reliability"]) == ("volume", False)
+    assert len(write_image(str(tmp_path / "one.ome.tif"), movie[0], attributes)) == 1
 
 
 def test_a_movie_too_large_for_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
-from napari_microdiffusion.plugin.layers import KEY, Ran, extra_axes, facts
+from napari_microdiffusion.plugin.layers import KEY, extra_axes, facts
 from napari_microdiffusion.plugin.parts import RED
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
@@ -151,14 +151,21 @@ def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
 
 
 def test_how_a_result_was_made_tells_it_from_another() -> None:
-    stack = ProjectionStack(np.ones((4, 32, 32), np.float32), Acquisition(slices=3))
-    job = Job(method=spec("inr", "preview", {"steps": 6}), seed=4)
-    assert how(Ran(job, stack, None)) == "3 slices, stride 3, uniform profile; preview but steps = 6; seed 4"  # type: ignore[arg-type]
-    plain = Job(method=spec("linear", "preview", {"consistency": "final"}), denoise=True)
-    assert how(Ran(plain, stack.without([1]), None)) == (  # type: ignore[arg-type]
+    beam = Acquisition(slices=3, count=4)
+
+    def told(**values: Any) -> str:
+        return how({"job": Job(**values).model_dump(mode="json")})
+
+    learned = spec("inr", "preview", {"steps": 6})
+    assert told(method=learned, acquisition=beam, seed=4) == (
+        "3 slices, stride 3, uniform profile; preview but steps = 6; seed 4"
+    )
+    plain = spec("linear", "preview", {"consistency": "final"})
+    assert told(method=plain, acquisition=beam.without((1,)), denoise=True) == (
         "3 slices, stride 3, uniform profile; without projection 2; denoised first; consistency = final"
     )
-    assert how(None) == ""
+    for unknown in (None, {}, {"job": {"method": {"kind": "of tomorrow"}}}):
+        assert how(unknown) == ""
 
 
 def test_network_trains_and_every_view_works(opened: Open, qtbot: Any) -> None:

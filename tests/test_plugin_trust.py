@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import Origin
 from napari_microdiffusion.events import Event, Stage, Step, exhaust
-from napari_microdiffusion.io import read_volume
+from napari_microdiffusion.io import read_volume, write_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
 from napari_microdiffusion.metrics import Residual, evaluate, residual_map
 from napari_microdiffusion.plugin import maps, scoring
@@ -25,7 +26,7 @@ from napari_microdiffusion.plugin.contributions import read_layers, sample, writ
 from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.layers import Ran, facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
-from napari_microdiffusion.plugin.trust_box import TrustBox, in_bold
+from napari_microdiffusion.plugin.trust_box import TOO_FEW, TrustBox, in_bold
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, Result
@@ -117,15 +118,13 @@ def words(widget: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("possible", "too_few", "enabled", "tooltip"),
-    [(True, False, True, "Hide projections"), (True, True, False, "four projections"), (False, False, False, "Hide")],
+    ("possible", "never", "enabled", "tooltip"),
+    [(True, "", True, "Hide projections"), (True, TOO_FEW, False, "four projections"), (False, "", False, "Hide")],
 )
-def test_a_score_that_cannot_be_says_why(
-    qtbot: Any, possible: bool, too_few: bool, enabled: bool, tooltip: str
-) -> None:
+def test_a_score_that_cannot_be_says_why(qtbot: Any, possible: bool, never: str, enabled: bool, tooltip: str) -> None:
     box = TrustBox()
     qtbot.addWidget(box)
-    box.show_score("", possible, too_few)
+    box.show_score("", possible, never)
     assert box._button.isEnabled() is enabled
     assert tooltip in box._button.toolTip()
 
@@ -586,6 +585,41 @@ def test_a_cropped_result_is_saved_without_its_reliability(
     layer = run(qtbot, widget)
     data, attributes, _ = layer.as_layer_data_tuple()
     assert len(write_image(str(tmp_path / "w.ome.tif"), data[:6], attributes)) == 1
+
+
+def test_a_saved_result_is_one_again_when_it_is_opened(
+    opened: Open, qtbot: Any, method: Use, notices: list[str], tmp_path: Path
+) -> None:
+    from napari.layers import Layer
+
+    method(Sure())
+    viewer, widget = opened()
+    layer = run(qtbot, widget)
+    score(qtbot, widget)
+    told, found = words(widget), facts(layer)["ran"].result.volume.reliability
+    assert "hidden projections" in told
+    path = tmp_path / "v.ome.tif"
+    write_volume(as_volume(layer), path)
+    viewer.layers.remove(layer)
+    for saved in read_layers(path):
+        viewer.add_layer(Layer.create(*saved))
+    assert [each.name for each in widget.results()] == ["v"]
+    assert (widget.result.current(), words(widget)) == ("v", told)
+    assert "6 slices, stride 6" in widget.result._results.itemData(0, Qt.ItemDataRole.ToolTipRole)
+    trust = widget.result.trust
+    assert not trust._button.isEnabled()
+    assert "this session" in trust._button.toolTip()
+    assert [kind for kind, box in trust._maps.items() if box.isEnabled()] == [UNCERTAINTY, INTERVAL]
+    [shown] = tick(qtbot, viewer, widget, UNCERTAINTY)
+    np.testing.assert_array_equal(shown.data, found.std)
+    again = as_volume(widget.results()[-1])  # to be saved in another format
+    assert again.reliability is not None
+    np.testing.assert_array_equal(again.reliability.upper, found.upper)
+    (tmp_path / "v_reliability.ome.tif").unlink()
+    trust._maps[INTERVAL].click()
+    qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
+    assert "not beside it any more" in notices[0]
+    assert not trust._maps[INTERVAL].isChecked()
 
 
 def test_a_reliability_opens_as_layers_by_its_names(tmp_path: Path) -> None:

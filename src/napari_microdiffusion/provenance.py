@@ -38,6 +38,12 @@ def found_in(provenance: dict[str, Any] | None) -> Findings:
     return found
 
 
+def verdict_in(provenance: dict[str, Any] | None) -> str:
+    """What a volume is worth in plain words, as it is on record; empty where it is not."""
+    told = (provenance or {}).get("verdict", "")
+    return told if isinstance(told, str) else ""
+
+
 def was_reconstructed(provenance: dict[str, Any] | None) -> bool:
     """Whether a record of how a volume was made is that of a run, finished or not, so that it is no measurement."""
     return not {"job", "complete"}.isdisjoint(provenance or {})

@@ -26,6 +26,7 @@ from .metrics import Residual, residual_stats
 from .presets import name_of
 from .reliability import Reliability
 from .trained import Trained
+from .verdict import verdict
 from .volume import Intensity, ProjectionStack, Volume
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -132,15 +133,12 @@ def run(
             f"{share:.2g} % of their range (rms) is left unexplained{taken}"
         )
     seconds = time.monotonic() - began
-    result = Volume(
-        canvas,
-        stack.volume_scale_um,
-        f"{stack.name} {name_of(job.method)}",
-        stack.source_dtype,
-        _provenance(job, stack, context, seconds, quiet) | record | _findings(job, stack, weights, context),
-        reliability,
-    )
-    return Result(result, weights, residual, context.stopped, seconds, given)
+    provenance = _provenance(job, stack, context, seconds, quiet) | record | _findings(job, stack, weights, context)
+    name = f"{stack.name} {name_of(job.method)}"
+    volume = Volume(canvas, stack.volume_scale_um, name, stack.source_dtype, provenance, reliability)
+    result = Result(volume, weights, residual, context.stopped, seconds, given)
+    provenance["verdict"] = verdict(result, stack)
+    return result
 
 
 def reconstruct(

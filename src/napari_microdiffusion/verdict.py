@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from .numerics import along_z
 from .presets import METHODS
 from .provenance import found_in, was_denoised
 from .reliability import Reliability
-from .run import Result
 from .volume import ProjectionStack
+
+if TYPE_CHECKING:
+    from .run import Result
 
 CLOSE_DB = 1.0
 """A difference on hidden projections that says little: between a method and the conservative interpolation the score
@@ -51,7 +53,8 @@ def verdict(
 ) -> str:
     """What was measured, what was inferred, how sure that is, and what would help, in one paragraph of plain words.
 
-    Projections that are spoilt are named before that.
+    Projections that are spoilt are named before that. Every run puts it on record with its volume
+    (`provenance.verdict_in`), as it is without a score.
 
     Parameters
     ----------

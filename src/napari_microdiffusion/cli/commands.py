@@ -11,7 +11,7 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput, RunFailed
 from ..numbering import numbers_of
 from ..presets import name_of
-from ..provenance import found_in, was_denoised, was_reconstructed
+from ..provenance import found_in, verdict_in, was_denoised, was_reconstructed
 from ..run import Result, run
 from ..trained import save_trained
 from ..verdict import so_far
@@ -166,6 +166,7 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
         "residual_max": result.residual.maximum,
         "residual_rms": result.residual.rms,
         "found": found_in(provenance),
+        "verdict": verdict_in(provenance),
         "mapping": exported.mapping,
         "weights": None if saved is None else str(saved),
     }
@@ -203,4 +204,4 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
         lines.append(f"hidden projections by axial blur, in slices and dB: {tried}")
     lines += [exported.mapping] if exported.mapping else []
     lines += [f"{saved}: the trained weights"] if saved else []
-    return lines
+    return [*lines, verdict_in(result.volume.provenance)]

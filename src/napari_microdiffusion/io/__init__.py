@@ -20,6 +20,7 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..images import storable
 from ..numbering import numbers_of
+from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
 from . import numpy_file, ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, to_type
@@ -63,6 +64,7 @@ __all__ = [
     "of_time",
     "read_profile",
     "read_projections",
+    "read_reliability",
     "read_volume",
     "unfinished",
     "write_projections",
@@ -98,6 +100,7 @@ def inspect(path: str | Path) -> FileInfo:
             provenance=_provenance(source),
             channel_names=source.channel_names if len(source.channel_names) == sizes.get("C", 1) else (),
             unusable=unusable,
+            has_reliability=bool(source.record.get("pair")) and beside(Path(path)).exists(),
         )
 
 
@@ -130,6 +133,13 @@ def read_volume(
         data = original_intensities(source.stack(channel, time), source.record)
         found = reliability.reliability_of(source, path, READERS) if with_reliability else None
         return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source), found)
+
+
+def read_reliability(path: str | Path) -> Reliability | None:
+    """What was saved with a volume; None where it is not beside it. Errors as for `read_volume`."""
+    path = Path(path)
+    with open_source(path, READERS) as source:
+        return reliability.reliability_of(source, path, READERS)
 
 
 def check_beside(path: str | Path) -> None:

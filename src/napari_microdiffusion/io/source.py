@@ -47,6 +47,8 @@ class FileInfo:
         As far as the file says them: one for each channel, or none.
     unusable
         What is wrong with the acquisition that it carries, where that cannot be used; else empty.
+    has_reliability
+        Whether a reliability was saved with it and something still lies where that went.
     """
 
     name: str
@@ -60,6 +62,7 @@ class FileInfo:
     provenance: dict[str, Any] | None = field(default=None, repr=False)
     channel_names: tuple[str, ...] = ()
     unusable: str = ""
+    has_reliability: bool = False
 
     def check_acquisition(self) -> None:
         """Refuse a file that carries an acquisition which cannot be used.

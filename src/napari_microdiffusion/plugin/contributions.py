@@ -13,6 +13,7 @@ import psutil
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
+from ..provenance import was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .layers import KEY, LayerTuple, known_units_um, projections_layer, reliability, volume_layer
 
@@ -123,9 +124,10 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
 
     paths = sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _NUMBERS.split(path)])
     first, count = inspect(paths[0]), len(paths)
-    _check_memory(replace(first, shape=(count, *first.shape), times=count))
+    movie = replace(first, shape=(count, *first.shape), times=count)
+    _check_memory(movie)
     volumes = [_volume(Path(path), None, None) for path in paths]
-    data, attributes, kind = _layer(volumes, first)
+    data, attributes, kind = _layer(volumes, movie)
     return [(data, attributes | {"name": f"{volumes[0].name} to {volumes[-1].name}"}, kind)]
 
 
@@ -152,20 +154,28 @@ def _channel_layer(path: Path, found: FileInfo, channel: int) -> LayerTuple:
 
 def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
     """A volume, or its time points; ``known`` goes with the layer."""
-    from ..io.reliability import CHANNELS
-
     first = times[0]
     facts = known | {"source_dtype": first.source_dtype}
     if found.acquisition is not None:
         stack = ProjectionStack(first.data, found.acquisition, found.scale_um, first.name, first.source_dtype)
         _, attributes, kind = projections_layer(stack, **facts)
     else:
-        plain = "volume" if first.provenance else "unknown"  # a plain file may hold either
-        role = "map" if found.channel_names == CHANNELS else plain
+        role = _role(found)
+        facts["has_reliability"] = role == "result" and found.has_reliability
         _, attributes, kind = volume_layer(first, role, **facts)
     if len(times) == 1:
         return first.data, attributes, kind
     return np.stack([volume.data for volume in times]), _with_time(attributes), kind
+
+
+def _role(found: FileInfo) -> str:
+    from ..io.reliability import CHANNELS
+
+    if found.channel_names == CHANNELS:
+        return "map"
+    if was_reconstructed(found.provenance) and found.times == 1:
+        return "result"
+    return "volume" if found.provenance else "unknown"  # a plain file may hold either
 
 
 def _volume(path: Path, channel: int | None, time: int | None) -> Volume:

@@ -105,7 +105,6 @@ class Files:
 
     def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
         """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
-        volume = as_volume(layer)
         sources = [known["path"] for other in self._viewer.layers if _measured(known := facts(other))]
 
         def write() -> str:
@@ -113,7 +112,7 @@ class Files:
 
             for source in sources:
                 check_distinct(path, source)
-            written = write_volume(volume, path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
+            written = write_volume(as_volume(layer), path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
 
@@ -239,7 +238,10 @@ class Files:
 
 
 def as_volume(layer: Image) -> Volume:
-    """A result's layer as a volume, with its voxel size, how it was made, and how far it can be trusted."""
+    """A result's layer as a volume, with its voxel size, how it was made, and how far it can be trusted.
+
+    May read files, so it belongs into a worker thread; errors as for `io.read_volume`.
+    """
     known = facts(layer)
     data, scale = in_memory(pixels(layer, {})), spacing_um(layer)
     found = reliability(known, data)
@@ -264,7 +266,7 @@ def in_background(
     owner
         Whose the second is: where it is gone by then nothing more is done.
     ended
-        Called before that, be it a failure.
+        Called after that, be it a failure.
     """
 
     def guarded() -> tuple[bool, Any]:
@@ -279,12 +281,12 @@ def in_background(
     def told(end: tuple[bool, Any]) -> None:
         done, found = end
         there = owner is None or alive(owner)
-        if there and ended is not None:
-            ended()
         if not done:
             show_error(found)
         elif there:
             then(found)
+        if there and ended is not None:
+            ended()
 
     worker = FunctionWorker(guarded)
     worker.returned.connect(told)

@@ -105,9 +105,17 @@ def facts(layer: Image) -> dict[str, Any]:
 
 
 def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
-    """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape."""
+    """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape.
+
+    Of a result that was opened it is read now, so this belongs into a worker thread; errors as for `io.read_volume`.
+    """
+    from ..io import read_reliability
+
     ran = known.get("ran")
-    found = ran.result.volume.reliability if isinstance(ran, Ran) else None
+    if isinstance(ran, Ran):
+        found = ran.result.volume.reliability
+    else:
+        found = read_reliability(known["path"]) if known.get("has_reliability") else None
     return found if found is not None and found.std.shape == data.shape else None
 
 

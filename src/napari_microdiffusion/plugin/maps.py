@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..events import InvalidInput
 from ..images import span
 from ..metrics import residual_map
-from .layers import KEY, Ran, facts, link_contrast
+from .layers import KEY, Ran, facts, link_contrast, reliability
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -52,22 +53,31 @@ class Picture:
     limits: tuple[float, float] | None = None
 
 
-def possible(ran: Ran | None) -> set[str]:
-    """The kinds of map that there can be of a run."""
-    if ran is None:
-        return set()
+def possible(known: dict[str, Any]) -> set[str]:
+    """The kinds of map that there can be, by what is known of a result's layer."""
+    ran = known.get("ran")
+    if not isinstance(ran, Ran):
+        return {UNCERTAINTY, INTERVAL} if known.get("has_reliability") else set()
     return {RESIDUAL} | ({UNCERTAINTY, INTERVAL} if ran.result.volume.reliability is not None else set())
 
 
-def pictures(ran: Ran, kind: str) -> list[Picture]:
-    """The layers of one kind of map; goes over whole volumes, so it belongs into a worker thread."""
-    found = ran.result.volume.reliability
+def pictures(known: dict[str, Any], data: NDArray[Any], kind: str) -> list[Picture]:
+    """The layers of one kind of map of ``data`` (z, y, x); goes over whole volumes or reads them: for a worker thread.
+
+    Raises
+    ------
+    InvalidInput, TooLarge
+        If what was saved with a volume cannot be read, or is no longer there.
+    """
     if kind == RESIDUAL:
+        ran: Ran = known["ran"]
         unexplained = residual_map(ran.result.volume.data, ran.stack)
         whole = span(ran.stack.data)
         limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * whole)
         return [Picture("Residual", _among_all(unexplained, ran.stack.acquisition), (-limit, limit))]
-    assert found is not None
+    found = reliability(known, data)
+    if found is None:
+        raise InvalidInput("the uncertainty that was saved with this volume is not beside it any more, or of another")
     if kind == UNCERTAINTY:
         return [Picture("Standard deviation", found.std, (0.0, float(found.std.max()) or 1.0))]
     return [Picture("Lower bound of 90 %", found.lower), Picture("Upper bound of 90 %", found.upper)]
@@ -88,14 +98,14 @@ def shown(viewer: ViewerModel, result: Image, kind: str) -> list[Image]:
     return [layer for layer in viewer.layers if wanted.items() <= facts(layer).items()]
 
 
-def show(viewer: ViewerModel, result: Image, ran: Ran, kind: str, found: list[Picture]) -> None:
+def show(viewer: ViewerModel, result: Image, kind: str, found: list[Picture]) -> None:
     """Add the layers of one kind behind their result, where it lies; the residual where its projections lie."""
     from napari.layers import Image
 
     behind = [viewer.layers.index(result)]
     behind += [viewer.layers.index(layer) for other in MAPS for layer in shown(viewer, result, other)]
     known = {"role": "map", "kind": kind, "of": str(result.unique_id)}
-    where = _place(result, ran) if kind == RESIDUAL else _place(result)
+    where = _place(result, facts(result)["ran"] if kind == RESIDUAL else None)
     for place, picture in enumerate(found, max(behind) + 1):
         name = f"{picture.title} · {result.name}"
         layer = Image(picture.data, name=name, metadata={KEY: known}, **where, **_look(picture, result))
@@ -131,7 +141,7 @@ def _show_colorbar(layer: Image) -> None:
     bar.position, bar.visible = "bottom_left", True  # names are at the top, notifications at the right
 
 
-def _place(result: Image, ran: Ran | None = None) -> dict[str, Any]:
+def _place(result: Image, ran: Ran | None) -> dict[str, Any]:
     """Scale, translation, units and axis names of the volume; of the projections, if a run is given."""
     (dz, dy, dx), (z, y, x) = result.scale[-3:], result.translate[-3:]
     if ran is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
+from pydantic import ValidationError
 from qtpy.QtCore import QObject
 
 from ..numbering import numbers_of
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
     from .trusting import Trusting
 
 
-def how(ran: Any) -> str:
-    """How a result was made, where its name does not tell it from another: beam, settings, seed."""
-    if not isinstance(ran, Ran):
+def how(provenance: dict[str, Any] | None) -> str:
+    """How a result was made, where its name does not tell it from another: beam, settings, seed; empty if unknown."""
+    from ..run import Job
+
+    try:
+        job = Job.model_validate((provenance or {}).get("job"))
+    except ValidationError:  # none, or not of this version
         return ""
-    job = ran.job
     settings = choices_of(job.method)
     changed = ", ".join(f"{path} = {value}" for path, value in settings["overrides"].items())
-    acquisition = ran.stack.acquisition
+    acquisition = job.acquisition
     told = [
         acquisition.description,
         f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
@@ -73,7 +77,7 @@ class Results(QObject):
 
     def offer(self, chosen: str = "") -> None:
         """Offer what there is, with one chosen by name, else the newest."""
-        offered = {layer.name: how(facts(layer).get("ran")) for layer in self.layers()}
+        offered = {layer.name: how(facts(layer).get("provenance")) for layer in self.layers()}
         newest = next(reversed(offered), None)
         self._box.offer(offered, chosen if chosen in offered else newest)
 

@@ -135,7 +135,6 @@ class Session(Background):
             "provenance": result.volume.provenance,
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
-            "verdict": outcome.verdict,
             "beware": outcome.beware,
             "ran": Ran(self._job, self._stack, result, outcome.trained),
         }

@@ -60,11 +60,11 @@ class TrustBox(QWidget):
             reason = NO_MAP if possible and kind in (UNCERTAINTY, INTERVAL) else NO_RUN
             box.setToolTip(MAPS[kind][1] if kind in possible else reason)
 
-    def show_score(self, text: str, possible: bool, too_few: bool = False) -> None:
-        """What the score was, and whether one can be made now; or never, of too few projections."""
+    def show_score(self, text: str, possible: bool, never: str = "") -> None:
+        """What the score was, and whether one can be made now; or never, and why."""
         self._score_text.setText(text)
-        self._button.setEnabled(possible and not too_few)
-        self._button.setToolTip(TOO_FEW if too_few else SCORE_TOOLTIP)
+        self._button.setEnabled(possible and not never)
+        self._button.setToolTip(never or SCORE_TOOLTIP)
 
     def _lay_out(self) -> None:
         layout, maps, score = QVBoxLayout(self), QHBoxLayout(), QHBoxLayout()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, Signal
 
 from ..acquisition import MINIMUM_PROJECTIONS
+from ..provenance import verdict_in
 from . import maps
 from .background import Background
 from .files import in_background
-from .layers import KEY, Ran, facts, spacing_um
-from .trust_box import TrustBox
+from .layers import KEY, Ran, facts, pixels, spacing_um
+from .trust_box import NO_RUN, TOO_FEW, TrustBox
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -49,12 +50,14 @@ class Trusting(Background):
         known = {} if layer is None else facts(layer)
         ran = None if layer is None else _ran(layer)
         on = set() if layer is None else {kind for kind in maps.MAPS if self._wanted(layer, kind)}
-        self._box.show_verdict(known.get("verdict", ""))
+        self._box.show_verdict(verdict_in(known.get("provenance")))
         spacing = None if layer is None else spacing_um(layer)
         self._box.found.show_found(known.get("provenance"), spacing and spacing[0])
-        self._box.show_maps(maps.possible(ran), on)
-        too_few = ran is not None and len(ran.stack.data) <= MINIMUM_PROJECTIONS
-        self._box.show_score(known.get("held_out", ""), ran is not None and not self._busy, too_few)
+        self._box.show_maps(maps.possible(known), on)
+        never = "" if ran is not None or layer is None else NO_RUN
+        if ran is not None and len(ran.stack.data) <= MINIMUM_PROJECTIONS:
+            never = TOO_FEW
+        self._box.show_score(known.get("held_out", ""), ran is not None and not self._busy, never)
 
     def set_busy(self, busy: bool) -> None:
         """Whether something runs already: one thing at a time."""
@@ -84,7 +87,8 @@ class Trusting(Background):
     def _end(self, scored: Scored) -> None:
         layer = self._scored
         if layer is not None:
-            known = {**facts(layer), "verdict": scored.verdict, "held_out": scored.text}
+            told = {**(facts(layer).get("provenance") or {}), "verdict": scored.verdict}  # saved with the volume
+            known = {**facts(layer), "provenance": told, "held_out": scored.text}
             layer.metadata = {**layer.metadata, KEY: known}
         self._over()
         self.ended.emit("Stopped; the score is that of the turns so far" if scored.own.partial else "Scored")
@@ -94,25 +98,33 @@ class Trusting(Background):
         self.set_busy(False)
 
     def _toggle(self, kind: str, on: bool) -> None:
-        layer, ran = self._layer, None if self._layer is None else _ran(self._layer)
-        if layer is None or ran is None:
+        layer = self._layer
+        if layer is None:
             return
         if on:
+            known, data = facts(layer), pixels(layer, {})
             self._awaited.add((layer, kind))
-            in_background(lambda: maps.pictures(ran, kind), lambda found: self._add(layer, ran, kind, found), self)
+            in_background(
+                lambda: maps.pictures(known, data, kind),
+                lambda found: self._add(layer, kind, found),
+                self,
+                lambda: self._arrived(layer, kind),
+            )
         else:
             self._awaited.discard((layer, kind))
             maps.hide(self._viewer, layer, kind)
             self.rearranged.emit()
 
-    def _add(self, layer: Image, ran: Ran, kind: str, found: list[maps.Picture]) -> None:
+    def _add(self, layer: Image, kind: str, found: list[maps.Picture]) -> None:
         """Show a map that has come, if it is still wanted."""
-        if (layer, kind) not in self._awaited:
-            return
-        self._awaited.discard((layer, kind))
-        if layer in self._viewer.layers:
-            maps.show(self._viewer, layer, ran, kind, found)
+        if (layer, kind) in self._awaited and layer in self._viewer.layers:
+            maps.show(self._viewer, layer, kind, found)
             self.rearranged.emit()
+
+    def _arrived(self, layer: Image, kind: str) -> None:
+        """Nothing is awaited any more, be it that there is no map after all."""
+        self._awaited.discard((layer, kind))
+        self.check_layers()
 
     def _wanted(self, layer: Image, kind: str) -> bool:
         return (layer, kind) in self._awaited or bool(maps.shown(self._viewer, layer, kind))

@@ -22,7 +22,6 @@ from ..methods import Conservative
 from ..pretraining import trained_on
 from ..run import Job, Result, check, run
 from ..trained import Trained, check_sampling_only, load_trained
-from ..verdict import verdict
 from ..volume import ProjectionStack, Volume
 from .follow import Follower, Progress, Recorder
 from .preload import load_torch
@@ -49,14 +48,13 @@ class Opened:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run: the result, whose pixels are the canvas, its scores, and what it is worth in words.
+    """The end of a run: the result, whose pixels are the canvas, and its scores.
 
     ``trained`` is the network that it was given, if it was given one; ``beware`` what makes the scores worthless.
     """
 
     result: Result
     scores: dict[str, float]
-    verdict: str
     trained: Trained | None = None
     beware: str = ""
 
@@ -170,7 +168,7 @@ def _driven(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), verdict(result, stack), trained, recorder.beware)
+    return Outcome(result, recorder.closing_scores(result), trained, recorder.beware)
 
 
 def _trained_before(job: Job, base: Trained | None, stack: ProjectionStack, recorder: Recorder) -> Trained | None:
