@@ -11,6 +11,7 @@ from scipy.linalg import null_space
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput
 from napari_microdiffusion.numerics import smoothest_change
+from napari_microdiffusion.ridge import ridge_of
 
 PROFILES: dict[str, dict[str, Any]] = {
     "uniform": {"profile": "uniform"},
@@ -248,52 +249,6 @@ def test_changes_are_solved_once_for_equal_acquisitions_and_cannot_be_spoilt(acq
 # -- the ridge ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def noisy() -> tuple[Acquisition, np.ndarray, np.ndarray]:
-    """Heavily overlapping projections of a random walk along z with steps of 0.1, and noise of 0.02."""
-    acquisition = Acquisition(slices=6, stride=1, count=40)
-    rng = np.random.default_rng(2)
-    y, x = np.mgrid[:64, :64]
-    smooth = [np.sin(y / rng.uniform(6, 12) + rng.uniform(0, 6)) * np.sin(x / 8 + rng.uniform(0, 6)) for _ in range(45)]
-    volume = np.cumsum(np.stack(smooth) * 0.1 / np.std(smooth), axis=0)
-    projections = acquisition.project(volume)
-    return acquisition, volume, projections + 0.02 * rng.standard_normal(projections.shape)
-
-
-def test_the_ridge_is_the_noise_over_the_change_between_slices(noisy):
-    acquisition, _, projections = noisy
-    assert acquisition.ridge(projections) == pytest.approx(0.02**2 / 0.1**2, rel=0.5)
-    assert acquisition.ridge(1000 + 500 * projections) == pytest.approx(acquisition.ridge(projections))
-
-
-def test_the_ridge_of_integers_does_not_wrap_around(noisy):
-    acquisition, _, projections = noisy
-    counts = (10_000 + 5_000 * projections).round().clip(0, 65535)
-    assert acquisition.ridge(counts.astype(np.uint16)) == pytest.approx(acquisition.ridge(counts), rel=1e-6)
-
-
-def test_the_ridge_bounds_the_noise_that_overlap_amplifies(noisy):
-    acquisition, volume, projections = noisy
-    ridge = acquisition.ridge(projections)
-
-    def error(ridge: float) -> float:
-        return float((acquisition.enforce(volume, projections, ridge) - volume).std())
-
-    assert error(0) > 5 * 0.02  # the exact solution amplifies the noise
-    assert error(ridge) < 0.4 * error(0)
-    damped = acquisition.enforce(volume, projections, ridge)
-    assert np.abs(acquisition.residual(damped, projections)).mean() < 0.02  # and stays within the noise
-
-
-def test_the_ridge_is_zero_without_overlap(noisy):
-    _, _, projections = noisy
-    assert Acquisition(slices=6, stride=6, count=40).ridge(projections) == 0
-    assert Acquisition(slices=6, stride=9, count=40).ridge(projections) == 0
-    assert Acquisition(slices=6, stride=3, count=3, hidden=(0, 2)).ridge(projections[:1]) == 0
-    for few in (projections[:3], np.zeros((3, 8, 8)), np.full((3, 8, 8), 7, np.uint8)):
-        assert 0 < Acquisition(slices=6, stride=1, count=3).ridge(few) < np.inf
-
-
 @pytest.mark.parametrize(
     ("settings", "slices"),
     [
@@ -420,7 +375,7 @@ def test_projections_that_share_no_slice_are_decoupled(acquisition, decoupled):
     bound = acquisition.bound(4)
     assert (np.count_nonzero(bound.matrix, axis=0) <= 1).all() == decoupled
     stack = np.random.default_rng(0).random((4, 8, 8))
-    assert (bound.ridge(stack) == 0) == decoupled
+    assert (ridge_of(bound, stack) == 0) == decoupled
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._bright import brightness
-from napari_microdiffusion.methods._trial import INDIFFERENT, Trial
+from napari_microdiffusion.methods._grid import INDIFFERENT
+from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.phantoms import phantom

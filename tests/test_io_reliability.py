@@ -173,7 +173,7 @@ class TestItNeverComesWithAnotherVolume:
 
 
 def _pair(path: Path) -> str:
-    with io.open_source(path, io.READERS) as source:
+    with io.open_source(path) as source:
         return str(source.record["pair"])
 
 

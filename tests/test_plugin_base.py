@@ -97,7 +97,7 @@ def run(qtbot: Any, widget: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
     with qtbot.waitSignal(widget.finished, timeout=60_000):
         widget.run()
-        widget._session.noticed.connect(said.append)
+        widget._running.session.noticed.connect(said.append)
     return widget.results()[-1], said
 
 
@@ -186,7 +186,7 @@ def test_train_and_use(ready: Open, qtbot: Any, tmp_path: Path) -> None:
     assert [record.name for record in ran.trained.origin.volumes] == ["other vessels"]
     assert len(facts(layer)["provenance"]["weights_sha256"]) == 64
     assert not widget.result._weights.isEnabled()  # it is the base model itself
-    assert _weights(ran) is ran.result.given
+    assert _weights(ran) is ran.trained.weights
     saved: list[Path] = []
     widget._files.write_base(widget._bases.chosen(widget.value()).trained, tmp_path / "b.safetensors", saved.append)
     qtbot.waitUntil(lambda: bool(saved), timeout=10_000)
@@ -406,7 +406,7 @@ def test_scores_on_a_truth_that_was_trained_on(trained: Trained, other: Volume, 
         volume = truth if known is None else known
         stack, covered = volume.simulate(SIX)
         job = Setup(method="recurrent_mz", overrides=SMALL, device="cpu").job()
-        messages = drive(lambda: (stack, known and covered), job, lambda: False, base=trained)
+        messages = drive(lambda: False, lambda: (stack, known and covered), job, base=trained)
         notes: list[str] = []
 
         def heard() -> Generator[Any, None, Outcome]:

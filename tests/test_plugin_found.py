@@ -158,7 +158,7 @@ def test_a_trained_network_is_applied_to_another_stack(
     said: list[str] = []
     with qtbot.waitSignal(widget.finished, timeout=60_000):
         widget.run()
-        widget._session.noticed.connect(said.append)
+        widget._running.session.noticed.connect(said.append)
     assert any("trained on another stack" in text for text in said)
     known = facts(widget.results()[-1])
     assert known["provenance"]["job"]["weights"] == str(network.resolve())

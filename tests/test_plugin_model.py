@@ -121,14 +121,14 @@ def test_too_little_memory_is_said_before_the_first_picture(
     job = Setup(method="inr", device="cpu", overrides={"rays": 4096, "width": 512, "layers": 12}).job()
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**8))
     with pytest.raises(TooLarge, match="lower rays"):
-        next(drive(lambda: (stack, None), job, lambda: False))
+        next(drive(lambda: False, lambda: (stack, None), job))
 
 
 def test_what_the_engine_wants_known_arrives(truth: Volume) -> None:
     from napari_microdiffusion.plugin.worker import drive
 
     gappy = truth.simulate(Acquisition(slices=4, stride=6))[0]
-    messages = drive(lambda: (gappy, None), Setup(method="conservative", device="cpu").job(), lambda: False)
+    messages = drive(lambda: False, lambda: (gappy, None), Setup(method="conservative", device="cpu").job())
     notices = [notice for message in messages for notice in getattr(message, "notices", ())]
     assert len(notices) == 1
     assert "between the projections" in notices[0]
@@ -141,7 +141,7 @@ def test_errors_of_a_run_are_for_users() -> None:
         raise RuntimeError("out of cheese")
 
     with pytest.raises(RunFailed, match="out of cheese"):
-        next(drive(load, Setup(method="linear").job(), lambda: False))
+        next(drive(lambda: False, load, Setup(method="linear").job()))
 
 
 @pytest.mark.parametrize("overrides", [{"prior": None}, {"injection": "condition"}])

@@ -370,7 +370,7 @@ def test_a_base_model_is_used_for_all(stacks: list[np.ndarray], tmp_path: Path) 
     job = Job(method=method, acquisition=acquisition, device="cpu")
     loads = [lambda data=data: (ProjectionStack(data, acquisition.bound(6), None, "p"), None) for data in stacks]
     shots = [Shot(time, load, job, tmp_path / f"v{time}.ome.tif") for time, load in enumerate(loads)]
-    movie = exhaust(film(shots, tmp_path / "network.safetensors", base, lambda: False))  # type: ignore[arg-type]
+    movie = exhaust(film(lambda: False, shots, tmp_path / "network.safetensors", base))  # type: ignore[arg-type]
     assert (sorted(movie.done), movie.complete) == ([0, 1, 2], True)
     assert len(list(tmp_path.iterdir())) == 3  # no network: the base model has a file of its own, or gets one
     for path in movie.done.values():

@@ -843,7 +843,7 @@ def test_a_truth_of_another_bit_depth_is_named_and_darkens_nothing(
     layers = [(stack.data, {"name": "p"}, "image"), (times * truth.data, {"name": "t"}, "image")]
     _, widget = opened(layers=layers, source="p", truth="t")
     said: list[str] = []
-    monkeypatch.setattr("napari_microdiffusion.plugin.reconstruct.show_info", said.append)
+    monkeypatch.setattr("napari_microdiffusion.plugin.running.show_info", said.append)
     finish(qtbot, widget)
     assert len([notice for notice in said if "on another scale" in notice]) == told
     assert ("on another scale" in widget.result._note.text()) == bool(told)  # and stays beside the scores

@@ -524,9 +524,10 @@ def test_a_score_starts_from_weights_that_were_not_fitted_yet(
 ) -> None:
     weights: dict[str, Weights] = {"before": {}, "after": {}}
     stack = ProjectionStack(np.zeros((5, 32, 32), np.float32), Acquisition(slices=6))
-    before = weights["before"] if given else None
-    result = Result(Volume(np.zeros(stack.volume_shape)), weights["after"], Residual(0, 0), False, 1.0, before)
-    ran = Ran(Job(method=spec(name, overrides=settings)), stack, result)
+    method = spec(name, overrides=settings)
+    before = Trained(method, weights["before"], Origin(acquisition=stack.acquisition)) if given else None
+    result = Result(Volume(np.zeros(stack.volume_shape)), weights["after"], Residual(0, 0), False, 1.0)
+    ran = Ran(Job(method=method), stack, result, before)
     assert scoring._weights(ran) is weights[first]
 
 
@@ -536,7 +537,7 @@ def test_a_score_that_is_too_good_says_so(stack: ProjectionStack, fitted: bool) 
     base = Trained(
         spec("recurrent_mz"), {}, Origin(acquisition=stack.acquisition, input_sha256=stack.sha256 if fitted else None)
     )
-    scored = exhaust(scoring.score(Ran(Job(method=Conservative()), stack, result, base), lambda: False))
+    scored = exhaust(scoring.score(lambda: False, Ran(Job(method=Conservative()), stack, result, base)))
     assert ("fitted to these very projections" in scored.text) == fitted
 
 

@@ -75,7 +75,8 @@ def test_weights_are_ignored_where_they_know_the_projections(camera):
 def test_a_base_model_is_needed(camera, monkeypatch):
     weights = exhaust(INR.fit(camera.normalised()[0], Context()))
     plain = found(INR, camera).psnr
-    monkeypatch.setattr(Inr, "pretrained", True)  # whatever it says of retraining
+    monkeypatch.setattr(Inr, "pretrained", True)
+    monkeypatch.setattr(Inr, "retrains", False)
     with pytest.raises(InvalidInput, match="inr needs a base model: train one on full volumes"):
         next(held_out(job(INR), camera))
     with pytest.raises(InvalidInput, match="the weights do not fit inr"):

@@ -10,67 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from .beam import Beam
 from .events import InvalidInput
-from .noise import noise_variance
 from .numbering import HIGHEST
 from .numerics import Array, along_z, least_change, linear_weights, smoothest_change
 
-Profile = Literal["uniform", "gaussian", "point", "measured"]
-
 MINIMUM_PROJECTIONS = 3
 
-NEGLIGIBLE = 1e-6
-"""A weight that is less of the largest counts as none: a slice at the far end of a narrow beam is not measured."""
 
-
-class Acquisition(BaseModel):
+class Acquisition(Beam):
     """How a volume of Z slices became K projections.
 
-    Without ``count`` it describes the microscope alone (slices, stride, profile); `bound` ties
-    it to a stack of K projections, after which the operator can be used. Arrays have z first:
+    Without ``count`` it describes the microscope alone; `bound` ties it to a stack of K projections, after which the
+    operator can be used. Arrays have z first:
     (Z, ...) for volumes, (K, ...) for projections; numpy arrays and torch tensors both work.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slices: Annotated[int, Field(ge=1, le=1000, description="slices that one projection stands for (n)")] = 6
-    stride: Annotated[
-        int | None, Field(ge=1, le=10000, description="slices between the starts of two projections; default: slices")
-    ] = None
-    profile: Annotated[Profile, Field(description="axial weights of the beam over the n slices")] = "uniform"
-    fwhm: Annotated[
-        float | None,
-        Field(
-            ge=0.1, le=10000, description="full width at half maximum (gaussian profile), in slices; default: slices"
-        ),
-    ] = None
-    weights: Annotated[
-        tuple[float, ...] | None, Field(description="n measured weights, for the measured profile; scaled to sum to 1")
-    ] = None
     count: Annotated[int | None, Field(ge=1, le=HIGHEST, description="projections acquired, hidden ones too")] = None
     hidden: Annotated[tuple[int, ...], Field(description="indices of projections that are not to be used")] = ()
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.profile == "measured") != (self.weights is not None):
-            raise ValueError("the measured profile needs its weights, and only that profile takes weights")
-        if self.weights is not None:
-            if len(self.weights) != self.slices:
-                raise ValueError(
-                    f"the measured profile has {len(self.weights)} weights but slices is {self.slices}: "
-                    "give one weight per slice"
-                )
-            values = np.asarray(self.weights)
-            if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
-                raise ValueError("profile weights must be finite, not negative, and not all zero")
-        if self.fwhm is not None and self.profile != "gaussian":
-            raise ValueError("fwhm belongs to the gaussian profile alone")
+    def _check_hidden(self) -> Self:
         if self.hidden and (
             self.count is None
             or len(set(self.hidden)) != len(self.hidden)
@@ -79,23 +45,7 @@ class Acquisition(BaseModel):
             raise ValueError("hidden must be distinct indices of the acquired projections, and leave some of them")
         return self
 
-    def __eq__(self, other: object) -> bool:
-        """Whether all fields agree; pydantic's own also compares the arrays kept beside them."""
-        return isinstance(other, Acquisition) and self._fields == other._fields
-
-    def __hash__(self) -> int:
-        return hash(self._fields)
-
-    @property
-    def _fields(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in Acquisition.model_fields)
-
     # -- geometry ---------------------------------------------------------------------------
-
-    @property
-    def step(self) -> int:
-        """Slices from one projection's start to the next."""
-        return self.stride or self.slices
 
     @property
     def depth(self) -> int:
@@ -113,33 +63,6 @@ class Acquisition(BaseModel):
         """First slice of each projection in use, shape (K,)."""
         return np.asarray(self.shown, np.int64) * self.step
 
-    @cached_property
-    def profile_weights(self) -> NDArray[np.float64]:
-        """The beam's weights over its n slices, shape (n,), summing to 1."""
-        n = self.slices
-        if self.profile == "uniform":
-            weights = np.ones(n)
-        elif self.profile == "point":
-            weights = np.eye(n)[0]
-        elif self.profile == "gaussian":
-            offset = np.arange(n) - (n - 1) / 2
-            exponent = 4 * np.log(2) * (offset / (self.fwhm or n)) ** 2
-            weights = np.exp(exponent.min() - exponent)  # not 0 everywhere for a narrow beam between two slices
-        else:
-            weights = np.asarray(self.weights, np.float64)
-        weights = np.where(weights < NEGLIGIBLE * weights.max(), 0.0, weights)
-        return np.asarray(weights / weights.sum(), np.float64)
-
-    @property
-    def single(self) -> bool:
-        """Whether a projection is one slice, however the profile says so."""
-        return bool(np.count_nonzero(self.profile_weights) == 1)
-
-    @property
-    def effective_slices(self) -> float:
-        """Slices that a projection averages in effect: 1/Σ_j w_j², n for a uniform profile and 1 for a point."""
-        return 1 / float((self.profile_weights**2).sum())
-
     @property
     def slice_centres(self) -> NDArray[np.float64]:
         """Centre of every slice, in slices from the top of the volume, shape (Z,): k + 1/2."""
@@ -149,11 +72,6 @@ class Acquisition(BaseModel):
     def projection_centres(self) -> NDArray[np.float64]:
         """Centre of mass of every projection in use, in slices, shape (K,): s + Σ_j w_j (j + 1/2)."""
         return self.starts.astype(np.float64) + self.first_centre
-
-    @property
-    def first_centre(self) -> float:
-        """Centre of mass of the first projection that was acquired, in slices, be it in use or not."""
-        return float(self.profile_weights @ (np.arange(self.slices) + 0.5))
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -173,25 +91,14 @@ class Acquisition(BaseModel):
         alone = np.count_nonzero(self.matrix, axis=1) == 1
         return np.asarray(self.matrix[alone].any(0))
 
-    @property
-    def decoupled(self) -> bool:
-        """Whether every slice belongs to one projection at most, so that blocks can be treated apart."""
-        return self.step > int(np.ptp(np.flatnonzero(self.profile_weights)))
-
-    @property
-    def description(self) -> str:
-        """One line for people: ``6 slices, stride 6, uniform profile``."""
-        width = f", FWHM {self.fwhm or self.slices:g} slices" if self.profile == "gaussian" else ""
-        return f"{self.slices} slices, stride {self.step}, {self.profile} profile{width}"
-
-    def alike(self, other: Acquisition) -> bool:
-        """Whether slices, stride and weights are the same, whatever the profile is called; their number may differ."""
-        same = (self.slices, self.step) == (other.slices, other.step)
-        return same and np.allclose(self.profile_weights, other.profile_weights, atol=1e-6)
-
     def bound(self, count: int) -> Acquisition:
         """The same acquisition with ``count`` projections, none hidden."""
         return self.replace(count=count, hidden=())
+
+    @property
+    def unbound(self) -> Acquisition:
+        """The same acquisition of any number of projections: the microscope alone."""
+        return self.replace(count=None, hidden=())
 
     def fitted(self, depth: int) -> Acquisition:
         """The same acquisition with as many projections as fill a volume of ``depth`` slices.
@@ -279,33 +186,6 @@ class Acquisition(BaseModel):
         unexplained: Array = projections - self.project(volume)
         return unexplained
 
-    def ridge(self, projections: NDArray[Any], noise: float | None = None) -> float:
-        """The ridge that `enforce` and `smoothest` need for these projections (K, y, x): 0 unless some overlap.
-
-        Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
-        condition number. The noise's variance over that of the change from slice to slice bounds this: under
-        ‖Dx‖², slices are a random walk, and its variance follows from projections that share no slice. ``noise`` is
-        the noise's variance, in squares of the intensity, where it is known otherwise than from the projections.
-        """
-        if self.decoupled or len(self.shown) == 1:
-            return 0.0
-        noise = noise_variance(projections) if noise is None else noise
-        lag = self.apart
-        walk = np.cumsum(self.matrix[:, ::-1], axis=1)[:, ::-1]  # what each slice's change does to the projections
-        gain = float(((walk[lag:] - walk[:-lag]) ** 2).sum(1).mean())
-        change = max(self.spread(projections) - 2 * noise, 0.01 * noise, 1e-30) / gain
-        return max(1e-6, noise / change)
-
-    @property
-    def apart(self) -> int:
-        """From one projection in use to the next that shares no slice with it, in projections."""
-        return min(-(-self.slices // self.step), len(self.shown) - 1)
-
-    def spread(self, projections: NDArray[Any]) -> float:
-        """Mean squared difference between neighbouring projections (K, y, x) that share no slice."""
-        pairs = zip(projections[self.apart :], projections[: -self.apart], strict=True)
-        return float(np.mean([np.square(np.subtract(one, other, dtype=np.float64)).mean() for one, other in pairs]))
-
     def enforce(self, volume: Array, projections: Array, ridge: float = 0.0, smooth: bool = False) -> Array:
         """The nearest volume that reprojects to the measurement: x + Aᵀ(AAᵀ + ridge)⁻¹(y − Ax).
 
@@ -316,7 +196,7 @@ class Acquisition(BaseModel):
         volume, projections
             x (Z, ...) and y (K, ...).
         ridge
-            See `ridge`.
+            See `ridge.ridge_of`.
         smooth
             Make the smoothest change along z instead of the least one (`smoothest` in place of `correction`).
             The least change is the same for all n slices of a projection and leaves steps at their edges.

@@ -5,6 +5,8 @@ And what is not refused, but said.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
@@ -13,6 +15,7 @@ from .methods import Context, Method, Weights
 from .noise import Noise
 from .numbering import numbers_of
 from .presets import name_of
+from .ridge import difference
 from .volume import ProjectionStack
 
 SATURATED = 0.005
@@ -73,7 +76,7 @@ def bytes_to_write(method: Method, stack: ProjectionStack, dtype: str | None) ->
     dtype
         That the volume is exported as; None: float32, as the reliability always is.
     """
-    voxels = stack.volume_shape[0] * stack.volume_shape[1] * stack.volume_shape[2]
+    voxels = math.prod(stack.volume_shape)
     reliability = 3 * 4 if method.gives_reliability else 0
     return voxels * ({"uint8": 1, "uint16": 2}.get(dtype or "", 4) + reliability)
 
@@ -138,7 +141,7 @@ def noise_share(stack: ProjectionStack, mean: float) -> float:
     mean
         Variance of the noise, in squares of the intensity, as `noise_of` gives it.
     """
-    return 2 * mean / max(stack.acquisition.spread(stack.data), 1e-30)
+    return 2 * mean / max(difference(stack.acquisition, stack.data), 1e-30)
 
 
 def noisy(stack: ProjectionStack) -> str | None:

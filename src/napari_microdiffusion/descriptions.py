@@ -90,3 +90,10 @@ DESCRIPTIONS: dict[str, Description] = {
 def titled(text: str, method: str) -> str:
     """A message of the engine, with the method called as people read it."""
     return re.sub(rf"\b{method}\b", DESCRIPTIONS[method].short, text, count=1)
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``45 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

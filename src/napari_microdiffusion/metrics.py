@@ -18,9 +18,8 @@ from skimage.metrics import structural_similarity
 from .acquisition import Acquisition
 from .events import InvalidInput
 from .images import otsu, span
+from .numerics import FLOOR, decibels
 from .volume import ProjectionStack, Volume
-
-FLOOR = 1e-12  # of the squared error: a perfect slice scores 120 dB, not infinity
 
 SCALES_APART = 8.0
 """Times that a truth's intensities may spread as far as a volume's: noise that n projected slices share out is √n times
@@ -38,8 +37,8 @@ class RunningScores:
     truth
         The fully sampled volume, (z, y, x), any intensity scale.
     acquisition
-        Given a point profile, the acquired slices (known exactly) and the extrapolated ones behind
-        the last are left out.
+        Where projections are single slices, these (known exactly) and the extrapolated ones beyond the outermost are
+        left out: see `scored_slices`.
 
     Raises
     ------
@@ -72,7 +71,7 @@ class RunningScores:
             self._seen[z] = True
             truth = self._map(self._truth[z])
             estimate = np.clip(self._map(image), 0, 1)
-            self._psnr[z] = -10 * np.log10(max(float(((truth - estimate) ** 2).mean()), FLOOR))
+            self._psnr[z] = decibels(((truth - estimate) ** 2).mean())
             self._ssim[z] = structural_similarity(truth, estimate, data_range=1.0, win_size=SSIM_WINDOW)
             a, b = bright(truth), bright(estimate)
             self._both[z], self._either[z] = (a & b).sum(), a.sum() + b.sum()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +28,7 @@ from .methods import (
 )
 from .methods._settings import in_words, limits
 
+Checked = TypeVar("Checked")
 PresetName = Literal["preview", "standard", "paper"]
 PRESETS: tuple[str, ...] = get_args(PresetName)
 
@@ -153,8 +155,19 @@ def validated(values: dict[str, Any]) -> Method:
     InvalidInput
         Naming the setting and its range.
     """
+    return checked(_ADAPTER.validate_python, values)
+
+
+def checked(validate: Callable[[dict[str, Any]], Checked], values: dict[str, Any]) -> Checked:
+    """What pydantic makes of plain values, ``Job.model_validate`` for example.
+
+    Raises
+    ------
+    InvalidInput
+        Naming the setting and its range.
+    """
     try:
-        return _ADAPTER.validate_python(values)
+        return validate(values)
     except ValidationError as error:
         raise InvalidInput(explain(error)) from error
 

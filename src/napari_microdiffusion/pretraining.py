@@ -45,7 +45,7 @@ class Pretraining(BaseModel):
     @classmethod
     def _unbound(cls, value: Acquisition) -> Acquisition:
         """A base model is for stacks of any depth: how many projections there were somewhere says nothing of it."""
-        return value.replace(count=None, hidden=())
+        return value.unbound
 
 
 def pretrained_methods() -> tuple[str, ...]:
@@ -109,14 +109,19 @@ def trained_on(volumes: Iterable[VolumeRecord], truth: Volume) -> str | None:
     return f"the base model was trained on {known.name or 'it'}, the ground truth: the scores are worthless"
 
 
-def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
-    """Refuse, before any work, what cannot succeed; errors as for `pretrain`."""
+def check_plan(plan: Pretraining) -> None:
+    """Refuse what no volumes could make a base model of; errors as for `pretrain`."""
     if not plan.method.pretrained:
         raise InvalidInput(
             f"{name_of(plan.method)} is not trained on volumes and needs no base model; "
             f"those that are: {', '.join(pretrained_methods())}"
         )
     check_suited(plan.method, plan.acquisition)
+
+
+def check(plan: Pretraining, volumes: Sequence[Volume]) -> None:
+    """Refuse, before any work, what cannot succeed; errors as for `pretrain`."""
+    check_plan(plan)
     if not volumes:
         raise InvalidInput("there is no volume to train on: give one fully sampled volume or more")
     deep = _deep(plan, volumes)

@@ -64,8 +64,6 @@ class Result:
     ----------
     weights
         As the volume was made with: trained, or given and refined.
-    given
-        Those that the run was given: a base model before it saw the stack, which a held-out score must start from.
     """
 
     volume: Volume
@@ -73,7 +71,6 @@ class Result:
     residual: Residual
     partial: bool
     seconds: float
-    given: Weights | None = field(default=None, repr=False)
 
 
 def run(
@@ -121,7 +118,7 @@ def run(
     if job.weights is not None and weights is None:
         raise InvalidInput(f"the job names {job.weights}: hand over the weights in it, as load_trained reads them")
     check_weights(job.method, stack, weights)
-    given, record = weights, _given(weights, volumes)
+    record = _given(weights, volumes)
     with at_work(job, stack.name, remedy(job.method, stack), cancelled, preview_seconds) as context:
         canvas, reliability, weights, quiet = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
@@ -136,7 +133,7 @@ def run(
     provenance = _provenance(job, stack, context, seconds, quiet) | record | _findings(job, stack, weights, context)
     name = f"{stack.name} {name_of(job.method)}"
     volume = Volume(canvas, stack.volume_scale_um, name, stack.source_dtype, provenance, reliability)
-    result = Result(volume, weights, residual, context.stopped, seconds, given)
+    result = Result(volume, weights, residual, context.stopped, seconds)
     provenance["verdict"] = verdict(result, stack)
     return result
 

@@ -154,7 +154,7 @@ def save_trained(
     given
         What the training began with: a base model stays one, with the volumes that it was trained on.
     denoised
-        As in `Trained`.
+        As in `Origin`.
     """
     values = method.model_dump(mode="json")
     before = Origin(acquisition=stack.acquisition) if given is None else given.origin

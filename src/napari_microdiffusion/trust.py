@@ -62,9 +62,7 @@ def held_out(
     """
     check(job, stack)
     heldout.folds(len(stack.data), folds)
-    if job.method.retrains and not job.method.pretrained:
-        weights = None
-    check_weights(job.method, stack, weights)
+    check_weights(job.method, stack, None if job.method.retrains else weights)
     with at_work(job, stack.name, remedy(job.method, stack), cancelled) as context:
         if job.method.learned:
             context.dtype = resolve_precision(job.precision, context.device)

@@ -15,6 +15,7 @@ from .events import InvalidInput
 from .images import MINIMUM_LATERAL, check_image, check_levels, check_values, order_hint, pixels_sha256
 from .noise import noise_variance
 from .reliability import Reliability
+from .ridge import ridge_of
 
 LARGEST, FURTHEST = 1e15, 1e12
 """Intensities at most, and ranges of nearly all pixels that others may lie away: squares must fit into float32."""
@@ -150,8 +151,8 @@ class ProjectionStack:
 
     @cached_property
     def ridge(self) -> float:
-        """What `Acquisition.ridge` finds for these projections; 0 unless they overlap."""
-        return self.acquisition.ridge(self.data, self.error_variance)
+        """What `ridge_of` finds for these projections; 0 unless they overlap."""
+        return ridge_of(self.acquisition, self.data, self.error_variance)
 
     @cached_property
     def noise_variance(self) -> float:

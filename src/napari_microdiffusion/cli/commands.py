@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import io
 from ..acquisition import Acquisition
+from ..descriptions import duration
 from ..events import InvalidInput, RunFailed
 from ..numbering import numbers_of
 from ..presets import name_of
@@ -15,7 +16,7 @@ from ..provenance import found_in, verdict_in, was_denoised, was_reconstructed
 from ..run import Result, run
 from ..trained import save_trained
 from ..verdict import so_far
-from .console import INTERRUPTED, Interrupt, duration, follow, note
+from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import Options, Prepared, prepare
 from .values import in_microns
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from ..descriptions import duration
+
 if TYPE_CHECKING:
     from ..events import EngineError, Event, Returned
 
@@ -157,13 +159,6 @@ class Interrupt:
             raise KeyboardInterrupt
         self.pressed = True
         note("stopping: what is done so far is kept (once more to quit at once)")
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _bar(console: Any) -> Any:

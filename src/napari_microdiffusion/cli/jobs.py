@@ -157,7 +157,7 @@ def _ordered(options: Options) -> _Draft:
     method, trained = method_of(options.method, options.preset, options.set_, options.weights, options.base)
     weights = options.base or options.weights
     if trained is not None:
-        before = trained.origin.acquisition.replace(count=None, hidden=())
+        before = trained.origin.acquisition.unbound
         acquisition = acquisition or io.written_acquisition(options.projections) or before
     job = job_of(
         method=method,
@@ -233,7 +233,7 @@ def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, A
         same = own.count == acquisition.count
         return others.leaving_out(acquisition.hidden) if same else others, others
     images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
-    others = acquisition.replace(count=None, hidden=())
+    others = acquisition.unbound
     same = acquisition.count is None or images in (acquisition.count, len(acquisition.shown))
     return acquisition if same else others, others
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..descriptions import DESCRIPTIONS
@@ -85,8 +86,4 @@ def _block(setting: Setting) -> str:
 
 
 def _said(value: Any) -> str:
-    if value is None:
-        return "null"
-    return (
-        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    return value if isinstance(value, str) else json.dumps(value)

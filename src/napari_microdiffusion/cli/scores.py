@@ -210,7 +210,7 @@ def _stack(
         return None
     path, channel, time = _chosen(options.projections, recipe or _where(options, volume))
     recorded = _recorded(volume)
-    like = recorded and recorded.replace(count=None, hidden=())
+    like = recorded and recorded.unbound
     stack = io.read_projections(path, acquisition or io.written_acquisition(path) or like, channel, time)
     made_from = (volume.provenance or {}).get("input_sha256")
     stack = _as_used(stack, recorded, made_from)
@@ -287,7 +287,7 @@ def _held_out(recipe: Job, stack: ProjectionStack, folds: int) -> tuple[float | 
 def _trained_before(job: Job, stack: ProjectionStack) -> Weights | None:
     """The weights on record, where every fold may use them; None: to be trained, once or in each fold."""
     method = job.method
-    if job.weights is None or not method.learned or (method.retrains and not method.pretrained):
+    if job.weights is None or not method.learned or method.retrains:
         return None
     try:
         trained = load_trained(job.weights, method=method)

@@ -11,17 +11,15 @@ from shlex import join
 from subprocess import list2cmdline
 from typing import Any
 
-from pydantic import ValidationError
-
 from .. import io
 from ..checkpoint import SUFFIXES
-from ..checks import check_suited
+from ..descriptions import duration
 from ..events import InvalidInput
 from ..io.volumes import read_volumes
-from ..presets import explain, name_of, spec
-from ..pretraining import Pretraining, pretrain, pretrained_methods
+from ..presets import checked, name_of, spec
+from ..pretraining import Pretraining, check_plan, pretrain
 from ..trained import Trained, save_base
-from .console import INTERRUPTED, Interrupt, duration, follow, note
+from .console import INTERRUPTED, Interrupt, follow, note
 from .values import NAMED_PROFILES, acquisition_of, overrides_of
 
 DEFAULT_METHOD, DEFAULT_SLICES = "sparse3diff", 6
@@ -83,28 +81,22 @@ def pretrained(options: Options) -> tuple[list[str], dict[str, Any], int]:
 
 def _plan(options: Options) -> Pretraining:
     """What is to be done, but for the volumes; all that can be refused without them is."""
-    name = options.method or DEFAULT_METHOD
-    method = spec(name, options.preset or "preview", overrides_of(options.set_ or []))
-    if not method.pretrained:
-        raise InvalidInput(f"{name} needs no base model; those that do: {', '.join(pretrained_methods())}")
+    method = spec(options.method or DEFAULT_METHOD, options.preset or "preview", overrides_of(options.set_ or []))
     measured = options.profile not in (None, *NAMED_PROFILES)  # as many slices as its file has weights
     slices = options.slices or (None if measured else DEFAULT_SLICES)
     acquisition = acquisition_of(slices, options.stride, options.profile or "point", options.fwhm)
     assert acquisition is not None
-    check_suited(method, acquisition)
-    try:
-        return Pretraining.model_validate(
-            {
-                "method": method,
-                "acquisition": acquisition,
-                "channel": options.channel,
-                "time": options.time,
-                "seed": options.seed or 0,
-                "device": options.device or "auto",
-            }
-        )
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
+    values = {
+        "method": method,
+        "acquisition": acquisition,
+        "channel": options.channel,
+        "time": options.time,
+        "seed": options.seed or 0,
+        "device": options.device or "auto",
+    }
+    plan = checked(Pretraining.model_validate, values)
+    check_plan(plan)
+    return plan
 
 
 def _lines(base: Trained, seconds: float, saved: Path | None) -> list[str]:

@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from .. import io
-from ..acquisition import Acquisition, Profile
+from ..acquisition import Acquisition
+from ..beam import Profile
 from ..events import InvalidInput
 from ..methods import Method
-from ..presets import METHODS, explain, name_of, parse_value, spec
+from ..presets import METHODS, checked, name_of, parse_value, spec
 from ..run import Job
 from ..trained import Trained, load_trained
 
@@ -39,12 +38,8 @@ def acquisition_of(
             )
         slices = len(weights)
     kind = "measured" if weights else profile or "uniform"
-    try:
-        return Acquisition.model_validate(
-            {"slices": slices, "stride": stride, "profile": kind, "fwhm": fwhm, "weights": weights}
-        )
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
+    values = {"slices": slices, "stride": stride, "profile": kind, "fwhm": fwhm, "weights": weights}
+    return checked(Acquisition.model_validate, values)
 
 
 def method_of(
@@ -79,10 +74,7 @@ def method_of(
 
 def job_of(**values: Any) -> Job:
     """A job from plain values; `InvalidInput` names the one that is wrong."""
-    try:
-        return Job.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(explain(error)) from error
+    return checked(Job.model_validate, values)
 
 
 def overrides_of(pairs: list[str]) -> dict[str, Any]:

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..images import storable
-from ..numbering import numbers_of
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
-from . import numpy_file, ome_zarr, reliability, tiff
+from . import ome_zarr, reliability, tiff
 from .export import Exported, ExportType, original_intensities, to_type
+from .opening import READERS, open_source
 from .profile import read_profile
-from .source import FileInfo, Source, open_source
+from .projections import acquisition_in, read_projections
+from .source import FileInfo, Source
 from .target import (
     SUFFIXES,
     beside,
@@ -41,13 +41,6 @@ from .target import (
 )
 
 EXPORT_TYPES: tuple[str, ...] = get_args(ExportType)
-READERS = {
-    ".tif": tiff.opened,
-    ".tiff": tiff.opened,
-    ".npy": numpy_file.opened,
-    ".zarr": ome_zarr.opened,
-}
-"""Every suffix that can be read."""
 
 __all__ = [
     "EXPORT_TYPES",
@@ -81,11 +74,11 @@ def inspect(path: str | Path) -> FileInfo:
     InvalidInput
         If the file is not there, of a kind that is not read, or damaged.
     """
-    with open_source(Path(path), READERS) as source:
+    with open_source(Path(path)) as source:
         sizes = source.sizes
         acquisition, unusable = None, ""
         try:
-            acquisition = _acquisition(source)
+            acquisition = acquisition_in(source)
         except InvalidInput as error:  # for those who state another
             unusable = str(error)
         return FileInfo(
@@ -129,17 +122,17 @@ def read_volume(
         If the pixels do not fit into the free memory.
     """
     path = Path(path)
-    with open_source(path, READERS) as source:
+    with open_source(path) as source:
         data = original_intensities(source.stack(channel, time), source.record)
-        found = reliability.reliability_of(source, path, READERS) if with_reliability else None
-        return Volume(data, source.scale_um, stem(path), _source_dtype(source), _provenance(source), found)
+        found = reliability.reliability_of(source, path) if with_reliability else None
+        return Volume(data, source.scale_um, stem(path), source.source_dtype, _provenance(source), found)
 
 
 def read_reliability(path: str | Path) -> Reliability | None:
     """What was saved with a volume; None where it is not beside it. Errors as for `read_volume`."""
     path = Path(path)
-    with open_source(path, READERS) as source:
-        return reliability.reliability_of(source, path, READERS)
+    with open_source(path) as source:
+        return reliability.reliability_of(source, path)
 
 
 def check_beside(path: str | Path) -> None:
@@ -150,40 +143,7 @@ def check_beside(path: str | Path) -> None:
     InvalidInput
         If what lies there is no reliability file.
     """
-    reliability.check_replaceable(beside(Path(path).resolve()), READERS)
-
-
-def read_projections(
-    path: str | Path, acquisition: Acquisition | None = None, channel: int | None = None, time: int | None = None
-) -> ProjectionStack:
-    """A projection stack (k, y, x) in the file's own dtype; parameters and errors as for `read_volume`.
-
-    Parameters
-    ----------
-    acquisition
-        How the projections were made; None takes it from the file, as does one like the file's that is not bound to a
-        number of projections. Those hidden in it are left out of those that the file holds.
-
-    Raises
-    ------
-    InvalidInput
-        Also if no acquisition is given and the file carries none, it does not describe this many projections, or it
-        uses some that the file says it lacks.
-    """
-    path = Path(path)
-    with open_source(path, READERS) as source:
-        given, acquisition = acquisition, acquisition or _acquisition(source)
-        if acquisition is None:
-            raise InvalidInput(
-                f"{path.name} does not say how its projections were made: "
-                "give the slices that one projection stands for (--slices), and the stride and profile"
-            )
-        data = source.stack(channel, time)
-        own = _usable_acquisition(source)
-        if given and given.count is None and own and own.alike(given) and len(own.shown) == len(data):
-            acquisition = own
-        data = _in_use(data, acquisition, source)
-        return ProjectionStack(data, acquisition, source.scale_um, stem(path), _source_dtype(source))
+    reliability.check_replaceable(beside(Path(path).resolve()))
 
 
 def written_acquisition(path: str | Path) -> Acquisition | None:
@@ -231,9 +191,9 @@ def write_volume(
     path = check_output(path, converted.data.nbytes + (0 if found is None else 3 * found.std.nbytes), overwrite)
     files: Files = {path: ({"": converted.data}, {"kind": "volume", **converted.record})}
     if found is not None:
-        reliability.check_replaceable(beside(path), READERS)
+        reliability.check_replaceable(beside(path))
         files[beside(path)] = reliability.channels(found), {"kind": reliability.KIND}
-    stale = reliability.left_over(path, READERS)
+    stale = reliability.left_over(path)
     provenance = {key: value for key, value in (volume.provenance or {}).items() if key != "export"}
     _write(files, provenance, volume.scale_um, overwrite)
     if found is None and stale is not None:
@@ -265,46 +225,9 @@ def _write(files: Files, metadata: dict[str, Any], scale: tuple[float, float, fl
             writer(temporary, channels, scale, {**metadata, "export": {**record, **pair}}, stem(path))
 
 
-def _acquisition(source: Source) -> Acquisition | None:
-    values = (source.metadata or {}).get("acquisition")
-    if values is None:
-        return None
-    try:
-        return Acquisition.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(
-            f"{source.name} carries an acquisition that cannot be used ({error.errors()[0]['msg']}): give --slices"
-        ) from error
-
-
-def _usable_acquisition(source: Source) -> Acquisition | None:
-    """The file's own, where it carries one that can be used."""
-    with suppress(InvalidInput):
-        return _acquisition(source)
-    return None
-
-
-def _in_use(data: NDArray[Any], acquisition: Acquisition, source: Source) -> NDArray[Any]:
-    """Those images of a file that an acquisition uses, where the file holds them and more."""
-    if not acquisition.hidden:
-        return data
-    held = tuple(range(len(data))) if len(data) == acquisition.count else acquisition.shown
-    own = _usable_acquisition(source)
-    if own is not None and own.count == acquisition.count and len(own.shown) == len(data):
-        held = own.shown
-    lacking = set(acquisition.shown) - set(held)
-    if lacking:
-        raise InvalidInput(f"{source.name} lacks projection {numbers_of(sorted(lacking))}: leave it out here, too")
-    return data if acquisition.shown == held else data[[held.index(index) for index in acquisition.shown]]
-
-
 def _provenance(source: Source) -> dict[str, Any] | None:
     """What was recorded about the making of the file; of the export, only a mapping of values is worth keeping."""
     record = {key: value for key, value in (source.metadata or {}).items() if key != "acquisition"}
     if not source.record.get("mapping"):
         record.pop("export", None)
     return record or None
-
-
-def _source_dtype(source: Source) -> str:
-    return str(source.record.get("source_dtype") or source.dtype.name)

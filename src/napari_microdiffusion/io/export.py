@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..events import InvalidInput
 from ..images import storable
-from ..volume import Volume
+from ..volume import Intensity, Volume
 
 ExportType = Literal["float32", "uint8", "uint16"]
 
@@ -83,10 +83,7 @@ def original_intensities(stored: NDArray[Any], record: dict[str, Any]) -> NDArra
     """
     if "gain" not in record or (record["offset"], record["gain"]) == (0.0, 1.0):
         return stored
-    values = stored.astype(np.float32)
-    values *= np.float32(record["gain"])
-    values += np.float32(record["offset"])
-    return values
+    return Intensity(record["offset"], record["gain"]).restore(stored)
 
 
 def _quantised(data: NDArray[Any], low: float, gain: float, dtype: str) -> tuple[NDArray[Any], int]:

@@ -6,7 +6,6 @@ happens to lie beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..events import InvalidInput, TooLarge
 from ..reliability import Reliability
-from .source import Opener, Source, open_source
+from .opening import open_source
+from .source import Source
 from .target import beside
 
 CHANNELS = ("standard deviation", "lower 5 %", "upper 95 %")
@@ -27,7 +27,7 @@ def channels(reliability: Reliability) -> dict[str, NDArray[np.float32]]:
     return {name: np.ascontiguousarray(data, np.float32) for name, data in zip(CHANNELS, arrays, strict=True)}
 
 
-def reliability_of(volume: Source, path: Path, readers: Mapping[str, Opener]) -> Reliability | None:
+def reliability_of(volume: Source, path: Path) -> Reliability | None:
     """What was saved with the volume at ``path``, float32; None where it is not beside it.
 
     Only the name that follows from the volume's own is looked for, and only a file with the same mark is taken.
@@ -38,9 +38,9 @@ def reliability_of(volume: Source, path: Path, readers: Mapping[str, Opener]) ->
         If it cannot be read.
     """
     try:
-        if not _belongs(volume, beside(path), readers):
+        if not _belongs(volume, beside(path)):
             return None
-        with open_source(beside(path), readers) as source:
+        with open_source(beside(path)) as source:
             if source.sizes.get("C") != len(CHANNELS):
                 raise InvalidInput(f"{source.name} is damaged: it lacks some of {', '.join(CHANNELS)}")
             source.check_memory(tuple(n for a, n in source.sizes.items() if a != "C"), beside=len(CHANNELS) - 1)
@@ -50,16 +50,16 @@ def reliability_of(volume: Source, path: Path, readers: Mapping[str, Opener]) ->
     return Reliability(*arrays)
 
 
-def left_over(path: Path, readers: Mapping[str, Opener]) -> Path | None:
+def left_over(path: Path) -> Path | None:
     """The reliability file of the volume that is at ``path`` now, which would be stale beside another volume."""
     try:
-        with open_source(path, readers) as volume:
-            return beside(path) if _belongs(volume, beside(path), readers) else None
+        with open_source(path) as volume:
+            return beside(path) if _belongs(volume, beside(path)) else None
     except InvalidInput:  # not there, or damaged: nothing is known to belong to it
         return None
 
 
-def check_replaceable(path: Path, readers: Mapping[str, Opener]) -> None:
+def check_replaceable(path: Path) -> None:
     """Refuse to put a reliability in the place of something else, which nobody has agreed to lose.
 
     Raises
@@ -70,7 +70,7 @@ def check_replaceable(path: Path, readers: Mapping[str, Opener]) -> None:
     if not path.exists():
         return
     try:
-        with open_source(path, readers) as source:
+        with open_source(path) as source:
             known = source.record.get("kind") == KIND
     except InvalidInput:
         known = False
@@ -80,9 +80,9 @@ def check_replaceable(path: Path, readers: Mapping[str, Opener]) -> None:
         )
 
 
-def _belongs(volume: Source, path: Path, readers: Mapping[str, Opener]) -> bool:
+def _belongs(volume: Source, path: Path) -> bool:
     pair = volume.record.get("pair")
     if not pair or not path.exists():
         return False
-    with open_source(path, readers) as source:
+    with open_source(path) as source:
         return source.record.get("kind") == KIND and source.record.get("pair") == pair

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..events import EngineError, InvalidInput, TooLarge
-from .target import suffix
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from ..events import InvalidInput, TooLarge
 
 Index = tuple[int | slice, ...]
 NAMESPACE = "napari-microdiffusion"
@@ -123,6 +117,11 @@ class Source:
         return record if isinstance(record, dict) else {}
 
     @property
+    def source_dtype(self) -> str:
+        """The dtype of the data that the file's were made from; its own where it does not say."""
+        return str(self.record.get("source_dtype") or self.dtype.name)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Axes longer than 1, and Y and X, with their lengths, in the file's order."""
         return {a: n for a, n in zip(self.axes, self.shape, strict=True) if n > 1 or a in "YX"}
@@ -192,45 +191,3 @@ class Source:
                 f"{self.name} needs {needed / 1e9:.1f} GB of memory to be read, and {free / 1e9:.1f} GB are free: "
                 "crop it, or close other programs"
             )
-
-
-Opener = Callable[[Path], AbstractContextManager[Source]]
-
-
-@contextmanager
-def open_source(path: Path, readers: Mapping[str, Opener]) -> Generator[Source]:
-    """Open a file by its suffix; whatever goes wrong while it is read is told in plain words.
-
-    Raises
-    ------
-    InvalidInput
-        If the file is not there, of a kind that is not read, or damaged.
-    """
-    if not path.exists():
-        raise InvalidInput(f"there is no file {path}")
-    kind = suffix(path)
-    if kind not in readers:
-        if path.is_dir():
-            raise InvalidInput(
-                f"{path} is a folder: name a file in it that holds the whole stack (save pages that are files of their "
-                "own as one), or the folder of an OME-Zarr image (.zarr)"
-            )
-        raise InvalidInput(
-            f"{path.name} is of a kind that is not read: use {', '.join(readers)} (OME-TIFF and OME-Zarr among them)"
-        )
-    if path.is_dir() != (kind == ".zarr"):
-        raise InvalidInput(f"{path} is a {'folder' if path.is_dir() else 'file'}, which {kind} data cannot be")
-    try:
-        with readers[kind](path) as source:
-            yield source
-    except EngineError:
-        raise
-    except MemoryError as error:
-        raise TooLarge(f"{path.name} does not fit into the free memory: crop it, or close other programs") from error
-    except Exception as error:  # decoders raise errors of many kinds on damaged data
-        raise InvalidInput(f"{path.name} cannot be read; it may be damaged or incomplete ({_said(error)})") from error
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -75,12 +75,11 @@ def bright_widening(
             return None
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
-        planes = along_rows(acquisition.smoothest(stack.ridge), patches.projections).to(context.device)
+        patches = patches.to(context.device)
+        planes = along_rows(acquisition.smoothest(stack.ridge), patches.projections)
         with torch.no_grad():
-            estimate, distances = restored(
-                net, acquisition, stack.ridge, planes, patches.conditions.to(context.device), context
-            )
-        truth = (patches.truth + patches.grain).to(context.device)  # as slices are, and projections of them
+            estimate, distances = restored(net, acquisition, stack.ridge, planes, patches.conditions, context)
+        truth = patches.truth + patches.grain  # as slices are, and projections of them
         parts = planes, truth - estimate, distances.mean(1)
         seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
         usual.append(_surprises(seen, error, stated, threshold))

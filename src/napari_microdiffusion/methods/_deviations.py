@@ -47,21 +47,17 @@ class Deviations:
         """Mean squared error of v for the deviations of patches, at a random noise level for each."""
         import torch
 
-        truth, grain, projections, conditions = (
-            tensor.to(self.context.device)
-            for tensor in (patches.truth, patches.grain, patches.projections, patches.conditions)
-        )
-        acquisition = patches.acquisition
-        start = along_rows(acquisition.smoothest(ridge), projections)
+        patches, acquisition = patches.to(self.context.device), patches.acquisition
+        start = along_rows(acquisition.smoothest(ridge), patches.projections)
         with torch.no_grad():
-            mean, spread = restored(net, acquisition, ridge, start, conditions, self.context)
+            mean, spread = restored(net, acquisition, ridge, start, patches.conditions, self.context)
         std = deviation(spread.transpose(0, 1)).clamp_min(LEAST)
-        clean = invisible(acquisition, ridge, truth + grain - mean) / std
+        clean = invisible(acquisition, ridge, patches.truth + patches.grain - mean) / std
         t = torch.randint(self.schedule.timesteps, (len(clean),), generator=generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         planes = torch.stack([self.schedule.noised(clean, noise, t), mean, std], 1)
         _, sigma = self.schedule.levels(t, clean)
-        error = (self._estimate(planes, acquisition, ridge, conditions, t) - clean) / sigma.clamp_min(0.1)
+        error = (self._estimate(planes, acquisition, ridge, patches.conditions, t) - clean) / sigma.clamp_min(0.1)
         weight = std.square()  # large deviations are the sample's, small ones the camera's
         return (weight * error.square()).mean() / weight.mean()
 

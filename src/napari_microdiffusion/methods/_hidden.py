@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics import FLOOR
-from ..numerics import along_z
+from ..numerics import along_z, decibels
 from ..volume import ProjectionStack
 from ._base import Context
 from ._patches import Anisotropy
@@ -62,7 +61,7 @@ class Hidden:
     def scores(self, span: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """dB of each hidden projection, told by the network and by the interpolation, for a stack of range ``span``."""
         relative = np.stack([self.error, self.missing]) / span**2
-        network, interpolation = -10 * np.log10(np.maximum(relative, FLOOR))
+        network, interpolation = decibels(relative)
         return network, interpolation
 
 

@@ -42,7 +42,7 @@ class LateralLoss:
     Parameters
     ----------
     ridge
-        Of consistency, see `Acquisition.ridge`.
+        Of consistency, see `ridge_of`.
     scale
         Mean squared error of the interpolation, in squares of the stack's intensities.
     delta
@@ -62,15 +62,11 @@ class LateralLoss:
 
     def __call__(self, net: PlaneNet, patches: Patches) -> Tensor:
         """The loss of a batch."""
-        truth, grain, projections, conditions = (
-            tensor.to(self.context.device)
-            for tensor in (patches.truth, patches.grain, patches.projections, patches.conditions)
-        )
-        acquisition = patches.acquisition
-        planes = along_rows(acquisition.smoothest(self.ridge), projections)
-        estimate, spread = restored(net, acquisition, self.ridge, planes, conditions, self.context)
-        error = truth - estimate
-        off = error.detach() + invisible(acquisition, self.ridge, grain)
+        patches, acquisition = patches.to(self.context.device), patches.acquisition
+        planes = along_rows(acquisition.smoothest(self.ridge), patches.projections)
+        estimate, spread = restored(net, acquisition, self.ridge, planes, patches.conditions, self.context)
+        error = patches.truth - estimate
+        off = error.detach() + invisible(acquisition, self.ridge, patches.grain)
         below, above = -spread[:, 0] - off, off - spread[:, 1]
         tails = sum((side.relu() - TAIL * side).mean() for side in (below, above))
         return pseudo_huber(error, self.delta) / self.scale + tails / math.sqrt(self.scale)
@@ -105,11 +101,11 @@ def widening_needed(
         inferred = ~whole.fixed
         if not inferred.any():
             return 1.0
-        seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth).to(context.device)
+        patches = patches.to(context.device)
+        seen = along_rows(whole.smoothest(ridge) @ whole.matrix, patches.truth)
         with torch.no_grad():
-            estimate, bounds = restored(net, whole, ridge, seen, patches.conditions.to(context.device), context)
-        truth, grain = patches.truth.to(context.device), patches.grain.to(context.device)
-        off = truth - estimate + invisible(whole, ridge, grain)
+            estimate, bounds = restored(net, whole, ridge, seen, patches.conditions, context)
+        off = patches.truth - estimate + invisible(whole, ridge, patches.grain)
         widths = (torch.stack([-off, off], 1) / bounds.clamp_min(1e-9)).amax(1)
         found.append(widths.cpu().numpy()[:, inferred])
     return float(np.quantile(np.concatenate(found, None), 0.9))

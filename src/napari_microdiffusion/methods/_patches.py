@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +80,11 @@ class Patches:
     projections: Tensor
     conditions: Tensor
 
+    def to(self, device: str) -> Patches:
+        """The same on a device."""
+        tensors = ("truth", "grain", "projections", "conditions")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
 
 class Cutter:
     """Cuts patches out of projections and of interpolated slices, along y and along x, as if that axis were z.
@@ -103,7 +108,7 @@ class Cutter:
     ) -> None:
         import torch
 
-        self._acquisition = stack.acquisition.replace(count=None, hidden=())
+        self._acquisition = stack.acquisition.unbound
         self._images = torch.from_numpy(np.ascontiguousarray(stack.data))
         self._sources = [torch.tensor(m, dtype=torch.float32) for m in (stack.interpolation, np.eye(len(stack.data)))]
         self.ratio = ratio
@@ -210,7 +215,7 @@ class Cutter:
     def _hidden(self, bound: Acquisition, share: float) -> Acquisition:
         """In a share of the batches, every third to fifth projection hidden, but one where there are few."""
         count = bound.count or 0
-        if float(self._uniform()) >= share or count <= MINIMUM_PROJECTIONS:
+        if float(self._uniform()) >= share:
             return bound
         every = 3 + self._below(3)
         hidden = tuple(range(self._below(min(every, count)), count, every))

@@ -48,8 +48,7 @@ class Windows:
     @cached_property
     def profile(self) -> NDArray[np.float64]:
         """The beam's weights up to the last that is not zero, (n',)."""
-        weights = self.acquisition.profile_weights
-        return weights[: int(np.flatnonzero(weights)[-1]) + 1]
+        return np.trim_zeros(self.acquisition.profile_weights, "b")
 
     @property
     def centre(self) -> float:

@@ -22,22 +22,18 @@ from ..provenance import Findings
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
 from ._base import Context, Method, Weights, kept, loaded, make_consistent, seeded
+from ._grid import ELONGATIONS, Grid
 from ._lateral import LateralLoss
+from ._outcome import UNTESTED, cramped, doubt, small_images, summary, widened
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
 from ._ratio import RATIOS, doubts, foreign, ratio_of
 from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
-from ._trial import ELONGATIONS, FALLBACK, Grid, Trial, try_out
+from ._trial import FALLBACK, Trial, try_out
 
 if TYPE_CHECKING:
     from ..plane_net import PlaneNet
-
-UNTESTED = "there are too few projections to hide any, so nothing tells whether to trust a network"
-
-CRAMPED_LEAD = 1.0
-"""dB by which a network must predict hidden projections better than interpolation does where images are too small for
-deep patches: one that led by 0.68 dB made a volume 0.4 dB worse."""
 
 STILL = 1e-6
 """Largest change of the interpolation, as a share of the stack's range, that counts as none."""
@@ -141,9 +137,10 @@ class Axial(Method):
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
         data, reliability = interpolated(stack), None
         distances: NDArray[np.float32] | None = None
-        trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
-        if doubt := self._doubt(trial, stack):
-            yield Notice(f"{doubt}: the conservative interpolation is given instead")
+        trial = Trial.of(weights)
+        anisotropy = self.anisotropy_of(trial)
+        if against := doubt(trial, stack, self.sigma):
+            yield Notice(f"{against}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
             net = self.loaded(stack, weights, context)
@@ -165,7 +162,8 @@ class Axial(Method):
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
-        trial, anisotropy = Trial.of(weights), self.anisotropy_of(weights)
+        trial = Trial.of(weights)
+        anisotropy = self.anisotropy_of(trial)
         return {
             "sigma_slices": anisotropy.sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
@@ -177,26 +175,8 @@ class Axial(Method):
             "beware": foreign(stack, trial.ratio) if self.ratio is None else "",
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
             "bright_widening": None if math.isnan(trial.widening) else trial.bright,
-            "fell_back": bool(self._doubt(trial, stack)),
+            "fell_back": bool(doubt(trial, stack, self.sigma)),
         }
-
-    def _doubt(self, trial: Trial, stack: ProjectionStack) -> str:
-        """Why the conservative interpolation is to be preferred to the network; empty where it is not."""
-        lead = trial.lead(trial.sigma if self.sigma is None else self.sigma)
-        if lead < 0:
-            than = "no better" if lead > -0.005 else f"{-lead:.2f} dB worse"
-            return (
-                f"hidden projections are predicted {than} than by interpolation (the sample "
-                "may look different along z than across, or training was too short)"
-            )
-        if lead < CRAMPED_LEAD and cramped(stack, trial.ratio):
-            return (
-                f"hidden projections are predicted {lead:.2f} dB better than by interpolation, and "
-                f"{CRAMPED_LEAD:g} dB are asked for where images are as small as these"
-            )
-        if self.sigma is None and not trial.scores:
-            return UNTESTED
-        return ""
 
     def _learn(
         self, net: PlaneNet, stack: ProjectionStack, context: Context, steps: int, ratio: float
@@ -211,13 +191,7 @@ class Axial(Method):
             yield Notice(f"{UNTESTED}: acquire four or more, or set sigma to use one all the same")
             return kept(net) | Trial({}, ratio=ratio).weights()
         if cramped(stack, ratio):
-            tested = len(stack.data) > MINIMUM_PROJECTIONS
-            unless = f", which is given unless hidden projections are predicted {CRAMPED_LEAD:g} dB better"
-            yield Notice(
-                "the images are too small for patches as deep as four projections: they are mirrored at their edges, "
-                f"and what the network learns may be worse than interpolation{unless if tested else ''}; larger images "
-                "or fewer slices per projection would help"
-            )
+            yield Notice(small_images(stack))
         if steps:
             yield from self._train(net, self.cutter(stack, ratio, context), stack, context, steps)
         weights = kept(net)
@@ -228,20 +202,9 @@ class Axial(Method):
         trial = yield from try_out(net.requires_grad_(False), cut, stack, grid, context)
         if context.stopped:
             return weights
-        own, lead = trial.score(trial.sigma), trial.lead(trial.sigma)
-        alike = f" (to {trial.floor + lead:.1f} dB by settings that cannot be told apart)"
-        others = alike if own < trial.floor and lead >= 0 else ""
-        told = f"hidden projections are predicted to {own:.1f} dB{others}, by interpolation to {trial.floor:.1f} dB"
-        yield Notice(
-            f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {ratio:.3g} times as deep as wide; "
-            + (f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else "")
-            + ("too few projections to hide any" if math.isnan(trial.floor) else told)
-        )
-        if trial.widening > 1 and not self._doubt(trial, stack):  # else there will be no error bars
-            yield Notice(
-                f"error bars are made {trial.widening:.2g} times as wide as the network states them: training was "
-                "short, or on a stack with less noise; more steps would help"
-            )
+        yield Notice(summary(trial))
+        if trial.widening > 1 and not doubt(trial, stack, self.sigma):  # else there will be no error bars
+            yield Notice(widened(trial))
         return weights | trial.weights()
 
     def cutter(self, stack: ProjectionStack, ratio: float, context: Context) -> Cutter:
@@ -279,9 +242,8 @@ class Axial(Method):
         yield Preview(0, data)
         context.preview_done()
 
-    def anisotropy_of(self, weights: Weights) -> Anisotropy:
+    def anisotropy_of(self, trial: Trial) -> Anisotropy:
         """What planes are restored for: as set, else as chosen."""
-        trial = Trial.of(weights)
         return Anisotropy(
             trial.sigma if self.sigma is None else self.sigma,
             trial.elongation if self.elongation is None else self.elongation,
@@ -334,12 +296,6 @@ class Axial(Method):
         """The trained network, to be used as it is."""
         net = self.network(stack, context)
         return loaded(net, {name: weights[name] for name in net.state_dict()})
-
-
-def cramped(stack: ProjectionStack, ratio: float) -> bool:
-    """Whether images are too small for patches as deep as four projections, by the voxel ratio dz/dx."""
-    acquisition = stack.acquisition
-    return ratio * (MINIMUM_PROJECTIONS * acquisition.step + acquisition.slices) > min(stack.shape[1:])
 
 
 def interpolated(stack: ProjectionStack) -> NDArray[np.float32]:

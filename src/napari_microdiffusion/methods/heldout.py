@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, InvalidInput, Preview, Returned, RunFailed, Stage, Step, relay
 from ..images import span
-from ..metrics import FLOOR
+from ..numerics import decibels
 from ..volume import ProjectionStack
 from ._base import Context, Method, Weights
 
@@ -118,7 +118,7 @@ def score(
     """
     hidings = folds(len(stack.data), wanted)
     measured = stack.data if measured is None else measured
-    if method.retrains and not method.pretrained:
+    if method.retrains:
         weights = None
     elif not method.pretrained:
         own = _own(context)
@@ -192,6 +192,6 @@ def _own(context: Context) -> Context:
 def _summary(measured: NDArray[Any], squares: dict[int, float], finished: int, partial: bool) -> HeldOut:
     """The score, from the mean squared error of each hidden projection by its index."""
     relative = np.asarray(list(squares.values())) / max(span(measured), 1e-30) ** 2
-    psnr = float(-10 * np.log10(np.maximum(relative, FLOOR)).mean())
+    psnr = float(decibels(relative).mean())
     errors = tuple(math.sqrt(squares[index]) if index in squares else math.nan for index in range(len(measured)))
     return HeldOut(psnr, errors, finished, partial)

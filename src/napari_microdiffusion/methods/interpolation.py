@@ -61,7 +61,7 @@ class Conservative(Interpolation):
 
     For contiguous uniform projections it is the natural cubic spline of the running integral to within
     0.05 dB, for point projections linear interpolation. Overlapping projections get the ridge of
-    `Acquisition.ridge` instead of the exact constraint.
+    `ridge_of` instead of the exact constraint.
     """
 
     kind: Literal["conservative"] = "conservative"

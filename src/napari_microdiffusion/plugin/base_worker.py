@@ -9,27 +9,17 @@ from ..pretraining import Pretraining, pretrain
 from ..trained import Trained
 from .base_volumes import Picked, read
 from .follow import Follower, Progress
-from .worker import StoppableWorker, explained, followed, torch_loaded
+from .worker import explained, followed, torch_loaded
 
 STOPPED = "stopped before the training began: there is no base model yet"
 
 
-class BaseWorker(StoppableWorker[Progress, Trained]):
-    """Reads volumes and trains on them."""
-
-    def __init__(self, plan: Pretraining, wanted: Picked) -> None:
-        super().__init__(train, plan, wanted, self.cancelled)
-
-
-def train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
+@explained
+def train(cancelled: Callable[[], bool], plan: Pretraining, wanted: Picked) -> Generator[Progress, None, Trained]:
     """Read the volumes and train; when ``cancelled`` says yes, the base model is as far as it has come.
 
     Every failure is an `EngineError`. Stopped before the first training step, it is one too.
     """
-    return (yield from explained(_train(plan, wanted, cancelled)))
-
-
-def _train(plan: Pretraining, wanted: Picked, cancelled: Callable[[], bool]) -> Generator[Progress, None, Trained]:
     follower = Follower("Reading the volumes")
     volumes = yield from followed(read(wanted, plan.method.depth_to_learn(plan.acquisition), cancelled), follower)
     yield from torch_loaded()

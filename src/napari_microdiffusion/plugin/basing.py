@@ -72,13 +72,15 @@ class Basing(Background):
 
     def train(self) -> None:
         """Train on what is picked, with the settings and for the acquisition that are chosen."""
-        from .base_worker import BaseWorker
+        from .base_worker import train
+        from .worker import StoppableWorker
 
         form = self._box.training
         if self.running or not form.start_button.isEnabled():
             return
         wanted = picked(self._offers, form.ticked(), self._setup, form.folder)
-        self._start(BaseWorker(self._setup.pretraining(), wanted), "Reading the volumes", self._end)
+        worker = StoppableWorker(train, self._setup.pretraining(), wanted)
+        self._start(worker, "Reading the volumes", self._end)
 
     def use(self, trained: Trained, path: Path | None) -> None:
         """Put a base model to use: it brings its method and settings."""

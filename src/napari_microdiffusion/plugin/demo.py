@@ -95,7 +95,7 @@ class Demo:
         self.widget: ReconstructWidget = dock[1]
         self._add_layers()
         if self._acquisition is not None:
-            self.widget.data.beam.set_value(self._acquisition.replace(count=None, hidden=()))
+            self.widget.data.beam.set_value(self._acquisition.unbound)
             self.widget.data.beam.changed.emit()  # the volume's voxel size follows from the stride
         self.widget.setValue(self.widget.value().replace(**self._setup))
         self.widget.finished.connect(self._end)

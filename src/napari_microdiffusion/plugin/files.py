@@ -17,7 +17,7 @@ from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .collecting import start
-from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, reliability, spacing_um
+from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, ran_of, reliability, spacing_um
 from .live import show_middle
 from .model import Setup, covered
 from .parts import alive
@@ -104,7 +104,7 @@ class Files:
         in_background(read, lambda found: self._add(found, link), self._parent)
 
     def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
-        """Save a result's layer; ``overwrite`` lets it replace what is at ``path``."""
+        """Save a result's layer in place of what is at ``path``, if that is no measurement."""
         sources = [known["path"] for other in self._viewer.layers if _measured(known := facts(other))]
 
         def write() -> str:
@@ -149,8 +149,8 @@ class Files:
 
     def save_weights(self, layer: Image) -> None:
         """Ask for a name and save the network of a result."""
-        ran = facts(layer).get("ran")
-        if not isinstance(ran, Ran) or not ran.result.weights:
+        ran = ran_of(facts(layer))
+        if ran is None or not ran.result.weights:
             return
         name, _ = QFileDialog.getSaveFileName(self._parent, "Save network", f"{tidy(layer.name)}.safetensors", WEIGHTS)
         complete = name if name.lower().endswith(".safetensors") else f"{name}.safetensors"

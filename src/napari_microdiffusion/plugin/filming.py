@@ -43,8 +43,9 @@ class Filming(Background):
         """Begin with the time point that is chosen; the volume of each goes beside ``path``, by its number."""
         from ..io import network_beside, of_time
         from ..io.target import beside
-        from .movie_worker import MovieWorker, Shot
+        from .movie_worker import Shot, film
         from .session import loader, replayable
+        from .worker import StoppableWorker
 
         times, first, shots = times_of(source), setup.time or 0, []
         for time in (first, *(other for other in range(times) if other != first)):
@@ -55,7 +56,7 @@ class Filming(Background):
         network = network_beside(shots[0].output)
         place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
         self._source, self._setup = source, setup
-        worker = MovieWorker(shots, network, base, network.exists(), before)
+        worker = StoppableWorker(film, shots, network, base, network.exists(), before)
         self._start(worker, "Reading the images", self._end)
 
     def _end(self, movie: Movie) -> None:

@@ -176,11 +176,5 @@ class Recorder(Follower):
 
 def spread(count: int) -> Iterator[int]:
     """All of 0 .. count − 1, coarsely first: every 64th, then those half way between, and so on."""
-    seen: set[int] = set()
-    for gap in (64, 32, 16, 8, 4, 2, 1):
-        for index in range(gap // 2, count, gap):
-            if index not in seen:
-                seen.add(index)
-                yield index
-    if count and 0 not in seen:
-        yield 0
+    gaps = (64, 32, 16, 8, 4, 2, 1)
+    yield from dict.fromkeys(index for gap in gaps for index in range(gap // 2, count, gap))

@@ -104,6 +104,12 @@ def facts(layer: Image) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def ran_of(known: dict[str, Any]) -> Ran | None:
+    """The run that made a result, by what is known of its layer; None where it was not made in this session."""
+    ran = known.get("ran")
+    return ran if isinstance(ran, Ran) else None
+
+
 def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape.
 
@@ -111,8 +117,8 @@ def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     """
     from ..io import read_reliability
 
-    ran = known.get("ran")
-    if isinstance(ran, Ran):
+    ran = ran_of(known)
+    if ran is not None:
         found = ran.result.volume.reliability
     else:
         found = read_reliability(known["path"]) if known.get("has_reliability") else None
@@ -193,7 +199,7 @@ def known_acquisition(layer: Image) -> Acquisition | None:
     known = facts(layer).get("acquisition")
     if known is None:
         return None
-    return Acquisition.model_validate(known).replace(count=None, hidden=())
+    return Acquisition.model_validate(known).unbound
 
 
 def spacing_um(layer: Image) -> Triple | None:

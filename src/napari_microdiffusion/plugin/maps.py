@@ -12,7 +12,7 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..images import span
 from ..metrics import residual_map
-from .layers import KEY, Ran, facts, link_contrast, reliability
+from .layers import KEY, Ran, facts, link_contrast, ran_of, reliability
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -55,8 +55,8 @@ class Picture:
 
 def possible(known: dict[str, Any]) -> set[str]:
     """The kinds of map that there can be, by what is known of a result's layer."""
-    ran = known.get("ran")
-    if not isinstance(ran, Ran):
+    ran = ran_of(known)
+    if ran is None:
         return {UNCERTAINTY, INTERVAL} if known.get("has_reliability") else set()
     return {RESIDUAL} | ({UNCERTAINTY, INTERVAL} if ran.result.volume.reliability is not None else set())
 
@@ -69,8 +69,8 @@ def pictures(known: dict[str, Any], data: NDArray[Any], kind: str) -> list[Pictu
     InvalidInput, TooLarge
         If what was saved with a volume cannot be read, or is no longer there.
     """
-    if kind == RESIDUAL:
-        ran: Ran = known["ran"]
+    ran = ran_of(known)
+    if kind == RESIDUAL and ran is not None:
         unexplained = residual_map(ran.result.volume.data, ran.stack)
         whole = span(ran.stack.data)
         limit = max(float(np.quantile(np.abs(unexplained), 0.999)), FAINTEST * whole)
@@ -105,7 +105,7 @@ def show(viewer: ViewerModel, result: Image, kind: str, found: list[Picture]) ->
     behind = [viewer.layers.index(result)]
     behind += [viewer.layers.index(layer) for other in MAPS for layer in shown(viewer, result, other)]
     known = {"role": "map", "kind": kind, "of": str(result.unique_id)}
-    where = _place(result, facts(result)["ran"] if kind == RESIDUAL else None)
+    where = _place(result, ran_of(facts(result)) if kind == RESIDUAL else None)
     for place, picture in enumerate(found, max(behind) + 1):
         name = f"{picture.title} · {result.name}"
         layer = Image(picture.data, name=name, metadata={KEY: known}, **where, **_look(picture, result))

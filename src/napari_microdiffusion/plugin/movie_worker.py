@@ -17,7 +17,7 @@ from ..trained import Trained, load_trained, save_trained
 from ..volume import ProjectionStack
 from .follow import Follower, Progress
 from .layers import Ran
-from .worker import Load, StoppableWorker, explained, followed, torch_loaded
+from .worker import Load, explained, followed, torch_loaded
 
 NOTHING = "stopped before the first time point was done: nothing was written"
 REUSED = "Time point {} was reconstructed with these settings before: that result is used"
@@ -59,46 +59,6 @@ class Movie:
     complete: bool = True
 
 
-class MovieWorker(StoppableWorker[Progress, Movie]):
-    """Reconstructs shots; ``base`` is the base model in use, where it is in memory."""
-
-    def __init__(
-        self,
-        shots: Sequence[Shot],
-        network: Path,
-        base: Trained | None,
-        overwrite: bool = False,
-        before: Sequence[Ran] = (),
-    ) -> None:
-        super().__init__(film, shots, network, base, self.cancelled, overwrite, before)
-
-
-def film(
-    shots: Sequence[Shot],
-    network: Path,
-    base: Trained | None,
-    cancelled: Callable[[], bool],
-    overwrite: bool = False,
-    before: Sequence[Ran] = (),
-) -> Generator[Progress, None, Movie]:
-    """Reconstruct and write one shot after the other.
-
-    A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
-    others. A later one that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done
-    by then stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
-
-    Parameters
-    ----------
-    network
-        Where what is learned of the first shot is kept.
-    overwrite
-        Whether that may replace what is there.
-    before
-        Runs that are done: what one of them has made of a shot is not made again.
-    """
-    return (yield from explained(_filmed(shots, network, base, cancelled, overwrite, before)))
-
-
 class _Shots(Follower):
     """Says which shot a stage belongs to; what a run says is passed on for the first one alone."""
 
@@ -130,14 +90,32 @@ class _Shots(Follower):
         super().notice(Notice(message))
 
 
-def _filmed(
+@explained
+def film(
+    cancelled: Callable[[], bool],
     shots: Sequence[Shot],
     network: Path,
     base: Trained | None,
-    cancelled: Callable[[], bool],
-    overwrite: bool,
-    before: Sequence[Ran],
+    overwrite: bool = False,
+    before: Sequence[Ran] = (),
 ) -> Generator[Progress, None, Movie]:
+    """Reconstruct and write one shot after the other.
+
+    A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
+    others. A later one that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done
+    by then stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
+
+    Parameters
+    ----------
+    network
+        Where what is learned of the first shot is kept.
+    base
+        The base model in use, where it is in memory.
+    overwrite
+        Whether that may replace what is there.
+    before
+        Runs that are done: what one of them has made of a shot is not made again.
+    """
     movie, follower, trained, kept = Movie(), _Shots(len(shots)), base, None
     yield from torch_loaded()
     if base is None and shots[0].job.weights is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.viewer
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
@@ -29,6 +27,7 @@ from .parts import AMBER, RED, UprightArea, alive, sentence
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
+from .running import Running
 from .session import Session, preferences
 from .trusting import Trusting
 from .watching import watch
@@ -56,13 +55,9 @@ class ReconstructWidget(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._session: Session | None = None
-        self._loading = False
         self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
         self._failed_with: dict[str, Any] = {}
-        self.message = ""
-        """How the last run ended, in words."""
         self._bases = AT_HAND
         self.data, self.method = DataBox(viewer), MethodBox(self._bases)
         self.run_box, self.result = RunBox(), ResultBox()
@@ -71,11 +66,12 @@ class ReconstructWidget(QWidget):
         self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
         self._filming = Filming(self._files, self)
-        self._parts: dict[Background, str] = {  # what is said where one of them has failed
+        beside: dict[Background, str] = {
             self._trust: "There is no score",
             self._basing: "There is no base model",
             self._filming: "There are no volumes",
         }
+        self._running = Running(self.run_box, beside, self)
         self._lay_out()
         self._connect()
         self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
@@ -119,7 +115,7 @@ class ReconstructWidget(QWidget):
 
     def run(self) -> None:
         """Start a run; refuses with a notification what cannot work, and does nothing while something is running."""
-        if self._busy:
+        if self._running.anything:
             return
         setup, source = self.value(), self.data.source()
         if source is None or self.problem():
@@ -128,35 +124,32 @@ class ReconstructWidget(QWidget):
         self._before = self.result.current()
         base = self._bases.chosen(setup)
         trained = None if base is None else base.trained
-        self._session = session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
-        self._follow(session, self._ended, self._failed)
+        session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
         session.scored.connect(self.result.show_scores)
         session.opened.connect(self._opened)
-        session.start()
+        self._running.start(session)
 
     def stop(self) -> None:
         """Stop within a second and keep what is done."""
-        for part in self._parts:
-            part.stop()
-        if self._session is not None:
-            self._session.stop()
+        self._running.stop()
 
     def run_all_times(self) -> None:
         """Ask where to, and reconstruct all time points into files; does nothing where `run` would refuse."""
         setup, source = self.value(), self.data.source()
-        if self._busy or source is None or self.problem():
+        if self._running.anything or source is None or self.problem():
             return
         base = self._bases.chosen(setup)
         self._filming.ask(setup, source, None if base is None else base.trained, self._results.runs())
 
     @property
-    def _busy(self) -> bool:
-        return self.running or self._loading or any(part.running for part in self._parts)
-
-    @property
     def running(self) -> bool:
         """Whether a run is under way."""
-        return self._session is not None
+        return self._running.session is not None
+
+    @property
+    def message(self) -> str:
+        """How the last run ended, in words."""
+        return self._running.message
 
     def open(self, path: Path) -> None:
         """Open a file as layers, in the background, and choose it."""
@@ -169,47 +162,26 @@ class ReconstructWidget(QWidget):
         self._results.offer(layer.name)
         self._trust.show(layer)
 
-    def _ended(self, message: str) -> None:
-        self._finish(message, message)
-        self._offer_results()
-        QTimer.singleShot(0, self._reveal)  # once the verdict has its place
-        self.finished.emit(True)
+    def _ended(self, well: bool) -> None:
+        """A run is over."""
+        self._offer_results("" if well else self._before)
+        if well:
+            QTimer.singleShot(0, self._reveal)  # once the verdict has its place
+        self.finished.emit(well)
 
-    def _failed(self, message: str) -> None:
-        self._finish(message, "The last run failed", done=False)
-        self._offer_results(self._before)
-        self._show_failure(message)
-        self.finished.emit(False)
+    def _set_busy(self, busy: bool) -> None:
+        """Whether something runs from now on."""
+        self._trust.set_busy(busy)
+        self._basing.set_busy(busy)
+        if not busy:
+            self._changed()
 
-    def _none_made(self, message: str, line: str) -> None:
-        """There is no score, or no base model."""
-        self._finish(message, line, done=False)
-        self._show_failure(message)
-
-    def _show_failure(self, message: str) -> None:
-        """In the panel until other data are chosen, and as a notification."""
+    def _remember_failure(self) -> None:
         self._failed_with = self.data.value()
-        self.run_box.show_failure(message)
-        show_error(message)
 
     def _forget_failure(self) -> None:
         if self.data.value() != self._failed_with:
             self.run_box.forget_failure()
-
-    def _begin(self, stage: str) -> None:
-        """Something runs from now on."""
-        self.run_box.begin(stage)
-        self._trust.set_busy(True)
-        self._basing.set_busy(True)
-
-    def _finish(self, message: str, line: str, done: bool = True) -> None:
-        """Nothing runs any more."""
-        self._session = None
-        self.message = message
-        self.run_box.end(line, done)
-        self._trust.set_busy(False)
-        self._basing.set_busy(False)
-        self._changed()
 
     def _reveal(self) -> None:
         """Scroll to the result, unless people are about to click somewhere."""
@@ -254,8 +226,8 @@ class ReconstructWidget(QWidget):
         self.data.refresh()
         self._offer_results(self.result.current())
         self._trust.check_layers()
-        if self._session is not None:
-            self._session.check_layer()
+        if self._running.session is not None:
+            self._running.session.check_layer()
 
     # -- results -----------------------------------------------------------------------------
 
@@ -270,17 +242,10 @@ class ReconstructWidget(QWidget):
 
     def _load_network(self) -> None:
         """Ask for a file and read it: for the seconds that takes nothing else begins."""
-        path = None if self._busy else self._files.asked_for_weights()
-        if path is None:
-            return
-        self._loading = True
-        self._begin("Loading the network")
-        self.run_box.stop_button.setEnabled(False)
-        self._files.read_weights(path, self._use_weights, self._loaded)
-
-    def _loaded(self) -> None:
-        self._loading = False
-        self._finish(self.message, "Ready", done=False)
+        path = None if self._running.anything else self._files.asked_for_weights()
+        if path is not None:
+            self._running.load()
+            self._files.read_weights(path, self._use_weights, self._running.loaded)
 
     def _use_weights(self, path: Path, trained: Trained) -> None:
         """A trained network brings its method and settings."""
@@ -321,25 +286,16 @@ class ReconstructWidget(QWidget):
         self.method.changed.connect(self._changed)
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)
-        self.run_box.stop.connect(self.stop)
         self.run_box.save_job.connect(self._save_job)
         self.run_box.all_times.connect(self.run_all_times)
         self.method.load.connect(self._load_network)
         self.method.base.load.connect(self._load_network)
-        for part, none in self._parts.items():
-            over = partial(self._none_made, line=none)
-            self._follow(part, lambda message: self._finish(message, message), over)
+        self._running.busy.connect(self._set_busy)
+        self._running.failed.connect(self._remember_failure)
+        self._running.ended.connect(self._ended)
         self._filming.rearranged.connect(self._results.arrange)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(self._viewer, self, self._on_layers)
-
-    def _follow(self, part: Background, ended: Callable[[str], object], failed: Callable[[str], object]) -> None:
-        """Show what becomes of something that runs in the background."""
-        part.began.connect(self._begin)
-        part.progressed.connect(self.run_box.show_progress)
-        part.noticed.connect(show_info)
-        part.ended.connect(ended)
-        part.failed.connect(failed)
 
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None

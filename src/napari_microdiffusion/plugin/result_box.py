@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from .layers import Ran
+from .layers import Ran, ran_of
 from .parts import combo_box, paragraph
 from .trust_box import TrustBox
 
@@ -104,8 +104,8 @@ class ResultBox(QGroupBox):
 
     def show_known(self, known: dict[str, Any]) -> None:
         """The scores kept with a result's layer."""
-        scores, ran = known.get("scores", {}), known.get("ran")
-        self._weights.setEnabled(isinstance(ran, Ran) and _worth_saving(ran))
+        scores, ran = known.get("scores", {}), ran_of(known)
+        self._weights.setEnabled(ran is not None and _worth_saving(ran))
         self.show_scores(scores, "psnr" in scores, known.get("beware", ""))
 
     def _lay_out(self) -> None:

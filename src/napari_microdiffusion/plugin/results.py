@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qtpy.QtCore import QObject
 
 from ..numbering import numbers_of
-from .layers import Ran, facts
+from .layers import Ran, facts, ran_of
 from .live import show_side_by_side
 from .model import choices_of
 
@@ -69,7 +69,7 @@ class Results(QObject):
 
     def runs(self) -> list[Ran]:
         """What is kept of the runs that made them."""
-        return [ran for layer in self.layers() if isinstance(ran := facts(layer).get("ran"), Ran)]
+        return [ran for layer in self.layers() if (ran := ran_of(facts(layer))) is not None]
 
     def chosen(self) -> Image | None:
         """The layer chosen in the box."""

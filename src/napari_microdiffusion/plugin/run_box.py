@@ -7,6 +7,7 @@ import math
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from ..descriptions import duration
 from .follow import Progress
 from .parts import RED, paragraph
 
@@ -92,7 +93,8 @@ class RunBox(QGroupBox):
         if progress.fresh:
             self._curve.start_anew()
         if self.stop_button.isEnabled():  # else it says that it is stopping
-            self._say(progress.stage, _in_words(progress.seconds_left))
+            left = progress.seconds_left
+            self._say(progress.stage, "" if left is None else f"{duration(math.ceil(left))} left")
         self._bar.setRange(0, max(1, progress.steps))
         self._bar.setValue(progress.done)
         self._curve.add(progress.losses)
@@ -206,11 +208,3 @@ def _row(*widgets: QWidget, stretch: tuple[int, ...] = ()) -> QHBoxLayout:
     for i, widget in enumerate(widgets):
         layout.addWidget(widget, stretch[i] if stretch else 1)
     return layout
-
-
-def _in_words(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s left"
-    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

@@ -13,7 +13,7 @@ from ..verdict import verdict
 from .follow import Follower, Progress
 from .layers import Ran
 from .preload import load_torch
-from .worker import StoppableWorker, explained, followed
+from .worker import explained, followed
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,6 @@ class Scored:
         return "\n".join([*lines, self.doubt] if self.doubt else lines)
 
 
-class ScoreWorker(StoppableWorker[Progress, Scored]):
-    """Scores a run's recipe."""
-
-    def __init__(self, ran: Ran) -> None:
-        super().__init__(score, ran, self.cancelled)
-
-
 class _Turns(Follower):
     """Stages by shorter names: the line that shows them is narrow."""
 
@@ -53,15 +46,12 @@ class _Turns(Follower):
         super().begin(replace(stage, name=stage.name.removeprefix("Held out ")))
 
 
-def score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None, Scored]:
+@explained
+def score(cancelled: Callable[[], bool], ran: Ran) -> Generator[Progress, None, Scored]:
     """Score the recipe of a run and plain interpolation on the same hidden projections.
 
     Every failure is an `EngineError`. Stopped before the first turn is over, it is one too.
     """
-    return (yield from explained(_score(ran, cancelled)))
-
-
-def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None, Scored]:
     job, stack = ran.job, ran.stack
     if job.method.learned:
         load_torch()
@@ -76,8 +66,8 @@ def _score(ran: Ran, cancelled: Callable[[], bool]) -> Generator[Progress, None,
 
 def _weights(ran: Ran) -> Weights | None:
     """What a score may start from: weights as they were before they saw the projections, or a finished training."""
-    if ran.result.given is not None:
-        return ran.result.given
+    if ran.trained is not None:
+        return ran.trained.weights
     return ran.result.weights if ran.job.method.learned and not ran.result.partial else None
 
 

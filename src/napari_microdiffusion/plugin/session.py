@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from ..descriptions import titled
+from ..descriptions import duration, titled
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
 from ..provenance import found_in
@@ -147,7 +147,7 @@ class Session(Background):
         elif result.partial:
             self.ended.emit("Stopped; what was done is kept")
         else:
-            self.ended.emit(f"Done in {_duration(result.seconds)}")
+            self.ended.emit(f"Done in {duration(result.seconds)}")
 
     def _errored(self, error: Exception) -> None:
         self.deleteLater()
@@ -216,7 +216,3 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
     shown = Image(data, **attributes)
     viewer.layers.insert(place, shown)
     return shown
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

@@ -11,7 +11,7 @@ from ..provenance import verdict_in
 from . import maps
 from .background import Background
 from .files import in_background
-from .layers import KEY, Ran, facts, pixels, spacing_um
+from .layers import KEY, facts, pixels, ran_of, spacing_um
 from .trust_box import NO_RUN, TOO_FEW, TrustBox
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Trusting(Background):
         """Show what is known of a result's layer; None where there is none."""
         self._layer = layer
         known = {} if layer is None else facts(layer)
-        ran = None if layer is None else _ran(layer)
+        ran = ran_of(known)
         on = set() if layer is None else {kind for kind in maps.MAPS if self._wanted(layer, kind)}
         self._box.show_verdict(verdict_in(known.get("provenance")))
         spacing = None if layer is None else spacing_um(layer)
@@ -66,14 +66,15 @@ class Trusting(Background):
 
     def score(self) -> None:
         """Score the chosen result's recipe on hidden projections; does nothing while something runs."""
-        from .scoring import ScoreWorker
+        from .scoring import score
+        from .worker import StoppableWorker
 
-        ran = None if self._layer is None else _ran(self._layer)
+        ran = None if self._layer is None else ran_of(facts(self._layer))
         if ran is None or self._busy:
             return
         self._scored = self._layer
         self.set_busy(True)
-        self._start(ScoreWorker(ran), "Hiding projections", self._end)
+        self._start(StoppableWorker(score, ran), "Hiding projections", self._end)
 
     def check_layers(self) -> None:
         """Layers have come or gone: maps may be among them, and the result that is being scored."""
@@ -128,8 +129,3 @@ class Trusting(Background):
 
     def _wanted(self, layer: Image, kind: str) -> bool:
         return (layer, kind) in self._awaited or bool(maps.shown(self._viewer, layer, kind))
-
-
-def _ran(layer: Image) -> Ran | None:
-    ran = facts(layer).get("ran")
-    return ran if isinstance(ran, Ran) else None

@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from .preload import load_torch
 
 Yielded = TypeVar("Yielded")
 Returned = TypeVar("Returned")
+Given = ParamSpec("Given")
 Load = Callable[[], tuple[ProjectionStack, Volume | None]]
 
 
@@ -64,11 +66,17 @@ Messages = Generator[Message, None, Outcome]
 
 
 class StoppableWorker(GeneratorWorker[Yielded, None, Returned]):
-    """Runs a generator in a thread, and closes it there whatever happens, so that the engine cleans up."""
+    """Runs a generator in a thread, and closes it there whatever happens, so that the engine cleans up.
 
-    def __init__(self, drive: Callable[..., Generator[Yielded, None, Returned]], *given: Any) -> None:
+    Parameters
+    ----------
+    work
+        Its first argument says whether to stop; then come those ``given``.
+    """
+
+    def __init__(self, work: Callable[..., Generator[Yielded, None, Returned]], *given: Any) -> None:
         self.stopped = threading.Event()
-        super().__init__(drive, *given)
+        super().__init__(work, self.cancelled, *given)
 
     def cancelled(self) -> bool:
         """Whether Stop was pressed or the application is closing."""
@@ -86,25 +94,51 @@ class RunWorker(StoppableWorker[Message, Outcome]):
 
     def __init__(self, load: Load, job: Job, preview_seconds: float = 3.0, base: Trained | None = None) -> None:
         self.shown = threading.Event()
-        super().__init__(drive, load, job, self.cancelled, preview_seconds, lambda: self.shown.wait(1.0), base)
+        super().__init__(drive, load, job, preview_seconds, lambda: self.shown.wait(1.0), base)
 
 
+def explained(
+    work: Callable[Given, Generator[Yielded, None, Returned]],
+) -> Callable[Given, Generator[Yielded, None, Returned]]:
+    """The same messages, and every failure as an `EngineError`.
+
+    A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
+    """
+
+    @wraps(work)
+    def messages(*args: Given.args, **kwargs: Given.kwargs) -> Generator[Yielded, None, Returned]:
+        try:
+            return (yield from work(*args, **kwargs))
+        except EngineError:
+            raise
+        except MemoryError as error:
+            raise RunFailed("memory ran out: crop the images, or choose a smaller preset, and try again") from error
+        except Exception as error:
+            logging.getLogger(__name__).exception("a run broke off")
+            raise RunFailed(
+                f"the run broke off unexpectedly ({type(error).__name__}: {error}); please report it"
+            ) from error
+
+    return messages
+
+
+@explained
 def drive(
+    cancelled: Callable[[], bool],
     load: Load,
     job: Job,
-    cancelled: Callable[[], bool],
     preview_seconds: float = 3.0,
     wait: Callable[[], object] = lambda: None,
     base: Trained | None = None,
 ) -> Messages:
-    """Load, run and score.
+    """Load, run and score. Every failure is an `EngineError`.
 
     Parameters
     ----------
-    load
-        Gives the projections and the truth, if there is one; may read files and simulate.
     cancelled
         Asked once a step.
+    load
+        Gives the projections and the truth, if there is one; may read files and simulate.
     preview_seconds
         Whole-volume previews come this far apart at least.
     wait
@@ -112,35 +146,6 @@ def drive(
     base
         A base model in memory, used instead of the file that the job names, if it names one.
     """
-    return (yield from explained(_driven(load, job, cancelled, preview_seconds, wait, base)))
-
-
-def explained(messages: Generator[Yielded, None, Returned]) -> Generator[Yielded, None, Returned]:
-    """The same messages, and every failure as an `EngineError`.
-
-    A RuntimeError, torch's OutOfMemoryError among them, would vanish in a Qt worker, and the widget wait for ever.
-    """
-    try:
-        return (yield from messages)
-    except EngineError:
-        raise
-    except MemoryError as error:
-        raise RunFailed("memory ran out: crop the images, or choose a smaller preset, and try again") from error
-    except Exception as error:
-        logging.getLogger(__name__).exception("a run broke off")
-        raise RunFailed(
-            f"the run broke off unexpectedly ({type(error).__name__}: {error}); please report it"
-        ) from error
-
-
-def _driven(
-    load: Load,
-    job: Job,
-    cancelled: Callable[[], bool],
-    preview_seconds: float,
-    wait: Callable[[], object],
-    base: Trained | None,
-) -> Messages:
     stack, truth = load()
     at_once = device_is_known(job)
     if at_once:
