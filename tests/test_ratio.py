@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.methods._ratio import doubts, estimated_ratio, foreign, ratio_of, stated_ratio
+from napari_microdiffusion.methods._ratio import estimated_ratio, foreign, odd_scale, ratio_of, stated_ratio
 from napari_microdiffusion.phantoms import Kind, phantom
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -72,7 +72,7 @@ def test_the_ratio_by_the_voxel_size(scale, ratio):
 def test_scales_that_are_not_taken_as_they_are_stated_are_told(scale, told):
     stack = ProjectionStack(np.zeros((5, 32, 32)), Acquisition(slices=4))
     stack = stack if scale is None else stack.with_voxels(scale)
-    found = [notice.message for notice in doubts(stack, 10.0 if scale == (30.0, 1.0, 1.0) else ratio_of(stack))]
+    found = [notice.message for notice in odd_scale(stack, 10.0 if scale == (30.0, 1.0, 1.0) else ratio_of(stack))]
     assert len(found) == len(told)
     assert all(text in message for text, message in zip(told, found, strict=True))
 

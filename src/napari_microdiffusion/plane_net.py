@@ -14,7 +14,7 @@ from torch.nn import functional
 from .conv import Conv
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """x + conv(silu(conv(silu(x)))), without norm: intensities must survive."""
 
     def __init__(self, channels: int) -> None:
@@ -44,11 +44,11 @@ class FoldedNet(nn.Module):
         super().__init__()
         self.fold, self.channels = fold, channels
         self.enter = Conv((images + 1) * fold + numbers, channels)
-        self.before = nn.Sequential(*(Residual(channels) for _ in range(blocks // 2)))
+        self.before = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks // 2)))
         self.coarser = Conv(channels, 2 * channels, kernel=(1, 4), stride=2)
-        self.coarse = nn.Sequential(Residual(2 * channels), Residual(2 * channels))
+        self.coarse = nn.Sequential(ResidualBlock(2 * channels), ResidualBlock(2 * channels))
         self.finer = Conv(2 * channels, channels, kernel=(1, 1))
-        self.after = nn.Sequential(*(Residual(channels) for _ in range(blocks - blocks // 2)))
+        self.after = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks - blocks // 2)))
         self.change = nn.Conv2d(channels, fold, 3, padding=1)
         for parameter in self.change.parameters():
             nn.init.zeros_(parameter)  # training starts from the interpolation itself

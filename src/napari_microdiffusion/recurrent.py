@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .conv import Conv
-from .plane_net import Residual
+from .plane_net import ResidualBlock
 
 FOLD = 2
 """Pixels along y and x that are folded into channels: a quarter of the work, at nearly the same reach."""
@@ -79,11 +79,11 @@ class RecurrentUNet(nn.Module):
         pairs = list(pairwise(widths))
         self._multiple = FOLD * 2 ** (levels - 1)
         self.enter = Conv(FOLD**2 + 1, channels)
-        self.encoder = nn.ModuleList(Residual(width) for width in widths)
+        self.encoder = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.coarser = nn.ModuleList(Conv(4 * fine, coarse, kernel=(1, 1)) for fine, coarse in pairs)
         self.memories = nn.ModuleList(Memory(width) for width in widths)
         self.finer = nn.ModuleList(Conv(coarse, fine, kernel=(1, 1)) for fine, coarse in pairs)
-        self.decoder = nn.ModuleList(Residual(width) for width in widths)
+        self.decoder = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.leave = nn.Conv2d(channels, FOLD**2, 3, padding=1)
         if silent:
             for parameter in self.leave.parameters():

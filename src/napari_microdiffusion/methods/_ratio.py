@@ -37,7 +37,7 @@ def ratio_of(stack: ProjectionStack) -> float:
     return estimated_ratio(stack) if stated is None else float(np.clip(stated, *RATIOS))
 
 
-def doubts(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
+def odd_scale(stack: ProjectionStack, ratio: float) -> Generator[Event, None, None]:
     """Say so where the voxel size states oblong pixels, or another ratio than a network is to be trained for."""
     stated = stated_ratio(stack)
     _, dy, dx = stack.volume_scale_um or (1.0, 1.0, 1.0)

@@ -27,7 +27,7 @@ from ._lateral import LateralLoss
 from ._outcome import UNTESTED, cramped, doubt, small_images, summary, widened
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, restore, through_planes
-from ._ratio import RATIOS, doubts, foreign, ratio_of
+from ._ratio import RATIOS, foreign, odd_scale, ratio_of
 from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
 from ._trial import FALLBACK, Trial, try_out
@@ -121,7 +121,7 @@ class Axial(Method):
     def fit(self, stack: ProjectionStack, context: Context) -> Generator[Event, None, Weights]:
         """Train on lateral patches, then choose sigma and elongation by projections hidden from the network."""
         ratio = self.voxel_ratio(stack)
-        yield from doubts(stack, ratio) if self.ratio is None else ()
+        yield from odd_scale(stack, ratio) if self.ratio is None else ()
         return (yield from self._learn(self.network(stack, context), stack, context, self.steps, ratio))
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -213,17 +213,16 @@ class Editor(QWidget):
 
     def set_value(self, value: Any) -> None:
         """Show a value without saying that it changed."""
-        self._inner.blockSignals(True)
-        match self._inner:
-            case QComboBox():
-                self._inner.setCurrentIndex(self._inner.findData(value))
-            case QCheckBox():
-                self._inner.setChecked(bool(value))
-            case QSpinBox():
-                self._inner.setValue(self._inner.minimum() if value is None else int(value))
-            case _:
-                self._inner.setText(_as_text(value))
-        self._inner.blockSignals(False)
+        with QSignalBlocker(self._inner):
+            match self._inner:
+                case QComboBox():
+                    self._inner.setCurrentIndex(self._inner.findData(value))
+                case QCheckBox():
+                    self._inner.setChecked(bool(value))
+                case QSpinBox():
+                    self._inner.setValue(self._inner.minimum() if value is None else int(value))
+                case _:
+                    self._inner.setText(_as_text(value))
 
     def _choice(self) -> QWidget:
         combo = combo_box()

@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -127,23 +127,25 @@ class TrainingForm(QFrame):
         if before == [(each.layer, each.layer.name, each.reason) for each in found] and self.list.count():
             return
         self._offers = found
-        self.list.blockSignals(True)
-        self.list.clear()
-        for each in found:
-            why = f"  ({each.reason.partition(':')[0]})" if each.reason else ""
-            item = QListWidgetItem(each.layer.name + why)
-            item.setSizeHint(QSize(0, ROW_HEIGHT))
-            usable = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsEnabled
-            item.setFlags(Qt.ItemFlag.NoItemFlags if each.reason else usable)
-            ticked = each.layer in self._ticked and not each.reason
-            item.setCheckState(Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked)
-            item.setToolTip(f"Not used: {each.reason}" if each.reason else "")
-            self.list.addItem(item)
-        self.list.blockSignals(False)
+        with QSignalBlocker(self.list):
+            self.list.clear()
+            for each in found:
+                self.list.addItem(self._item(each))
         self.list.setVisible(bool(found))
         self._none.setVisible(not found)
         self.list.setFixedHeight(min(ROWS, len(found)) * ROW_HEIGHT + 2 * self.list.frameWidth() + 4)
         self._show_possible()
+
+    def _item(self, offer: Offer) -> QListWidgetItem:
+        why = f"  ({offer.reason.partition(':')[0]})" if offer.reason else ""
+        item = QListWidgetItem(offer.layer.name + why)
+        item.setSizeHint(QSize(0, ROW_HEIGHT))
+        usable = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsEnabled
+        item.setFlags(Qt.ItemFlag.NoItemFlags if offer.reason else usable)
+        ticked = offer.layer in self._ticked and not offer.reason
+        item.setCheckState(Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked)
+        item.setToolTip(f"Not used: {offer.reason}" if offer.reason else "")
+        return item
 
     def describe(self, what: str, problem: str) -> None:
         """What will be trained, in words, and what forbids it."""

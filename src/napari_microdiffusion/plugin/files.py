@@ -120,8 +120,7 @@ class Files:
 
     def save_job(self, setup: Setup, source: Image) -> None:
         """Ask for a name and save the job."""
-        name, _ = QFileDialog.getSaveFileName(self._parent, "Save job", f"{tidy(setup.title)}.job.json", "Job (*.json)")
-        path = self._completed(name, Path(name if name.lower().endswith(".json") else f"{name}.json"))
+        path = self._asked("Save job", f"{tidy(setup.title)}.job", ".json", "Job (*.json)")
         if path is not None:
             self.write_job(setup, source, path)
 
@@ -152,9 +151,7 @@ class Files:
         ran = ran_of(facts(layer))
         if ran is None or not ran.result.weights:
             return
-        name, _ = QFileDialog.getSaveFileName(self._parent, "Save network", f"{tidy(layer.name)}.safetensors", WEIGHTS)
-        complete = name if name.lower().endswith(".safetensors") else f"{name}.safetensors"
-        path = self._completed(name, Path(complete))
+        path = self._asked("Save network", tidy(layer.name), ".safetensors", WEIGHTS)
         if path is not None:
             self.write_weights(ran, path)
 
@@ -173,10 +170,7 @@ class Files:
 
     def save_base(self, trained: Trained, then: Callable[[Path], None]) -> None:
         """Ask for a name and save a base model, then say where it is."""
-        offered = f"{name_of(trained.method)}_base.safetensors"
-        name, _ = QFileDialog.getSaveFileName(self._parent, "Save base model", offered, WEIGHTS)
-        complete = name if name.lower().endswith(".safetensors") else f"{name}.safetensors"
-        path = self._completed(name, Path(complete))
+        path = self._asked("Save base model", f"{name_of(trained.method)}_base", ".safetensors", WEIGHTS)
         if path is not None:
             self.write_base(trained, path, then)
 
@@ -216,6 +210,11 @@ class Files:
             return load_trained(path)
 
         in_background(read, lambda trained: then(path.resolve(), trained), self._parent, ended)
+
+    def _asked(self, title: str, offered: str, suffix: str, kinds: str) -> Path | None:
+        """Ask for the name of a file with a suffix, with one offered; None if people think better of it."""
+        name, _ = QFileDialog.getSaveFileName(self._parent, title, offered + suffix, kinds)
+        return self._completed(name, Path(name if name.lower().endswith(suffix) else name + suffix))
 
     def _completed(self, name: str, path: Path) -> Path | None:
         """The path to write to, None if people think better of it; the dialog has asked about ``name`` as it was."""

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QFormLayout, QGroupBox, QLabel, QPushButton, QSizePolicy, QSpinBox
 
@@ -86,14 +86,12 @@ class MethodBox(QGroupBox):
     def set_value(self, setup: Setup) -> None:
         """Show a setup without saying that it changed."""
         for combo, name in ((self._method, setup.method), (self._preset, setup.preset), (self._device, setup.device)):
-            combo.blockSignals(True)
-            if combo.findData(name) < 0:
-                combo.addItem(DEVICES.get(name, name), name)
-            combo.setCurrentIndex(combo.findData(name))
-            combo.blockSignals(False)
-        self._seed.blockSignals(True)
-        self._seed.setValue(setup.seed)
-        self._seed.blockSignals(False)
+            with QSignalBlocker(combo):
+                if combo.findData(name) < 0:
+                    combo.addItem(DEVICES.get(name, name), name)
+                combo.setCurrentIndex(combo.findData(name))
+        with QSignalBlocker(self._seed):
+            self._seed.setValue(setup.seed)
         self._weights = setup.weights
         self._show_settings(setup.overrides)
 
@@ -132,9 +130,8 @@ class MethodBox(QGroupBox):
         """Another method: if it has a base model at hand, with that one's effort."""
         choices = self._base_choices()
         if choices:
-            self._preset.blockSignals(True)
-            self._preset.setCurrentIndex(self._preset.findData(choices["preset"]))
-            self._preset.blockSignals(False)
+            with QSignalBlocker(self._preset):
+                self._preset.setCurrentIndex(self._preset.findData(choices["preset"]))
         self._chosen()
 
     def _chosen(self) -> None:

@@ -249,7 +249,7 @@ def plan(setup: Setup, source: Header | None, truth: Header | None = None) -> st
     return built
 
 
-def doubts(setup: Setup, source: Header | None, truth: Header | None = None) -> str:
+def beware(setup: Setup, source: Header | None, truth: Header | None = None) -> str:
     """What people should know of choices that work: one sentence each, empty if there is nothing."""
     if source is None:
         return ""

@@ -116,49 +116,77 @@ def film(
     before
         Runs that are done: what one of them has made of a shot is not made again.
     """
-    movie, follower, trained, kept = Movie(), _Shots(len(shots)), base, None
     yield from torch_loaded()
-    if base is None and shots[0].job.weights is not None:
-        trained = load_trained(shots[0].job.weights, method=shots[0].job.method)
+    making = _Film(shots, network, base, overwrite, before)
+    movie, follower = making.movie, making.follower
     for shot in shots:
         follower.next_shot()
         try:
-            stack, _ = shot.load()
-            follower.doubt(shot.time, stack)
-            if not movie.done:
-                _check_outputs(shots, stack, network, overwrite)
-            job = shot.job.model_copy(update={"weights": kept or shot.job.weights})
-            known = None if trained else next((ran.result for ran in before if ran.made(job, stack)), None)
-            if known is not None:
-                follower.tell(REUSED.format(shot.time) + (", and its network" if job.method.transfers else ""))
-            result = known or (yield from followed(_run(job, stack, trained, cancelled), follower))
-            if result.partial:
-                movie = replace(movie, complete=False)
-                break
-            write_volume(result.volume, shot.output, overwrite=shot.overwrite)
+            goes_on = yield from making.shoot(shot, cancelled)
         except EngineError as error:
             if not movie.done:
                 raise
             movie.left_out[shot.time] = str(error)
-            if isinstance(error, InvalidInput):  # of this one
-                continue
+            goes_on = isinstance(error, InvalidInput)  # it is of this one
+        if not goes_on:
             movie = replace(movie, complete=False)
             break
-        movie.done[shot.time] = shot.output
-        if found_in(result.volume.provenance).get("fell_back"):
-            movie.interpolated.append(shot.time)
-        if trained is None and job.method.transfers:
-            quiet = was_denoised(result.volume.provenance)
-            origin = Origin(acquisition=stack.acquisition, input_sha256=stack.sha256, denoised=quiet)
-            trained = Trained(job.method, result.weights, origin)
-            try:
-                kept = save_trained(network, job.method, result.weights, stack, overwrite, denoised=quiet)
-            except EngineError as error:  # the others can be made all the same
-                follower.tell(f"the network is not kept: {error}")
     yield follower.progress()  # what has not been told yet
     if not movie.done:
         raise RunFailed(NOTHING)
     return movie
+
+
+class _Film:
+    """Shots, one after the other; parameters as for `film`."""
+
+    def __init__(
+        self, shots: Sequence[Shot], network: Path, base: Trained | None, overwrite: bool, before: Sequence[Ran]
+    ) -> None:
+        self.movie, self.follower = Movie(), _Shots(len(shots))
+        self._shots, self._network, self._overwrite, self._before = shots, network, overwrite, before
+        job = shots[0].job
+        self._trained = base
+        if base is None and job.weights is not None:
+            self._trained = load_trained(job.weights, method=job.method)
+        self._kept: Path | None = None
+
+    def shoot(self, shot: Shot, cancelled: Callable[[], bool]) -> Generator[Progress, None, bool]:
+        """Reconstruct and write one; whether it came to its end."""
+        stack, _ = shot.load()
+        self.follower.doubt(shot.time, stack)
+        if not self.movie.done:
+            _check_outputs(self._shots, stack, self._network, self._overwrite)
+        job = shot.job.model_copy(update={"weights": self._kept or shot.job.weights})
+        result = self._made(job, stack, shot.time)
+        if result is None:
+            result = yield from followed(_run(job, stack, self._trained, cancelled), self.follower)
+        if result.partial:
+            return False
+        write_volume(result.volume, shot.output, overwrite=shot.overwrite)
+        self.movie.done[shot.time] = shot.output
+        if found_in(result.volume.provenance).get("fell_back"):
+            self.movie.interpolated.append(shot.time)
+        if self._trained is None and job.method.transfers:
+            self._keep(job, stack, result)
+        return True
+
+    def _made(self, job: Job, stack: ProjectionStack, time: int) -> Result | None:
+        """What has been made of a shot before; None where a network is given, or nothing has."""
+        known = None if self._trained else next((ran.result for ran in self._before if ran.made(job, stack)), None)
+        if known is not None:
+            self.follower.tell(REUSED.format(time) + (", and its network" if job.method.transfers else ""))
+        return known
+
+    def _keep(self, job: Job, stack: ProjectionStack, result: Result) -> None:
+        """Use what was learned of a shot for those after it, and keep it in its file."""
+        quiet = was_denoised(result.volume.provenance)
+        origin = Origin(acquisition=stack.acquisition, input_sha256=stack.sha256, denoised=quiet)
+        self._trained = Trained(job.method, result.weights, origin)
+        try:
+            self._kept = save_trained(self._network, job.method, result.weights, stack, self._overwrite, denoised=quiet)
+        except EngineError as error:  # the others can be made all the same
+            self.follower.tell(f"the network is not kept: {error}")
 
 
 def _run(

@@ -22,7 +22,7 @@ from .filming import Filming, times_of
 from .layers import facts, header
 from .live import show_chosen
 from .method_box import MethodBox
-from .model import Header, Setup, choices_of, doubts, plan
+from .model import Header, Setup, beware, choices_of, plan
 from .parts import AMBER, RED, UprightArea, alive, sentence
 from .result_box import ResultBox
 from .results import Results
@@ -193,8 +193,8 @@ class ReconstructWidget(QWidget):
         names = [layer.name for layer in (source, truth) if layer is not None]
         try:
             line = self._plan(setup)
-            beware = doubts(setup, *self._headers())
-            line, style = (f"{line}. {beware}", AMBER) if beware else (line, PLAIN)
+            told = beware(setup, *self._headers())
+            line, style = (f"{line}. {told}", AMBER) if told else (line, PLAIN)
         except InvalidInput as error:
             line, style = sentence(str(error), *names), RED
         self.data.line.setText(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QGridLayout,
@@ -76,13 +76,12 @@ class ResultBox(QGroupBox):
 
     def offer(self, names: Mapping[str, str], chosen: str | None) -> None:
         """The results there are, each with how it was made, and the one to show."""
-        self._results.blockSignals(True)
-        self._results.clear()
-        for row, (name, how) in enumerate((names or {"no result yet": ""}).items()):
-            self._results.addItem(name)
-            self._results.setItemData(row, how, Qt.ItemDataRole.ToolTipRole)
-        self._results.setCurrentText(chosen or "")
-        self._results.blockSignals(False)
+        with QSignalBlocker(self._results):
+            self._results.clear()
+            for row, (name, how) in enumerate((names or {"no result yet": ""}).items()):
+                self._results.addItem(name)
+                self._results.setItemData(row, how, Qt.ItemDataRole.ToolTipRole)
+            self._results.setCurrentText(chosen or "")
         self._results.setEnabled(bool(names))
         self._save.setEnabled(bool(names))
         self._weights.setEnabled(False)  # until it is known what the chosen one has learned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from .found_box import FoundBox
@@ -53,9 +53,8 @@ class TrustBox(QWidget):
     def show_maps(self, possible: set[str], on: set[str]) -> None:
         """Which maps there can be, and which ones are shown."""
         for kind, box in self._maps.items():
-            box.blockSignals(True)
-            box.setChecked(kind in on)
-            box.blockSignals(False)
+            with QSignalBlocker(box):
+                box.setChecked(kind in on)
             box.setEnabled(kind in possible)
             reason = NO_MAP if possible and kind in (UNCERTAINTY, INTERVAL) else NO_RUN
             box.setToolTip(MAPS[kind][1] if kind in possible else reason)
