@@ -88,6 +88,11 @@ def test_a_reliability_is_no_image_to_start_from(truth: Volume, tmp_path: Path) 
     assert written.reliability is not None
     for path, roles in ((written.path, ["unknown"]), (written.reliability, ["map"] * 3)):
         assert [layer[1]["metadata"][KEY]["role"] for layer in read_layers(path)] == roles
+    data, attributes, _ = read_layers(written.reliability)[0]
+    [again] = write_image(str(tmp_path / "again.ome.tif"), data, attributes)
+    [(_, attributes, _)] = read_layers(again)
+    assert attributes["metadata"][KEY]["role"] == "map"
+    assert read_volume(again).provenance == {"map": "v_reliability standard deviation"}
 
 
 def test_channels_become_layers_and_times_an_axis(tmp_path: Path) -> None:
@@ -135,7 +140,11 @@ def test_a_volume_that_was_reconstructed_opens_as_a_result(tmp_path: Path, prove
     [(_, attributes, _)] = read_layers(paths[0])
     known = attributes["metadata"][KEY]
     assert (known["role"], known["has_reliability"]) == (role, role == "result")
-    [(movie, attributes, _)] = read_movie([str(path) for path in paths])  # many results are none
+    chosen = sorted(str(path) for path in tmp_path.iterdir())  # all that there is in a folder
+    assert len(chosen) == 4
+    assert get_reader(chosen) is read_movie
+    [(movie, attributes, _)] = read_movie(chosen)  # many results are none
+    assert movie.shape == (2, *data.shape)
     assert (attributes["metadata"][KEY]["role"], attributes["metadata"][KEY]["has_reliability"]) == ("volume", False)
     assert len(write_image(str(tmp_path / "one.ome.tif"), movie[0], attributes)) == 1
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.plugin.contributions import SAMPLE_ACQUISITION, sample
 from napari_microdiffusion.plugin.found_box import FoundBox, in_words
@@ -151,6 +152,11 @@ def test_a_trained_network_is_applied_to_another_stack(
     qtbot.waitUntil(lambda: widget.value().weights == network.resolve(), timeout=20_000)
     assert widget.run_box.run_button.isEnabled()
     assert widget.value().spec() == load_trained(network).method
+    assert "trained for" not in widget.data.line.text()
+    usual = widget.value()
+    widget.setValue(usual.replace(acquisition=Acquisition(profile="gaussian")))
+    assert "Beware: the network was trained for 6 slices, stride 6, uniform profile" in widget.data.line.text()
+    widget.setValue(usual)
     enabled = {path for path, editor in widget.method.advanced._editors.items() if editor.isEnabled()}
     assert enabled == {"consistency", "sigma", "elongation", "fine_tuning"}
     widget.method.advanced._reset()
@@ -179,6 +185,19 @@ def test_another_method_drops_the_network(opened: Open, network: Path) -> None:
     widget.method._method.setCurrentIndex(widget.method._method.findData("inr"))
     assert widget.value().weights is None
     assert widget.method.advanced._editors["steps"].isEnabled()
+    method, effort = widget.method._method, widget.method._preset
+    method.setCurrentIndex(method.findData("axial"))  # where it is at hand again
+    assert (widget.value().weights, widget.value().overrides) == (network, SMALL)
+    assert not widget.method.advanced._editors["steps"].isEnabled()
+    before = effort.currentIndex()
+    effort.setCurrentIndex(effort.findData("standard"))
+    assert widget.value().weights is None
+    effort.setCurrentIndex(before)
+    assert widget.value().weights == network
+    widget.method._network_button.click()
+    method.setCurrentIndex(method.findData("inr"))
+    method.setCurrentIndex(method.findData("axial"))
+    assert widget.value().weights is None  # people wanted it trained anew
 
 
 def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network: Path, tmp_path: Path) -> None:

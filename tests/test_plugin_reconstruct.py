@@ -592,6 +592,8 @@ def test_what_speaks_against_the_choices_is_said(opened: Open, qtbot: Any) -> No
     viewer.add_image(made.data, name="mine", metadata={KEY: {"role": "volume", "provenance": made.provenance}})
     widget.setValue(widget.value().replace(truth="mine"))
     assert "Beware: mine was itself reconstructed" in widget.data.line.text()
+    finish(qtbot, widget)  # its scores say so, too
+    assert widget.result._note.text().startswith("Beware: mine was itself reconstructed, so scores only tell how much")
     viewer.layers["vessels projections"].rotate = 30
     widget.data.refresh()
     assert "is shown rotated, sheared or otherwise transformed, and the result will not be" in widget.data.line.text()

@@ -69,7 +69,7 @@ class Trained:
                 raise
             raise InvalidInput(
                 f"the weights of {name_of(self.method)} were trained for {before.description}, and {stack.name} "
-                f"has {now.description}: state slices and stride as they are, or train anew (leave the weights out)"
+                f"has {now.description}: state slices and stride as they are, or train anew, without these weights"
             ) from error
         return note
 
@@ -104,8 +104,8 @@ class Trained:
                 hint = f" ({_left_out(before)})" if fewer else ""
                 raise InvalidInput(
                     f"the weights of {name_of(self.method)} were trained on other projections than {stack.name}{hint}: "
-                    "a neural representation is the specimen itself, so train again for this stack (leave the "
-                    "weights out)"
+                    "a neural representation is the specimen itself, so train again for this stack, "
+                    "without these weights"
                 )
             notes.append(self._elsewhere)
         return "; ".join(notes) or None
@@ -135,7 +135,7 @@ class Trained:
         suits = (
             "the weights were trained on another stack, which suits the same kind of sample, microscope and voxel size"
         )
-        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else set {setting}"
+        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else train on ({setting})"
 
 
 def save_trained(

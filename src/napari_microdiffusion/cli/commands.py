@@ -161,6 +161,7 @@ def _summary(prepared: Prepared, result: Result, exported: io.Exported, saved: P
         "complete": not result.partial,
         "shape": result.volume.shape,
         "scale_um": result.volume.scale_um,
+        "acquisition": prepared.stack.acquisition.model_dump(mode="json"),
         "seconds": round(result.seconds, 3),
         "seed": prepared.job.seed,
         "device": provenance.get("device"),
@@ -192,6 +193,7 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     voxels = "voxel size unknown" if size is None else f"voxels of {in_microns(size)}"
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x), {voxels}",
+        f"of {len(prepared.stack.data)} projections: {acquisition.description}",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
         *([f"without {what} {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"

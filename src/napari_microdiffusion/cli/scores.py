@@ -79,6 +79,8 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     _check(options, acquisition)
     found = io.read_volume(*_chosen(options.volume, options))
+    if "map" in (found.provenance or {}):
+        raise InvalidInput(f"{found.name} says how far a volume can be trusted, and is none itself: give the volume")
     recipe = _recipe(options, found) if options.held_out else None
     known = None if options.truth is None else io.read_volume(*_chosen(options.truth, options))
     if known is not None:

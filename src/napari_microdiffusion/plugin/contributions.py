@@ -100,7 +100,7 @@ def _is_movie(paths: Sequence[str]) -> bool:
     from ..io import inspect
 
     try:
-        found = [inspect(path) for path in paths]
+        found = [each for each in map(inspect, paths) if _role(each) != "map"]
     except InvalidInput:
         return False
     return (
@@ -113,7 +113,8 @@ def _is_movie(paths: Sequence[str]) -> bool:
 def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     """Volumes that are opened as one stack, as a layer (t, z, y, x) with scale and units.
 
-    Each is a time point; they are in the order of the numbers in their names.
+    Each is a time point; they are in the order of the numbers in their names. What lies beside volumes to say how far
+    they can be trusted is left out.
 
     Raises
     ------
@@ -122,7 +123,8 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     """
     from ..io import inspect
 
-    paths = sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _NUMBERS.split(path)])
+    paths = [path for path in paths if _role(inspect(path)) != "map"]
+    paths.sort(key=lambda path: [int(part) if part.isdigit() else part for part in _NUMBERS.split(path)])
     first, count = inspect(paths[0]), len(paths)
     movie = replace(first, shape=(count, *first.shape), times=count)
     _check_memory(movie)
@@ -171,7 +173,7 @@ def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
 def _role(found: FileInfo) -> str:
     from ..io.reliability import CHANNELS
 
-    if found.channel_names == CHANNELS:
+    if found.channel_names == CHANNELS or "map" in (found.provenance or {}):
         return "map"
     if was_reconstructed(found.provenance) and found.times == 1:
         return "result"
@@ -213,8 +215,7 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         acquisition = Acquisition.model_validate(known["acquisition"])
         written = write_projections(ProjectionStack(pixels, acquisition, spacing, name, dtype), path, overwrite=True)
     else:
-        found = reliability(known, pixels)
-        written = write_volume(
-            Volume(pixels, spacing, name, dtype, known.get("provenance"), found), path, overwrite=True
-        )
+        provenance = {"map": name} if known.get("role") == "map" else known.get("provenance")
+        volume = Volume(pixels, spacing, name, dtype, provenance, reliability(known, pixels))
+        written = write_volume(volume, path, overwrite=True)
     return [str(each) for each in (written.path, written.reliability) if each is not None]

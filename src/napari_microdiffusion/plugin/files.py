@@ -120,7 +120,7 @@ class Files:
 
     def save_job(self, setup: Setup, source: Image) -> None:
         """Ask for a name and save the job."""
-        path = self._asked("Save job", f"{tidy(setup.title)}.job", ".json", "Job (*.json)")
+        path = self._asked("Save job", f"{tidy(f'{setup.title} {source.name}')}.job", ".json", "Job (*.json)")
         if path is not None:
             self.write_job(setup, source, path)
 
@@ -164,7 +164,8 @@ class Files:
             method, result = ran.job.method, ran.result
             denoised = was_denoised(result.volume.provenance)
             saved = save_trained(path, method, result.weights, ran.stack, True, ran.trained, denoised)
-            return f"Saved {saved}. To use it on another stack: Load… under Method"
+            use = "use it on another stack" if method.transfers else "make this volume again without training"
+            return f"Saved {saved}. To {use}: Load… under Method"
 
         in_background(write, show_info)
 

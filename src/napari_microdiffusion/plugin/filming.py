@@ -35,7 +35,8 @@ class Filming(Background):
 
     def ask(self, setup: Setup, source: Image, base: Trained | None, before: Sequence[Ran]) -> None:
         """Ask for a name and begin; what a run ``before`` has made of a time point is used."""
-        path = self._files.asked_for_movie(setup.title, times_of(source), setup.time or 0)
+        title = f"{setup.title} {source.name}"
+        path = self._files.asked_for_movie(title, times_of(source), setup.time or 0)
         if path is not None:
             self.film(setup, source, base, path, before)
 

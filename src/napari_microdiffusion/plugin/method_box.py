@@ -63,6 +63,8 @@ class MethodBox(QGroupBox):
         self._seed.setToolTip("Start of the random numbers: the same seed gives the same volume again")
         self._hint = paragraph()
         self._weights: Path | None = None
+        self._loaded: dict[str, dict[str, Any]] = {}
+        """Of each method the network that was loaded last: its file, and the settings it was trained with."""
         self._network, self._network_button = QLabel(), QPushButton()
         self._network.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._network_button.clicked.connect(self._load_or_forget)
@@ -93,6 +95,8 @@ class MethodBox(QGroupBox):
         with QSignalBlocker(self._seed):
             self._seed.setValue(setup.seed)
         self._weights = setup.weights
+        if setup.weights is not None:
+            self._loaded[setup.method] = setup.model_dump(include={"preset", "overrides", "weights"})
         self._show_settings(setup.overrides)
 
     def offer_methods(self, acquisition: Acquisition) -> None:
@@ -127,28 +131,31 @@ class MethodBox(QGroupBox):
         self.advanced.changed.connect(self.changed)
 
     def _method_chosen(self) -> None:
-        """Another method: if it has a base model at hand, with that one's effort."""
-        choices = self._base_choices()
+        """Another method: if it has a base model or a network at hand, with that one's effort."""
+        choices = self._at_hand()
         if choices:
             with QSignalBlocker(self._preset):
                 self._preset.setCurrentIndex(self._preset.findData(choices["preset"]))
         self._chosen()
 
     def _chosen(self) -> None:
-        """Another method or effort: the network belonged to the one before, but the base model at hand may fit."""
-        self._weights, choices = None, self._base_choices()
-        same = choices.get("preset") == self._preset.currentData()
-        self._show_settings(choices.get("overrides", {}) if same else {})
+        """Another method or effort: the network belonged to the one before, but what is at hand may fit."""
+        choices = self._at_hand()
+        if choices.get("preset") != self._preset.currentData():
+            choices = {}
+        self._weights = choices.get("weights")
+        self._show_settings(choices.get("overrides", {}))
         self.changed.emit()
 
-    def _base_choices(self) -> dict[str, Any]:
-        """What the base model at hand of the chosen method was trained with; empty where there is none."""
-        kept = self._bases.of(self._method.currentData())
-        return {} if kept is None else choices_of(kept.trained.method)
+    def _at_hand(self) -> dict[str, Any]:
+        """What the base model or network at hand of the chosen method was trained with; empty where there is none."""
+        method = self._method.currentData()
+        kept = self._bases.of(method)
+        return self._loaded.get(method, {}) if kept is None else choices_of(kept.trained.method)
 
     def _unlock(self, training: bool) -> None:
         """While a base model is to be trained, everything can be set; afterwards the one at hand counts again."""
-        if self._base_choices() and not training:
+        if self._at_hand() and not training:
             self._method_chosen()
         else:
             self._show_settings(self.advanced.overrides())
@@ -159,6 +166,7 @@ class MethodBox(QGroupBox):
             self.load.emit()
             return
         self._weights = None
+        self._loaded.pop(self._method.currentData(), None)
         self._show_settings(self.advanced.overrides())
         self.changed.emit()
 

@@ -36,6 +36,7 @@ UNNAMED = (
 )
 """Of a layer with more axes than three, as napari's own reader leaves it."""
 
+ALIKE = "{} was itself reconstructed, so scores only tell how much alike both are"
 PLACES = {"channel": "channel", "time": "time point"}
 """What people read for the axes to choose from."""
 
@@ -249,8 +250,16 @@ def plan(setup: Setup, source: Header | None, truth: Header | None = None) -> st
     return built
 
 
-def beware(setup: Setup, source: Header | None, truth: Header | None = None) -> str:
-    """What people should know of choices that work: one sentence each, empty if there is nothing."""
+def beware(
+    setup: Setup, source: Header | None, truth: Header | None = None, trained_for: Acquisition | None = None
+) -> str:
+    """What people should know of choices that work: one sentence each, empty if there is nothing.
+
+    Parameters
+    ----------
+    trained_for
+        What the projections of the network in use were; None where there is none, or it is not known.
+    """
     if source is None:
         return ""
     told = []
@@ -259,8 +268,10 @@ def beware(setup: Setup, source: Header | None, truth: Header | None = None) -> 
         told.append(f"{source.name} holds projections, says its file, and no full volume")
     elif own is not None and not own.alike(setup.acquisition):
         told.append(f"the file of {source.name} says {own.description}")
+    if trained_for is not None and not trained_for.alike(setup.acquisition):
+        told.append(f"the network was trained for {trained_for.description}")
     if whole is not None and whole.made:
-        told.append(f"{whole.name} was itself reconstructed, so scores only tell how much alike both are")
+        told.append(ALIKE.format(whole.name))
     if source.unnamed:
         what = "z" if setup.simulate else "projections"
         guessed = ", ".join(f"axis {i} is taken for {PLACES[axis]}s" for i, axis in enumerate(source.choices, 1))

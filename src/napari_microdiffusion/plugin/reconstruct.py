@@ -35,6 +35,7 @@ from .watching import watch
 if TYPE_CHECKING:
     from napari.layers import Image
 
+    from ..acquisition import Acquisition
     from ..trained import Trained
 
 PLAIN = ""
@@ -58,6 +59,7 @@ class ReconstructWidget(QWidget):
         self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
         self._failed_with: dict[str, Any] = {}
+        self._trained_for: dict[Path | None, Acquisition] = {}
         self._bases = AT_HAND
         self.data, self.method = DataBox(viewer), MethodBox(self._bases)
         self.run_box, self.result = RunBox(), ResultBox()
@@ -193,7 +195,7 @@ class ReconstructWidget(QWidget):
         names = [layer.name for layer in (source, truth) if layer is not None]
         try:
             line = self._plan(setup)
-            told = beware(setup, *self._headers())
+            told = beware(setup, *self._headers(), self._trained_for.get(setup.weights))
             line, style = (f"{line}. {told}", AMBER) if told else (line, PLAIN)
         except InvalidInput as error:
             line, style = sentence(str(error), *names), RED
@@ -252,6 +254,7 @@ class ReconstructWidget(QWidget):
         if trained.is_base:
             self._basing.use(trained, path)
         else:
+            self._trained_for[path] = trained.origin.acquisition
             self.setValue(self.value().replace(**choices_of(trained.method), weights=path))
 
     def _save_job(self) -> None:

@@ -11,12 +11,12 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from ..descriptions import duration, titled
 from ..events import DeviceUnavailable, InvalidInput, TooLarge
 from ..numbering import numbered
-from ..provenance import found_in
+from ..provenance import found_in, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .background import Background
 from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import LiveLayer, show_chosen, show_middle
-from .model import Setup
+from .model import ALIKE, Setup
 from .parts import sentence
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Session(Background):
             "provenance": result.volume.provenance,
             "scores": outcome.scores,
             "source_dtype": result.volume.source_dtype,
-            "beware": outcome.beware,
+            "beware": outcome.beware or self._alike(),
             "ran": Ran(self._job, self._stack, result, outcome.trained),
         }
         self.deleteLater()
@@ -148,6 +148,11 @@ class Session(Background):
             self.ended.emit("Stopped; what was done is kept")
         else:
             self.ended.emit(f"Done in {duration(result.seconds)}")
+
+    def _alike(self) -> str:
+        """What scores must not be read without where the truth is none."""
+        made = self._truth is not None and was_reconstructed(facts(self._truth).get("provenance"))
+        return ALIKE.format(self._truth.name) if made and self._truth is not None else ""
 
     def _errored(self, error: Exception) -> None:
         self.deleteLater()
