@@ -143,9 +143,11 @@ def test_a_volume_that_was_reconstructed_opens_as_a_result(tmp_path: Path, prove
     chosen = sorted(str(path) for path in tmp_path.iterdir())  # all that there is in a folder
     assert len(chosen) == 4
     assert get_reader(chosen) is read_movie
-    [(movie, attributes, _)] = read_movie(chosen)  # many results are none
+    [(movie, attributes, _)] = read_movie(chosen)
     assert movie.shape == (2, *data.shape)
-    assert (attributes["metadata"][KEY]["role"], attributes["metadata"][KEY]["has_reliability"]) == ("volume", False)
+    known = attributes["metadata"][KEY]
+    assert (known["role"], known["has_reliability"]) == (role, False)
+    assert known.get("times") == ([provenance] * 2 if role == "result" else None)
     assert len(write_image(str(tmp_path / "one.ome.tif"), movie[0], attributes)) == 1
 
 

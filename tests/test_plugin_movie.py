@@ -18,9 +18,13 @@ from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin import movie_worker
 from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.files import as_volume
+from napari_microdiffusion.plugin.layers import facts
 from napari_microdiffusion.plugin.movie_worker import Shot, film
+from napari_microdiffusion.plugin.trust_box import in_bold
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
+from napari_microdiffusion.provenance import verdict_in
 from napari_microdiffusion.run import Job, reconstruct
 from napari_microdiffusion.trained import load_trained
 from napari_microdiffusion.volume import ProjectionStack
@@ -128,7 +132,7 @@ def test_each_time_point_as_if_it_were_alone(
     assert viewer.layers[-1].data.shape == (3, *TINY)
     qtbot.waitUntil(lambda: viewer.layers[-1].name_overlay.visible, timeout=10_000)
     assert viewer.canvas.grid.enabled
-    assert not widget.results()  # it is in files
+    assert widget.results() == [viewer.layers[-1]]
     viewer.layers["mine"].contrast_limits = (0.1, 0.2)
     assert viewer.layers[-1].contrast_limits == [0.1, 0.2]
     widget.run()
@@ -181,6 +185,27 @@ def test_what_a_run_has_just_learned_is_not_learned_again(
     assert (fingerprint(network.weights) == fingerprint(learned)) == (runs == 2)
     if runs == 2:
         np.testing.assert_array_equal(volume, single.data)
+
+
+def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
+    ready: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = ready(method="linear")
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    movie, result = viewer.layers[-1], widget.result
+    assert (widget.results(), result.current()) == ([movie], movie.name)
+    made = facts(movie)["times"]
+    assert made == [read_volume(tmp_path / f"v_t{time}.ome.tif").provenance for time in range(3)]
+    for time, each in enumerate(made):
+        each["verdict"] = f"Measured: {time}."  # they are scaled copies of one another, and their verdicts alike
+    for time in (2, 0, 1):
+        viewer.dims.set_point(0, movie.scale[0] * time)
+        assert result.trust._verdict.text() == in_bold(f"Measured: {time}.")
+    assert not any(box.isEnabled() for box in result.trust._maps.values())
+    saved = as_volume(movie, {"time": 1})  # as "Save volume…" does now
+    np.testing.assert_array_equal(saved.data, movie.data[1])
+    assert verdict_in(saved.provenance) == "Measured: 1."
 
 
 def test_a_time_point_that_cannot_be_is_left_out(

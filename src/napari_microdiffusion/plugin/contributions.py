@@ -130,6 +130,8 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     _check_memory(movie)
     volumes = [_volume(Path(path), None, None) for path in paths]
     data, attributes, kind = _layer(volumes, movie)
+    if all(was_reconstructed(volume.provenance) for volume in volumes):
+        attributes["metadata"][KEY] |= {"role": "result", "times": [volume.provenance for volume in volumes]}
     return [(data, attributes | {"name": f"{volumes[0].name} to {volumes[-1].name}"}, kind)]
 
 

@@ -17,7 +17,19 @@ from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .collecting import start
-from .layers import LayerTuple, Ran, facts, header, in_memory, link_contrast, pixels, ran_of, reliability, spacing_um
+from .layers import (
+    LayerTuple,
+    Ran,
+    at,
+    facts,
+    header,
+    in_memory,
+    link_contrast,
+    pixels,
+    ran_of,
+    reliability,
+    spacing_um,
+)
 from .live import show_middle
 from .model import Setup, covered
 from .parts import alive
@@ -56,15 +68,16 @@ class Files:
 
         in_background(read, lambda found: self._add(found, then), self._parent)
 
-    def save(self, layer: Image) -> None:
-        """Ask for a name, a format and a type, and save a volume."""
-        name, chosen = QFileDialog.getSaveFileName(self._parent, "Save volume", tidy(layer.name), FORMATS)
-        path = self._completed(name, volume_path(Path(name), zarr="Zarr" in chosen))
+    def save(self, layer: Image, chosen: dict[str, int]) -> None:
+        """Ask for a name, a format and a type, and save a volume; of a movie that of a time point."""
+        offered = tidy(layer.name) + "".join(f"_{name[0]}{index}" for name, index in chosen.items())
+        name, kind = QFileDialog.getSaveFileName(self._parent, "Save volume", offered, FORMATS)
+        path = self._completed(name, volume_path(Path(name), zarr="Zarr" in kind))
         if path is None:
             return
         text, agreed = QInputDialog.getItem(self._parent, "Save volume", "Numbers", list(TYPES), 0, False)
         if agreed:
-            self.write(layer, path, TYPES[text])
+            self.write(layer, path, TYPES[text], chosen)
 
     def asked_for_movie(self, title: str, times: int, first: int) -> Path | None:
         """Ask where the volumes of all time points go, by one name for all; None if people think better of it."""
@@ -84,7 +97,7 @@ class Files:
         return path if not there or self._agreed(dialog, question) else None
 
     def open_movie(
-        self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str, then: Callable[[], object]
+        self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str, then: Callable[[str], object]
     ) -> None:
         """Show volumes as the time points of one layer, with the contrast of another, where it is to lie."""
 
@@ -99,11 +112,11 @@ class Files:
             if like in self._viewer.layers:
                 link_contrast(layer, like)
             show_middle(self._viewer, layer)
-            then()
+            then(name)
 
         in_background(read, lambda found: self._add(found, link), self._parent)
 
-    def write(self, layer: Image, path: Path, dtype: str = "float32") -> None:
+    def write(self, layer: Image, path: Path, dtype: str = "float32", chosen: dict[str, int] | None = None) -> None:
         """Save a result's layer in place of what is at ``path``, if that is no measurement."""
         sources = [known["path"] for other in self._viewer.layers if _measured(known := facts(other))]
 
@@ -112,7 +125,7 @@ class Files:
 
             for source in sources:
                 check_distinct(path, source)
-            written = write_volume(as_volume(layer), path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
+            written = write_volume(as_volume(layer, chosen), path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
 
@@ -237,13 +250,13 @@ class Files:
             then(layers[0].name)
 
 
-def as_volume(layer: Image) -> Volume:
-    """A result's layer as a volume, with its voxel size, how it was made, and how far it can be trusted.
+def as_volume(layer: Image, chosen: dict[str, int] | None = None) -> Volume:
+    """A result's layer, or one of its time points, as a volume: voxel size, how it was made, how far to trust it.
 
     May read files, so it belongs into a worker thread; errors as for `io.read_volume`.
     """
-    known = facts(layer)
-    data, scale = in_memory(pixels(layer, {})), spacing_um(layer)
+    known = at(facts(layer), chosen or {})
+    data, scale = in_memory(pixels(layer, chosen or {})), spacing_um(layer)
     found = reliability(known, data)
     return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"), found)
 

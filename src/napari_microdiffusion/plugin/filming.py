@@ -25,7 +25,7 @@ class Filming(Background):
 
     STOPPED = "Stopped before a time point was done"
 
-    rearranged = Signal()  # a layer has come
+    opened = Signal(str)  # the movie's layer, by its name
 
     def __init__(self, files: Files, parent: QObject) -> None:
         super().__init__(parent)
@@ -71,7 +71,7 @@ class Filming(Background):
             self.noticed.emit(f"Plain interpolation is given for time points {which}: hidden projections ask for it")
             suffix = " (interpolation)" if len(movie.interpolated) == len(paths) else f" (interpolation at t {which})"
         if source is not None and movie.complete and not movie.left_out:
-            self._files.open_movie(paths, source, placed(source, self._setup), suffix, self.rearranged.emit)
+            self._files.open_movie(paths, source, placed(source, self._setup), suffix, self.opened.emit)
         state = "" if movie.complete else "Stopped; "
         self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
 

@@ -104,6 +104,12 @@ def facts(layer: Image) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def at(known: dict[str, Any], chosen: dict[str, int]) -> dict[str, Any]:
+    """What is known of a result at the chosen time point: in a movie each was made by itself."""
+    times = known.get("times")
+    return known if times is None else {**known, "provenance": times[chosen.get("time", 0)]}
+
+
 def ran_of(known: dict[str, Any]) -> Ran | None:
     """The run that made a result, by what is known of its layer; None where it was not made in this session."""
     ran = known.get("ran")

@@ -30,7 +30,7 @@ from .run_box import RunBox
 from .running import Running
 from .session import Session, preferences
 from .trusting import Trusting
-from .watching import watch
+from .watching import layer_events, watch
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -296,9 +296,10 @@ class ReconstructWidget(QWidget):
         self._running.busy.connect(self._set_busy)
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
-        self._filming.rearranged.connect(self._results.arrange)
+        self._filming.opened.connect(self._results.show_new)
         self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
-        watch(self._viewer, self, self._on_layers)
+        watch(layer_events(self._viewer), self, self._on_layers)
+        watch((self._viewer.dims.events.point,), self, self._results.look)
 
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None

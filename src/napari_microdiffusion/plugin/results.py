@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject
 
 from ..numbering import numbers_of
 from .layers import Ran, facts, ran_of
-from .live import show_side_by_side
+from .live import looked_at, show_side_by_side
 from .model import choices_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Results(QObject):
         super().__init__(parent)
         self._viewer, self._box, self._trust, self._files = viewer, box, trust, files
         self._fitted = (1, 1)
+        self._shown: dict[str, int] = {}
         box.chosen.connect(self.show)
         box.save.connect(self.save)
         box.save_weights.connect(self.save_weights)
@@ -84,8 +85,21 @@ class Results(QObject):
     def show(self) -> None:
         """Show what is known of the chosen one."""
         layer = self.chosen()
+        self._shown = {} if layer is None else looked_at(self._viewer, layer)
         self._trust.show(layer)
         self._box.show_known({} if layer is None else facts(layer))
+
+    def look(self, *_: object) -> None:
+        """The sliders have moved: of a movie another time point may be looked at."""
+        layer = self.chosen()
+        if layer is not None and "times" in facts(layer) and looked_at(self._viewer, layer) != self._shown:
+            self.show()
+
+    def show_new(self, name: str) -> None:
+        """A result has come beside runs."""
+        self.arrange()
+        self.offer(name)
+        self.show()
 
     def arrange(self) -> None:
         """Layers side by side or on top of one another, as the box says."""
@@ -95,7 +109,7 @@ class Results(QObject):
         """Save the chosen one's volume."""
         layer = self.chosen()
         if layer is not None:
-            self._files.save(layer)
+            self._files.save(layer, looked_at(self._viewer, layer))
 
     def save_weights(self) -> None:
         """Save the chosen one's network."""

@@ -13,7 +13,10 @@ from .maps import INTERVAL, MAPS, UNCERTAINTY
 from .parts import paragraph
 
 NO_MAP = "This result does not say how certain it is; the verdict tells why. The method axial does, where it can"
-NO_RUN = "Only for results of this session: run the method first"
+NO_RUN = (
+    "Only for results of this session: run the method first (uncertainty and interval also for a saved volume that is "
+    "opened, of a movie for that of a single time point)"
+)
 TOO_FEW = "Only with four projections or more: one is hidden, and the others must still make a stack"
 SCORE_TOOLTIP = (
     "Hide projections in turn, reconstruct from the others, and see how well the hidden ones are predicted. "

@@ -11,7 +11,8 @@ from ..provenance import verdict_in
 from . import maps
 from .background import Background
 from .files import in_background
-from .layers import KEY, facts, pixels, ran_of, spacing_um
+from .layers import KEY, at, facts, pixels, ran_of, spacing_um
+from .live import looked_at
 from .trust_box import NO_RUN, TOO_FEW, TrustBox
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Trusting(Background):
     def show(self, layer: Image | None) -> None:
         """Show what is known of a result's layer; None where there is none."""
         self._layer = layer
-        known = {} if layer is None else facts(layer)
+        known = {} if layer is None else at(facts(layer), looked_at(self._viewer, layer))
         ran = ran_of(known)
         on = set() if layer is None else {kind for kind in maps.MAPS if self._wanted(layer, kind)}
         self._box.show_verdict(verdict_in(known.get("provenance")))

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from qtpy.QtCore import QObject
 
 
-def watch(viewer: ViewerModel, owner: QObject, slot: Callable[[Any], None]) -> None:
-    """Call a slot of ``owner`` with napari's event whenever layers are inserted, removed or renamed."""
-    for event in _events(viewer):
+def watch(events: tuple[Any, ...], owner: QObject, slot: Callable[[Any], None]) -> None:
+    """Call a slot with each of napari's events, for as long as ``owner`` is there."""
+    for event in events:
         event.connect(slot)
-    owner.destroyed.connect(partial(_forget, viewer, slot))
+    owner.destroyed.connect(partial(_forget, events, slot))
 
 
-def _forget(viewer: ViewerModel, slot: object, *_: object) -> None:
+def _forget(events: tuple[Any, ...], slot: object, *_: object) -> None:
     """The widget is gone: the viewer must not call it any more."""
-    for event in _events(viewer):
+    for event in events:
         event.disconnect(slot)
 
 
-def _events(viewer: ViewerModel) -> tuple[Any, ...]:
+def layer_events(viewer: ViewerModel) -> tuple[Any, ...]:
+    """When layers are inserted, removed or renamed."""
     events = viewer.layers.events
     return events.inserted, events.removed, events.renamed
