@@ -231,6 +231,8 @@ class TestReconstruct:
         assert "JSON object" in refused("reconstruct", "--job", "job.json")
         assert "carries no job" in refused("reconstruct", "--job", "truth.ome.tif")
         assert "cannot be read" in refused("reconstruct", "--job", "absent.json")
+        jobs.write_text(json.dumps({"method": {"kind": "linear"}, "projections": "gone.tif"}))
+        assert "gone.tif, which the job names" in refused("reconstruct", "--job", "job.json")
 
     def test_a_job_of_other_projections_takes_as_many_as_there_are(self) -> None:
         done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "conservative")

@@ -88,7 +88,11 @@ def test_a_reliability_is_no_image_to_start_from(truth: Volume, tmp_path: Path) 
     assert written.reliability is not None
     for path, roles in ((written.path, ["unknown"]), (written.reliability, ["map"] * 3)):
         assert [layer[1]["metadata"][KEY]["role"] for layer in read_layers(path)] == roles
-    data, attributes, _ = read_layers(written.reliability)[0]
+    layers = read_layers(written.reliability)
+    limits = [layer[1]["contrast_limits"] for layer in layers]
+    assert limits[0] == (0, pytest.approx(0.1))
+    assert limits[1] == limits[2] == pytest.approx((data.min() - 0.2, data.max() + 0.2))
+    data, attributes, _ = layers[0]
     [again] = write_image(str(tmp_path / "again.ome.tif"), data, attributes)
     [(_, attributes, _)] = read_layers(again)
     assert attributes["metadata"][KEY]["role"] == "map"

@@ -164,6 +164,11 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     assert told(method=plain, acquisition=beam.without((1,)), denoise=True) == (
         "3 slices, stride 3, uniform profile; without projection 2; denoised first; consistency = final"
     )
+    stated = {"scale_um": (1, 0.48, 0.48), "weights": "some/where/net.safetensors"}
+    assert told(method=plain, acquisition=beam, **stated) == (
+        "3 slices, stride 3, uniform profile; voxels stated as 1 x 0.48 x 0.48 µm; network net.safetensors; "
+        "consistency = final"
+    )
     for unknown in (None, {}, {"job": {"method": {"kind": "of tomorrow"}}}):
         assert how(unknown) == ""
 

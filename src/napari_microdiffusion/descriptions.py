@@ -97,3 +97,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def in_microns(size: tuple[float, float, float]) -> str:
+    """A voxel size as people read it: ``1 x 0.48 x 0.48 µm``."""
+    return " x ".join(f"{length:.3g}" for length in size) + " µm"

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import io
 from ..acquisition import Acquisition
-from ..descriptions import duration
+from ..descriptions import duration, in_microns
 from ..events import InvalidInput, RunFailed
 from ..numbering import numbers_of
 from ..presets import name_of
@@ -18,7 +18,6 @@ from ..trained import save_trained
 from ..verdict import so_far
 from .console import INTERRUPTED, Interrupt, follow, note
 from .jobs import Options, Prepared, prepare
-from .values import in_microns
 
 PREVIEW_SECONDS = 15.0
 """Previews are what an interrupted run leaves; nobody watches them here, so they may be rare."""

@@ -14,6 +14,7 @@ from .. import io
 from ..acquisition import Acquisition
 from ..checkpoint import SUFFIXES as WEIGHTS_SUFFIXES
 from ..checks import bytes_to_write, check_base
+from ..descriptions import in_microns
 from ..events import InvalidInput
 from ..methods import Weights
 from ..numbering import numbered
@@ -22,7 +23,7 @@ from ..provenance import was_reconstructed
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
-from .values import acquisition_of, given, in_microns, job_of, method_of, voxel_size_of
+from .values import acquisition_of, given, job_of, method_of, voxel_size_of
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,10 @@ def prepare(options: Options) -> Prepared:
         io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
     source = job.projections
     assert source is not None
+    if options.job and not source.exists():
+        raise InvalidInput(
+            f"there is no file {source}, which the job names; where it is now: reconstruct STACK --job {options.job}"
+        )
     described = io.inspect(source)
     if was_reconstructed(described.provenance):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")

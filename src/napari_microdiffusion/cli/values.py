@@ -124,11 +124,6 @@ def given(options: object, names: tuple[str, ...]) -> str:
     )
 
 
-def in_microns(size: tuple[float, float, float]) -> str:
-    """A voxel size as people read it: ``1 x 0.48 x 0.48 µm``."""
-    return " x ".join(f"{length:.3g}" for length in size) + " µm"
-
-
 def _measured(profile: str) -> tuple[float, ...]:
     if not Path(profile).exists():
         raise InvalidInput(

@@ -92,7 +92,18 @@ def read_layers(path: str | Path) -> list[LayerTuple]:
     found = inspect(path)
     found.check_acquisition()
     _check_memory(found)
-    return [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
+    layers = [_channel_layer(Path(path), found, channel) for channel in range(found.channels)]
+    if len(layers) == 3 and _role(found) == "map":
+        _show_as_maps(*layers)
+    return layers
+
+
+def _show_as_maps(std: LayerTuple, lower: LayerTuple, upper: LayerTuple) -> None:
+    """The standard deviation from nothing on, in colours; both bounds with one contrast."""
+    std[1].update(colormap="magma", contrast_limits=(0.0, float(std[0].max()) or 1.0))
+    low, high = float(lower[0].min()), float(upper[0].max())
+    for bound in (lower, upper):
+        bound[1]["contrast_limits"] = (low, max(high, low + 1e-30))
 
 
 def _is_movie(paths: Sequence[str]) -> bool:

@@ -54,6 +54,8 @@ class ResultBox(QGroupBox):
         self._results = combo_box()
         self._results.setToolTip("Which run's scores to show, and which volume to save")
         self._results.currentIndexChanged.connect(self.chosen)
+        self._how = paragraph()
+        self._results.currentIndexChanged.connect(self._tell)
         self._values: dict[str, QLabel] = {}
         self._note = paragraph()
         self.trust = TrustBox()
@@ -82,9 +84,15 @@ class ResultBox(QGroupBox):
                 self._results.addItem(name)
                 self._results.setItemData(row, how, Qt.ItemDataRole.ToolTipRole)
             self._results.setCurrentText(chosen or "")
+        self._tell()
         self._results.setEnabled(bool(names))
         self._save.setEnabled(bool(names))
         self._weights.setEnabled(False)  # until it is known what the chosen one has learned
+
+    def _tell(self) -> None:
+        """How the chosen one was made."""
+        self._how.setText(self._results.currentData(Qt.ItemDataRole.ToolTipRole) or "")
+        self._how.setVisible(bool(self._how.text()))
 
     def current(self) -> str:
         """Name of the chosen result's layer."""
@@ -120,6 +128,7 @@ class ResultBox(QGroupBox):
         for button in (self._save, self._weights):
             buttons.addWidget(button)
         layout.addWidget(self._results)
+        layout.addWidget(self._how)
         layout.addLayout(scores)
         layout.addWidget(self._note)
         layout.addWidget(self.trust)

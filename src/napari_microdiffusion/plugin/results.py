@@ -8,6 +8,7 @@ from napari.layers import Image
 from pydantic import ValidationError
 from qtpy.QtCore import QObject
 
+from ..descriptions import in_microns
 from ..numbering import numbers_of
 from .layers import Ran, facts, ran_of
 from .live import looked_at, show_side_by_side
@@ -35,7 +36,9 @@ def how(provenance: dict[str, Any] | None) -> str:
     told = [
         acquisition.description,
         f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
+        "" if job.scale_um is None else f"voxels stated as {in_microns(job.scale_um)}",
         "denoised first" if job.denoise else "",
+        "" if job.weights is None else f"network {job.weights.name}",
     ]
     if job.method.learned:
         told += [f"{settings['preset']}{f' but {changed}' if changed else ''}", f"seed {job.seed}"]
