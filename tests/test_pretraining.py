@@ -205,7 +205,7 @@ def made(shape: tuple[int, int, int] = (16, 32, 32), **changes: Any) -> Volume:
 @pytest.mark.parametrize(
     ("given", "changes", "error", "message"),
     [
-        ([made()], {"method": Linear()}, InvalidInput, "linear is not trained on volumes .* those that are: "),
+        ([made()], {"method": Linear()}, InvalidInput, "linear needs no base model; those that do: "),
         ([made()], {"acquisition": Acquisition(slices=4)}, InvalidInput, "linear works on points alone"),
         ([], {}, InvalidInput, "no volume to train on"),
         ([made(), made((16, 31, 40))], {}, InvalidInput, "mine is 31 x 40 pixels; at least 32 x 32"),
