@@ -154,7 +154,7 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     beam = Acquisition(slices=3, count=4)
 
     def told(**values: Any) -> str:
-        return how({"job": Job(**values).model_dump(mode="json")})
+        return how({"job": Job(**values).model_dump(mode="json")}, "INR preview, Linear interpolation · p")
 
     learned = spec("inr", "preview", {"steps": 6})
     assert told(method=learned, acquisition=beam, seed=4) == (
@@ -169,8 +169,9 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
         "3 slices, stride 3, uniform profile; voxels stated as 1 x 0.48 x 0.48 µm; network net.safetensors; "
         "consistency = final"
     )
+    assert how({"job": Job(method=plain).model_dump(mode="json")}, "v.tif").startswith("Linear interpolation; 6 slices")
     for unknown in (None, {}, {"job": {"method": {"kind": "of tomorrow"}}}):
-        assert how(unknown) == ""
+        assert how(unknown, "v") == ""
 
 
 def test_network_trains_and_every_view_works(opened: Open, qtbot: Any) -> None:

@@ -68,9 +68,11 @@ def test_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     small = phantom("vessels", (36, 40, 40))
     monkeypatch.setattr("napari_microdiffusion.phantoms.phantom", lambda *_: small)
     exec(compile(code, "README.md", "exec"), {})
-    scores = eval(capsys.readouterr().out, {"nan": np.nan})
+    printed, verdict = capsys.readouterr().out.splitlines()
+    scores = eval(printed, {"nan": np.nan})
     assert scores["psnr"] > 20
     assert scores["reprojection_max_error"] < 1e-5
+    assert verdict.startswith("Measured: 6 projections, each the mean of 6 slices")
 
 
 def test_python_with_a_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

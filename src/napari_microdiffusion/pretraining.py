@@ -113,8 +113,7 @@ def check_plan(plan: Pretraining) -> None:
     """Refuse what no volumes could make a base model of; errors as for `pretrain`."""
     if not plan.method.pretrained:
         raise InvalidInput(
-            f"{name_of(plan.method)} needs no base model; "
-            f"those that do: {', '.join(pretrained_methods())}"
+            f"{name_of(plan.method)} needs no base model; those that do: {', '.join(pretrained_methods())}"
         )
     check_suited(plan.method, plan.acquisition)
 

@@ -8,7 +8,7 @@ from napari.layers import Image
 from pydantic import ValidationError
 from qtpy.QtCore import QObject
 
-from ..descriptions import in_microns
+from ..descriptions import DESCRIPTIONS, in_microns
 from ..numbering import numbers_of
 from .layers import Ran, facts, ran_of
 from .live import looked_at, show_side_by_side
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from .trusting import Trusting
 
 
-def how(provenance: dict[str, Any] | None) -> str:
-    """How a result was made, where its name does not tell it from another: beam, settings, seed; empty if unknown."""
+def how(provenance: dict[str, Any] | None, name: str) -> str:
+    """How a result was made, where its ``name`` does not tell it from another: method, beam, settings, seed.
+
+    Empty where that is not on record.
+    """
     from ..run import Job
 
     try:
@@ -32,8 +35,9 @@ def how(provenance: dict[str, Any] | None) -> str:
         return ""
     settings = choices_of(job.method)
     changed = ", ".join(f"{path} = {value}" for path, value in settings["overrides"].items())
-    acquisition = job.acquisition
+    acquisition, short = job.acquisition, DESCRIPTIONS[settings["method"]].short
     told = [
+        "" if short in name else short,
         acquisition.description,
         f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
         "" if job.scale_um is None else f"voxels stated as {in_microns(job.scale_um)}",
@@ -81,7 +85,7 @@ class Results(QObject):
 
     def offer(self, chosen: str = "") -> None:
         """Offer what there is, with one chosen by name, else the newest."""
-        offered = {layer.name: how(facts(layer).get("provenance")) for layer in self.layers()}
+        offered = {layer.name: how(facts(layer).get("provenance"), layer.name) for layer in self.layers()}
         newest = next(reversed(offered), None)
         self._box.offer(offered, chosen if chosen in offered else newest)
 
