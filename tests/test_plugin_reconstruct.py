@@ -23,7 +23,7 @@ from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.files import as_volume, volume_path
 from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.layers import KEY, extra_axes, facts
-from napari_microdiffusion.plugin.parts import RED
+from napari_microdiffusion.plugin.parts import RED, alive
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
 from napari_microdiffusion.presets import spec
@@ -296,6 +296,26 @@ def test_a_panel_that_is_opened_again_knows_the_results(opened: Open, qtbot: Any
     assert again.result.current() == viewer.layers[-1].name
     assert again.result._values["psnr"].text() == scores != "–"
     assert again.result._save.isEnabled()
+
+
+def test_a_panel_that_is_opened_again_knows_what_was_chosen(opened: Open, qtbot: Any) -> None:
+    from napari_microdiffusion.plugin.reconstruct import ReconstructWidget
+
+    viewer, widget = opened()
+    chosen = widget.value().replace(method="inr", overrides={"steps": 7}, seed=3, leave_out="2", truth="")
+    chosen = chosen.replace(acquisition=Acquisition(slices=5, stride=6), scale_um=(3.0, 1.0, 1.0))
+    widget.setValue(chosen)
+    assert widget.value() == chosen
+    viewer.window.remove_dock_widget(widget)
+    viewer.layers[chosen.source].name = "mine"
+    again = ReconstructWidget(viewer)
+    viewer.window.add_dock_widget(again)
+    assert again.value() == chosen.replace(source="mine")
+    viewer.window.remove_dock_widget(again)
+    qtbot.waitUntil(lambda: not alive(again), timeout=5000)
+    viewer.layers.clear()
+    viewer.add_image(np.ones((6, 40, 40)), name="mine")
+    assert ReconstructWidget(viewer).value().acquisition == Acquisition()  # another image
 
 
 def test_out_of_memory_is_one_readable_notice(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import napari.viewer
 from napari.utils.notifications import show_error
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 PLAIN = ""
 
+LAST: WeakKeyDictionary[Image, Setup] = WeakKeyDictionary()
+"""What was chosen last for each image, the newest last. It outlives the panel: people close it and open it again."""
+
 
 class ReconstructWidget(QWidget):
     """Edits a `Setup`, runs it, shows the result.
@@ -55,6 +59,9 @@ class ReconstructWidget(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        last = next(
+            (LAST[layer].replace(source=layer.name) for layer in reversed([*LAST]) if layer in viewer.layers), None
+        )
         self._viewer = viewer
         self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
@@ -76,7 +83,7 @@ class ReconstructWidget(QWidget):
         self._running = Running(self.run_box, beside, self)
         self._lay_out()
         self._connect()
-        self.setValue(Setup(device=preferences().device).replace(**self.data.value()))
+        self.setValue(last or Setup(device=preferences().device).replace(**self.data.value()))
         self._offer_results()  # of a panel that was closed
         in_background(_warm_up, lambda _: None, self)
 
@@ -209,6 +216,9 @@ class ReconstructWidget(QWidget):
         if (source, setup.chosen) != self._shown:  # what is chosen is what is looked at
             self._shown = source, setup.chosen
             QTimer.singleShot(0, self._show_chosen)  # once napari knows the layer's axes
+        if source is not None:
+            LAST.pop(source, None)
+            LAST[source] = setup
         self.valueChanged.emit(setup)
 
     def _show_chosen(self) -> None:
