@@ -130,14 +130,20 @@ def _inferred(stack: ProjectionStack) -> str:
 
 def _sure(result: Result) -> str:
     found = result.volume.reliability
-    if found is None:
-        provenance = result.volume.provenance or {}
-        told = found_in(provenance) if _gives_reliability(provenance) else {}
-        if result.partial or told.get("fell_back"):
-            return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
-        if told.get("interval_widening", 1.0) is None:
-            return "no error bars, as there are too few projections to test the network on hidden ones"
-        return "this method gives no error bars (axial does)"
+    return _no_bars(result) if found is None else _bars(result, found)
+
+
+def _no_bars(result: Result) -> str:
+    provenance = result.volume.provenance or {}
+    told = found_in(provenance) if _gives_reliability(provenance) else {}
+    if result.partial or told.get("fell_back"):
+        return f"no error bars, as {'the run did not end' if result.partial else 'this is plain interpolation'}"
+    if told.get("interval_widening", 1.0) is None:
+        return "no error bars, as there are too few projections to test the network on hidden ones"
+    return "this method gives no error bars (axial does)"
+
+
+def _bars(result: Result, found: Reliability) -> str:
     found = Reliability(_some(found.std), _some(found.lower), _some(found.upper))
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     method = (result.volume.provenance or {}).get("job", {}).get("method", {})

@@ -87,18 +87,14 @@ def prepare(options: Options) -> Prepared:
     """
     if options.dtype is not None and options.dtype not in io.EXPORT_TYPES:
         raise InvalidInput(f"there is no --dtype {options.dtype}; use {', '.join(io.EXPORT_TYPES)}")
+    if options.base is not None and options.weights is not None:
+        raise InvalidInput("a base model is trained weights: give --base or --weights, not both")
     if options.output is not None:
         io.check_output(options.output, 0, options.overwrite)
     draft = _replayed(options, options.job) if options.job else _ordered(options)
-    job = draft.job
-    check_base(job.method, draft.trained is not None)
-    if options.save_weights is not None:
-        if not job.method.learned:
-            raise InvalidInput(f"{name_of(job.method)} trains nothing: leave --save-weights out")
-        if draft.trained is not None and not job.method.refines:
-            raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
-        io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
-    source = job.projections
+    check_base(draft.job.method, draft.trained is not None)
+    _check_saving(options, draft)
+    source = draft.job.projections
     assert source is not None
     if options.job and not source.exists():
         raise InvalidInput(
@@ -107,26 +103,43 @@ def prepare(options: Options) -> Prepared:
     described = io.inspect(source)
     if was_reconstructed(described.provenance):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
-    stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
-    if draft.others is not None and draft.record.get("input_sha256") not in (None, stack.sha256):
-        stack = io.read_projections(source, draft.others, job.channel, job.time)
-    if options.leave_out is not None:
-        stack = stack.leaving_out(numbered(options.leave_out))
-    told = None
-    if job.scale_um is not None and _knows_better(stack, draft, options):
-        told = _overruled(job.scale_um, stack)
-        job = job.model_copy(update={"scale_um": None})
-    stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
+    job, stack, told = _read(options, draft, source)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, source)
     io.check_output(output, bytes_to_write(job.method, stack, options.dtype), options.overwrite)
     if job.method.gives_reliability:
         io.check_beside(output)
-    job = job.model_copy(update={"acquisition": stack.acquisition})
     check(job, stack)
     known = None if draft.trained is None else draft.trained.check(stack, job.denoise)
     notices = [contradicted(described, stack), told, known]
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
+
+
+def _check_saving(options: Options, draft: _Draft) -> None:
+    """Refuse to save weights where nothing is trained, or where they cannot be written."""
+    if options.save_weights is None:
+        return
+    method = draft.job.method
+    if not method.learned:
+        raise InvalidInput(f"{name_of(method)} trains nothing: leave --save-weights out")
+    if draft.trained is not None and not method.refines:
+        raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
+    io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
+
+
+def _read(options: Options, draft: _Draft, source: Path) -> tuple[Job, ProjectionStack, str | None]:
+    """The job with the projections as they are in the file, these, and what to say of their voxel size."""
+    job, told = draft.job, None
+    stack = io.read_projections(source, draft.acquisition, job.channel, job.time)
+    if draft.others is not None and draft.record.get("input_sha256") not in (None, stack.sha256):
+        stack = io.read_projections(source, draft.others, job.channel, job.time)
+    if options.leave_out is not None:
+        stack = stack.leaving_out(numbered(options.leave_out))
+    if job.scale_um is not None and _knows_better(stack, draft, options):
+        told = _overruled(job.scale_um, stack)
+        job = job.model_copy(update={"scale_um": None})
+    stack = stack if job.scale_um is None else stack.with_voxels(job.scale_um)
+    return job.model_copy(update={"acquisition": stack.acquisition}), stack, told
 
 
 def contradicted(described: io.FileInfo, stack: ProjectionStack) -> str | None:
@@ -185,26 +198,21 @@ def _replayed(options: Options, path: Path) -> _Draft:
     values, record = _read_job(path)
     if "acquisition" in values:
         _refuse_beside_job(options, ("slices", "stride", "profile", "fwhm"))
-    if options.base is not None and options.weights is not None:
-        raise InvalidInput("a base model is trained weights: give --base or --weights, not both")
     job = job_of(**values)
     source = options.projections or job.projections
     if source is None:
         raise InvalidInput(f"the job in {path.name} names no file of projections: give it as an argument")
     if options.projections is None:
         source = path.parent / source  # stays as it is where it is absolute
-    trained = None
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if options.projections is not None:
         changes |= _places(options, job)
-    if job.weights is not None:
-        changes["weights"] = (path.parent / job.weights).resolve()
-    if (moved := options.base or options.weights) is not None:
-        changes["weights"] = moved.resolve()
+    weights = options.base or options.weights or (job.weights and path.parent / job.weights)
+    if weights is not None:
+        changes["weights"] = weights.resolve()
     if options.voxel_size is not None:
         changes["scale_um"] = voxel_size_of(options.voxel_size)
-    if "weights" in changes:
-        trained = load_trained(changes["weights"], method=job.method)
+    trained = None if weights is None else load_trained(changes["weights"], method=job.method)
     others = None
     if "acquisition" in values:
         acquisition: Acquisition | None = job.acquisition

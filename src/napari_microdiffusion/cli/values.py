@@ -53,8 +53,6 @@ def method_of(
         Saying what is missing, or what does not belong together.
     """
     overrides = overrides_of(pairs or [])
-    if base is not None and weights is not None:
-        raise InvalidInput("a base model is trained weights: give --base or --weights, not both")
     path = base or weights
     if path is None:
         if name is None:

@@ -58,8 +58,6 @@ def bright_widening(
     The surprise is the error of a hidden projection over what the network states of it, of which nine tenths are less
     than what is compared. 1 where most of the stack is bright: patches show enough of that. None when stopped.
     """
-    import torch
-
     threshold = otsu(stack.data)
     if np.median(stack.data) >= threshold:
         return 1.0
@@ -69,25 +67,37 @@ def bright_widening(
             return None
         error = fold.measured - fold.interpolated - strength * fold.change
         own.append(_surprises(fold.interpolated, error, fold.stated, threshold))
-    usual = []
+    usual = _of_patches(net, cut, stack.ridge, anisotropy, threshold, context)
+    if usual is None:
+        return None
+    here = np.concatenate(own)
+    if min(len(here), len(usual)) < FEWEST:
+        return 1.0
+    surprise, measure = float(np.quantile(here, 0.9)), float(np.quantile(usual, 0.9))
+    return min(max(surprise / measure, 1.0), MOST) if measure > FAINTEST else 1.0
+
+
+def _of_patches(
+    net: PlaneNet, cut: Cutter, ridge: float, anisotropy: Anisotropy, threshold: float, context: Context
+) -> NDArray[np.float64] | None:
+    """Surprises at bright hidden projections of patches, (number of them,); None when stopped."""
+    import torch
+
+    found = []
     for patches in (cut(PATCHES, anisotropy, hide=True) for _ in range(BATCHES)):
         if context.should_stop():
             return None
         acquisition = patches.acquisition
         forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
         patches = patches.to(context.device)
-        planes = along_rows(acquisition.smoothest(stack.ridge), patches.projections)
+        planes = along_rows(acquisition.smoothest(ridge), patches.projections)
         with torch.no_grad():
-            estimate, distances = restored(net, acquisition, stack.ridge, planes, patches.conditions, context)
+            estimate, distances = restored(net, acquisition, ridge, planes, patches.conditions, context)
         truth = patches.truth + patches.grain  # as slices are, and projections of them
         parts = planes, truth - estimate, distances.mean(1)
         seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
-        usual.append(_surprises(seen, error, stated, threshold))
-    here, there = np.concatenate(own), np.concatenate(usual)
-    if min(len(here), len(there)) < FEWEST:
-        return 1.0
-    surprise, measure = float(np.quantile(here, 0.9)), float(np.quantile(there, 0.9))
-    return min(max(surprise / measure, 1.0), MOST) if measure > FAINTEST else 1.0
+        found.append(_surprises(seen, error, stated, threshold))
+    return np.concatenate(found)
 
 
 def _surprises(
