@@ -64,10 +64,21 @@ def check_image(data: NDArray[Any], name: str) -> None:
         raise InvalidInput(f"{name} is empty {data.shape}")
 
 
-def order_hint(shape: tuple[int, ...]) -> str:
-    """What else to do about images that are too small, where z seems to be the last axis; empty where it does not."""
-    last = shape[-1] < MINIMUM_LATERAL <= min(shape[:-1])
-    return "; if z is its last axis, bring it to the front" if last else ""
+def check_lateral(shape: tuple[int, ...], name: str) -> None:
+    """Refuse a stack (z, y, x) of images that are too small to learn from.
+
+    Raises
+    ------
+    InvalidInput
+        Below 32 x 32 pixels.
+    """
+    z, y, x = shape
+    if min(y, x) < MINIMUM_LATERAL:
+        turned = x < MINIMUM_LATERAL <= min(z, y)
+        raise InvalidInput(
+            f"{name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: "
+            f"use a larger field of view{'; if z is its last axis, bring it to the front' if turned else ''}"
+        )
 
 
 def check_values(data: NDArray[Any], name: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .events import InvalidInput
-from .images import MINIMUM_LATERAL, check_image, check_levels, check_values, order_hint, pixels_sha256
+from .images import check_image, check_lateral, check_levels, check_values, pixels_sha256
 from .noise import noise_variance
 from .reliability import Reliability
 from .ridge import ridge_of
@@ -206,16 +206,12 @@ class ProjectionStack:
             Fewer than three projections, lateral size below 32 pixels, NaN or infinite values, a constant stack, an
             offset that leaves no room for what differs.
         """
-        k, y, x = self.shape
+        k = len(self.data)
         if k < MINIMUM_PROJECTIONS:
             raise InvalidInput(
                 f"{self.name} has {k} projection(s); at least {MINIMUM_PROJECTIONS} are needed: acquire a deeper stack"
             )
-        if min(y, x) < MINIMUM_LATERAL:
-            raise InvalidInput(
-                f"{self.name} is {y} x {x} pixels; at least {MINIMUM_LATERAL} x {MINIMUM_LATERAL} are needed: "
-                f"use a larger field of view{order_hint(self.shape)}"
-            )
+        check_lateral(self.shape, self.name)
         check_values(self.data, self.name)
         check_levels(self.data, self.name)
 

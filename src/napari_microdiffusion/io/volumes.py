@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..events import InvalidInput
-from ..images import MINIMUM_LATERAL, check_values
+from ..images import check_lateral, check_values
 from ..provenance import was_reconstructed
 from ..volume import Volume
 from . import READERS, inspect, read_volume
@@ -55,7 +55,5 @@ def _volume(path: Path, channel: int | None, time: int | None) -> Volume:
     chosen = channel if described.channels > 1 else None, time if described.times > 1 else None
     volume = read_volume(path, *chosen, with_reliability=False)
     check_values(volume.data, path.name)
-    if min(volume.shape[1:]) < MINIMUM_LATERAL:
-        least, (y, x) = MINIMUM_LATERAL, volume.shape[1:]
-        raise InvalidInput(f"{path.name} is {y} x {x} pixels; at least {least} x {least} are needed")
+    check_lateral(volume.shape, path.name)
     return volume

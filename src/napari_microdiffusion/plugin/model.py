@@ -14,7 +14,7 @@ from ..acquisition import MINIMUM_PROJECTIONS, Acquisition
 from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..hardware import Device
-from ..images import MINIMUM_LATERAL, order_hint
+from ..images import check_image, check_lateral
 from ..numbering import numbered
 from ..presets import PRESETS, PresetName, flat, name_of, spec
 
@@ -172,21 +172,8 @@ class Header:
         """
         if self.rgb:
             raise InvalidInput(f"{self.name} is a colour image: split it into channels first (right-click the layer)")
-        if np.dtype(self.dtype).kind not in "uif":
-            raise InvalidInput(
-                f"{self.name} holds {self.dtype} data; images with integer or real intensities are needed"
-            )
-        if len(self.shape) == 2:
-            raise InvalidInput(
-                f"{self.name} is a single image; a stack of at least {MINIMUM_PROJECTIONS} images is needed"
-            )
-        if len(self.shape) != 3:
-            raise InvalidInput(f"{self.name} has {len(self.shape)} axes; a stack of images has three")
-        if min(self.shape[1:]) < MINIMUM_LATERAL:
-            raise InvalidInput(
-                f"{self.name} is {_by(self.shape[1:])} pixels; at least {_by((MINIMUM_LATERAL,) * 2)} are needed"
-                + order_hint(self.shape)
-            )
+        check_image(np.broadcast_to(np.empty((), self.dtype), self.shape), self.name)  # takes no memory
+        check_lateral(self.shape, self.name)
 
 
 def covered(setup: Setup, source: Header) -> Acquisition:
