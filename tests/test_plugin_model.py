@@ -46,7 +46,7 @@ def test_plan_says_what_a_simulation_leaves_out() -> None:
         (Setup(), None, None, "Choose an image"),
         (Setup(), Header("s", (64, 64)), None, "single image"),
         (Setup(), Header("s", (64, 64, 3), "uint8", rgb=True), None, "colour image"),
-        (Setup(), Header("s", (6, 64, 64), "holds complex data"), None, "complex64"),
+        (Setup(), Header("s", (6, 64, 64), "complex64"), None, "holds complex data"),
         (Setup(), Header("s", (6, 64, 64), "bool"), None, "bool"),
         (Setup(), Header("s", (2, 64, 64)), None, "at least 3"),
         (Setup(), Header("s", (6, 64, 31)), None, "32 x 32 are needed"),
