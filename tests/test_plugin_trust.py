@@ -610,6 +610,10 @@ def test_a_saved_result_is_one_again_when_it_is_opened(
     trust = widget.result.trust
     assert not trust._button.isEnabled()
     assert "this session" in trust._button.toolTip()
+    made = widget.value()
+    widget.setValue(made.replace(method="inr", preset="standard", acquisition=Acquisition(slices=5), seed=3))
+    widget.result._again.click()
+    assert widget.value() == made.replace(method="linear")  # what `Sure` is
     assert [kind for kind, box in trust._maps.items() if box.isEnabled()] == [UNCERTAINTY, INTERVAL]
     [shown] = tick(qtbot, viewer, widget, UNCERTAINTY)
     np.testing.assert_array_equal(shown.data, found.std)

@@ -307,7 +307,8 @@ class ReconstructWidget(QWidget):
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
         self._filming.opened.connect(self._results.show_new)
-        self._basing.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
+        for part in (self._basing, self._results):
+            part.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(layer_events(self._viewer), self, self._on_layers)
         watch((self._viewer.dims.events.point,), self, self._results.look)
 

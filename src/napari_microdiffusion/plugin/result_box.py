@@ -46,6 +46,7 @@ class ResultBox(QGroupBox):
 
     save = Signal()
     save_weights = Signal()
+    reuse = Signal()
     side_by_side = Signal(bool)
     chosen = Signal()
 
@@ -70,6 +71,9 @@ class ResultBox(QGroupBox):
             "Save what the method has learned, to use it without training on further stacks of the same sample and "
             "microscope, such as time points: Load… under Method"
         )
+        self._again = QPushButton("Use settings")
+        self._again.setToolTip("Take over the beam, method and settings of this result, for the chosen image")
+        self._again.clicked.connect(self.reuse)
         self._weights.clicked.connect(self.save_weights)
         self._save.clicked.connect(self.save)
         self._lay_out()
@@ -87,6 +91,7 @@ class ResultBox(QGroupBox):
         self._tell()
         self._results.setEnabled(bool(names))
         self._save.setEnabled(bool(names))
+        self._again.setEnabled(False)
         self._weights.setEnabled(False)  # until it is known what the chosen one has learned
 
     def _tell(self) -> None:
@@ -109,8 +114,9 @@ class ResultBox(QGroupBox):
         self._note.setText(f"Beware: {beware}. {note}" if beware else note)
         self._note.setVisible(bool(self._note.text()))
 
-    def show_known(self, known: dict[str, Any]) -> None:
-        """The scores kept with a result's layer."""
+    def show_known(self, known: dict[str, Any], has_job: bool) -> None:
+        """The scores kept with a result's layer; whether its settings are known."""
+        self._again.setEnabled(has_job)
         scores, ran = known.get("scores", {}), ran_of(known)
         self._weights.setEnabled(ran is not None and _worth_saving(ran))
         self.show_scores(scores, "psnr" in scores, known.get("beware", ""))
@@ -125,7 +131,7 @@ class ResultBox(QGroupBox):
                 label.setToolTip(tooltip)
                 scores.addWidget(label, row, column)
             self._values[key] = value
-        for button in (self._save, self._weights):
+        for button in (self._save, self._weights, self._again):
             buttons.addWidget(button)
         layout.addWidget(self._results)
         layout.addWidget(self._how)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from pydantic import ValidationError
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 
 from ..descriptions import DESCRIPTIONS, in_microns
 from ..numbering import numbers_of
@@ -17,9 +17,20 @@ from .model import choices_of
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from ..run import Job
     from .files import Files
     from .result_box import ResultBox
     from .trusting import Trusting
+
+
+def job_in(provenance: dict[str, Any] | None) -> Job | None:
+    """The job on record; None where there is none, or it is not of this version."""
+    from ..run import Job
+
+    try:
+        return Job.model_validate((provenance or {}).get("job"))
+    except ValidationError:
+        return None
 
 
 def how(provenance: dict[str, Any] | None, name: str) -> str:
@@ -27,11 +38,8 @@ def how(provenance: dict[str, Any] | None, name: str) -> str:
 
     Empty where that is not on record.
     """
-    from ..run import Job
-
-    try:
-        job = Job.model_validate((provenance or {}).get("job"))
-    except ValidationError:  # none, or not of this version
+    job = job_in(provenance)
+    if job is None:
         return ""
     settings = choices_of(job.method)
     changed = ", ".join(f"{path} = {value}" for path, value in settings["overrides"].items())
@@ -60,6 +68,8 @@ class Results(QObject):
         Shows, and says what people want.
     """
 
+    wanted = Signal(object)  # choices that a setup is to take over
+
     def __init__(self, viewer: Viewer, box: ResultBox, trust: Trusting, files: Files, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer, self._box, self._trust, self._files = viewer, box, trust, files
@@ -68,6 +78,7 @@ class Results(QObject):
         box.chosen.connect(self.show)
         box.save.connect(self.save)
         box.save_weights.connect(self.save_weights)
+        box.reuse.connect(self.reuse)
         box.side_by_side.connect(self.arrange)
         trust.rearranged.connect(self.arrange)
 
@@ -94,7 +105,8 @@ class Results(QObject):
         layer = self.chosen()
         self._shown = {} if layer is None else looked_at(self._viewer, layer)
         self._trust.show(layer)
-        self._box.show_known({} if layer is None else facts(layer))
+        known = {} if layer is None else facts(layer)
+        self._box.show_known(known, job_in(known.get("provenance")) is not None)
 
     def look(self, *_: object) -> None:
         """The sliders have moved: of a movie another time point may be looked at."""
@@ -111,6 +123,17 @@ class Results(QObject):
     def arrange(self) -> None:
         """Layers side by side or on top of one another, as the box says."""
         self._fitted = show_side_by_side(self._viewer, self._box.grid.isChecked(), self._fitted)
+
+    def reuse(self) -> None:
+        """Take over how the chosen one was made, whatever image is chosen now."""
+        layer = self.chosen()
+        job = None if layer is None else job_in(facts(layer).get("provenance"))
+        if job is not None:
+            acquisition, weights = job.acquisition, job.weights
+            beam = {"acquisition": acquisition.unbound, "leave_out": numbers_of(acquisition.hidden)}
+            there = weights if weights is not None and weights.exists() else None
+            rest = {"denoise": job.denoise, "seed": job.seed, "weights": there}
+            self.wanted.emit({**choices_of(job.method), **beam, **rest})
 
     def save(self) -> None:
         """Save the chosen one's volume."""
