@@ -92,6 +92,12 @@ def test_a_reliability_is_no_image_to_start_from(truth: Volume, tmp_path: Path) 
     limits = [layer[1]["contrast_limits"] for layer in layers]
     assert limits[0] == (0, pytest.approx(0.1))
     assert limits[1] == limits[2] == pytest.approx((data.min() - 0.2, data.max() + 0.2))
+    flat = np.full_like(data, 100)  # of a constant one, or one that is no number, there is no contrast
+    for found in (Reliability(flat * 0, flat, flat), Reliability(flat, flat * np.nan, flat)):
+        write_volume(Volume(data, reliability=found), tmp_path / "odd.ome.tif", overwrite=True)
+        odd = read_layers(tmp_path / "odd_reliability.ome.tif")
+        assert all(np.isfinite(layer[1].get("contrast_limits", 0)).all() for layer in odd)
+        assert "contrast_limits" not in odd[2][1]
     data, attributes, _ = layers[0]
     [again] = write_image(str(tmp_path / "again.ome.tif"), data, attributes)
     [(_, attributes, _)] = read_layers(again)
@@ -143,14 +149,14 @@ def test_a_volume_that_was_reconstructed_opens_as_a_result(tmp_path: Path, prove
         write_volume(Volume(data, None, "v", "", provenance, Reliability(data, data - 1, data + 1)), path)
     [(_, attributes, _)] = read_layers(paths[0])
     known = attributes["metadata"][KEY]
-    assert (known["role"], known["has_reliability"]) == (role, role == "result")
+    assert (known["role"], bool(known["pair"])) == (role, role == "result")
     chosen = sorted(str(path) for path in tmp_path.iterdir())  # all that there is in a folder
     assert len(chosen) == 4
     assert get_reader(chosen) is read_movie
     [(movie, attributes, _)] = read_movie(chosen)
     assert movie.shape == (2, *data.shape)
     known = attributes["metadata"][KEY]
-    assert (known["role"], known["has_reliability"]) == (role, False)
+    assert (known["role"], known["pair"]) == (role, "")
     assert known.get("times") == ([provenance] * 2 if role == "result" else None)
     assert len(write_image(str(tmp_path / "one.ome.tif"), movie[0], attributes)) == 1
 

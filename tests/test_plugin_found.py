@@ -89,6 +89,16 @@ def test_what_was_found_in_words(provenance: dict[str, Any], dz: float | None, t
     assert ("learned detail" in said) == (provenance["found"].get("strength") is not None)
 
 
+@pytest.mark.parametrize("job", [None, "x", {"method": "x"}, {"method": {"prior": 3}}])
+def test_records_of_files_may_say_anything(qtbot: Any, job: Any) -> None:
+    box = FoundBox()
+    qtbot.addWidget(box)
+    box.show_found({**record(), "job": job}, 1.0)
+    assert "beyond the lateral one" in box._text.text()
+    box.show_found({"job": job, "found": "x"}, 1.0)
+    assert box.isHidden()
+
+
 def test_the_curve_and_what_was_chosen(qtbot: Any) -> None:
     box = FoundBox()
     qtbot.addWidget(box)

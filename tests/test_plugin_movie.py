@@ -206,6 +206,13 @@ def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
     saved = as_volume(movie, {"time": 1})  # as "Save volume…" does now
     np.testing.assert_array_equal(saved.data, movie.data[1])
     assert verdict_in(saved.provenance) == "Measured: 1."
+    asked: list[Any] = []
+    monkeypatch.setattr(widget._files, "save", lambda *given: asked.append(given))
+    result.save.emit()
+    assert asked == [(movie, {"time": 1})]
+    frame = viewer.add_image(movie.data[2], metadata=movie.metadata)  # as napari splits stacks
+    assert as_volume(frame).provenance is None  # it may be any of them
+    assert as_volume(movie, {"time": 3 - 1}).provenance == made[2]
 
 
 def test_a_time_point_that_cannot_be_is_left_out(

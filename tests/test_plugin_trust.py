@@ -26,7 +26,7 @@ from napari_microdiffusion.plugin.contributions import read_layers, sample, writ
 from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.layers import Ran, facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
-from napari_microdiffusion.plugin.trust_box import TOO_FEW, TrustBox, in_bold
+from napari_microdiffusion.plugin.trust_box import NO_MAP, NO_RUN, TOO_FEW, TrustBox, in_bold
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.run import Job, Result
@@ -147,7 +147,7 @@ def test_maps_that_cannot_be_say_why(qtbot: Any, possible: set[str], enabled: li
     qtbot.addWidget(box)
     said: list[Any] = []
     box.toggled.connect(lambda *given: said.append(given))
-    box.show_maps(possible, possible)
+    box.show_maps(possible, possible, NO_MAP if possible else NO_RUN)
     assert [kind for kind, each in box._maps.items() if each.isEnabled()] == enabled
     assert [kind for kind, each in box._maps.items() if each.isChecked()] == enabled
     assert tooltip in box._maps[UNCERTAINTY].toolTip()
@@ -588,9 +588,7 @@ def test_a_cropped_result_is_saved_without_its_reliability(
     assert len(write_image(str(tmp_path / "w.ome.tif"), data[:6], attributes)) == 1
 
 
-def test_a_saved_result_is_one_again_when_it_is_opened(
-    opened: Open, qtbot: Any, method: Use, notices: list[str], tmp_path: Path
-) -> None:
+def test_a_saved_result_is_one_again_when_it_is_opened(opened: Open, qtbot: Any, method: Use, tmp_path: Path) -> None:
     from napari.layers import Layer
 
     method(Sure())
@@ -620,11 +618,63 @@ def test_a_saved_result_is_one_again_when_it_is_opened(
     again = as_volume(widget.results()[-1])  # to be saved in another format
     assert again.reliability is not None
     np.testing.assert_array_equal(again.reliability.upper, found.upper)
-    (tmp_path / "v_reliability.ome.tif").unlink()
-    trust._maps[INTERVAL].click()
+
+
+@pytest.mark.parametrize("change", ["moved", "another's", "damaged"])
+def test_an_uncertainty_that_is_gone_is_told_and_no_other_is_taken(
+    opened: Open,
+    qtbot: Any,
+    method: Use,
+    notices: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    from napari.layers import Layer
+
+    said: list[str] = []
+    monkeypatch.setattr("napari_microdiffusion.plugin.files.show_info", said.append)
+    method(Sure())
+    viewer, widget = opened()
+    layer = run(qtbot, widget)
+    volume, path = as_volume(layer), tmp_path / "v.ome.tif"
+    write_volume(volume, path)
+    saved = viewer.add_layer(Layer.create(*read_layers(path)[0]))
+    if change == "moved":
+        path.rename(tmp_path / "w.ome.tif")
+    elif change == "damaged":
+        (tmp_path / "v_reliability.ome.tif").write_bytes(b"no image")
+    else:
+        write_volume(replace(volume, data=volume.data + 1), path, overwrite=True)
+    assert widget.result.current() == "v"
+    widget.result.trust._maps[INTERVAL].click()
     qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
-    assert "not beside it any more" in notices[0]
-    assert not trust._maps[INTERVAL].isChecked()
+    assert "not beside it any more, is damaged, or another's" in notices[0]
+    assert not widget.result.trust._maps[INTERVAL].isChecked()
+    widget._files.write(saved, tmp_path / "again.ome.tif")  # the pixels are kept all the same
+    qtbot.waitUntil(lambda: bool(said), timeout=10_000)
+    assert "without its uncertainty, which is not beside the file" in said[0]
+    assert read_volume(tmp_path / "again.ome.tif").reliability is None
+
+
+def test_a_file_that_is_opened_meanwhile_does_not_take_the_place_of_a_run(
+    opened: Open, qtbot: Any, method: Use, tmp_path: Path
+) -> None:
+    from napari.layers import Layer
+
+    method(Sure())
+    viewer, widget = opened()
+    write_volume(as_volume(run(qtbot, widget)), tmp_path / "v.ome.tif")
+    [saved] = read_layers(tmp_path / "v.ome.tif")
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+        qtbot.waitUntil(lambda: len(widget.results()) == 2, timeout=30_000)
+        made = widget.result.current()
+        viewer.add_layer(Layer.create(*saved))
+    assert widget.result.current() == made != "v"
+    viewer.layers.remove("v")
+    viewer.add_layer(Layer.create(*saved))  # when nothing runs it is what people want to see
+    assert widget.result.current() == "v"
 
 
 def test_a_reliability_opens_as_layers_by_its_names(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from napari_microdiffusion.provenance import found_in, was_denoised, was_reconstructed
+from napari_microdiffusion.events import InvalidInput
+from napari_microdiffusion.provenance import (
+    check_no_map,
+    found_in,
+    is_map,
+    verdict_in,
+    was_denoised,
+    was_reconstructed,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,3 +33,34 @@ def test_records(record: dict[str, Any] | None, reconstructed: bool, denoised: b
     assert was_reconstructed(record) is reconstructed
     assert was_denoised(record) is denoised
     assert found_in(record) == found
+    assert verdict_in(record) == ""
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        5,
+        [1.0],
+        {"sigma_slices": "x"},
+        {"sigma_slices": 1.0, "sigma_curve": None},
+        {"sigma_slices": 1.0, "sigma_curve": [["a", "b"]]},
+        {"sigma_slices": 1.0, "sigma_curve": [[1.0, 2.0, 3.0]]},
+        {"sigma_slices": float("nan")},
+    ],
+)
+def test_what_is_no_finding_counts_as_none(found: Any) -> None:
+    assert found_in({"found": found}) == {}
+
+
+@pytest.mark.parametrize(("verdict", "told"), [("Measured: all.", "Measured: all."), (None, ""), (7, ""), (["x"], "")])
+def test_a_verdict_is_a_text(verdict: Any, told: str) -> None:
+    assert verdict_in({"verdict": verdict}) == told
+
+
+def test_a_map_is_no_volume() -> None:
+    assert not is_map(None)
+    assert not is_map({"job": {}})
+    check_no_map({"job": {}}, "v")
+    with pytest.raises(InvalidInput, match="std says how far a volume can be trusted"):
+        check_no_map({"map": "standard deviation"}, "std")

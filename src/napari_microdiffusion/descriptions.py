@@ -1,4 +1,4 @@
-"""What people read of each method, in the widget and on the command line: its name and what it does, in plain words."""
+"""What people read in the widget and on the command line: methods, times, lengths."""
 
 from __future__ import annotations
 

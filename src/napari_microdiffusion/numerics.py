@@ -54,7 +54,7 @@ def least_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.float6
 
 def decibels(error: NDArray[Any]) -> NDArray[np.float64]:
     """PSNR of mean squared errors (...), in squares of the intensity range: at most 120 dB."""
-    found: NDArray[np.float64] = -10 * np.log10(np.maximum(error, FLOOR))
+    found: NDArray[np.float64] = -10 * np.log10(np.maximum(np.asarray(error, np.float64), FLOOR))
     return found
 
 

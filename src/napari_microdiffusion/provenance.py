@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from .events import InvalidInput
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Findings(TypedDict, total=False):
     """What a method found out about its stack, JSON-ready; for people, and kept with the volume. Each key may lack."""
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # type: ignore[misc]
     sigma_slices: float
     """Axial blur beyond the lateral one, in slices, as it was taken."""
-    sigma_curve: list[list[float]]
+    sigma_curve: list[Pair]
     """Blurs that were tried, in slices, each with its score: dB of hidden projections."""
     interpolation_held_out_db: float | None
     """The conservative interpolation's score; None where none could be hidden."""
     elongation: float
     """How many times longer structures look along z than the voxel ratio has it."""
-    elongation_curve: list[list[float]]
+    elongation_curve: list[Pair]
     """Elongations that were tried, each with the best score in dB."""
     strength: float | None
     """What the network's changes were multiplied by; None where nothing asked for it."""
@@ -32,16 +40,32 @@ class Findings(TypedDict, total=False):
     """Whether the volume is the conservative interpolation, as that was told better."""
 
 
+_FINDINGS = TypeAdapter(Findings)
+
+
 def found_in(provenance: dict[str, Any] | None) -> Findings:
-    """What is on record of a volume's `Findings`; empty where there is nothing."""
-    found: Findings = (provenance or {}).get("found", {})
-    return found
+    """What is on record of a volume's `Findings`; empty where there is nothing, or what is no finding."""
+    try:
+        return _FINDINGS.validate_python((provenance or {}).get("found", {}))
+    except ValidationError:  # the record is a file's: it may say anything
+        return {}
 
 
 def verdict_in(provenance: dict[str, Any] | None) -> str:
     """What a volume is worth in plain words, as it is on record; empty where it is not."""
     told = (provenance or {}).get("verdict", "")
     return told if isinstance(told, str) else ""
+
+
+def is_map(provenance: dict[str, Any] | None) -> bool:
+    """Whether an image says something of a volume, its uncertainty for example, and is none itself."""
+    return "map" in (provenance or {})
+
+
+def check_no_map(provenance: dict[str, Any] | None, name: str) -> None:
+    """Refuse, with `InvalidInput`, an image that `is_map`."""
+    if is_map(provenance):
+        raise InvalidInput(f"{name} says how far a volume can be trusted, and holds no intensities: give another file")
 
 
 def was_reconstructed(provenance: dict[str, Any] | None) -> bool:

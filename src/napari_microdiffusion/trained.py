@@ -135,7 +135,7 @@ class Trained:
         suits = (
             "the weights were trained on another stack, which suits the same kind of sample, microscope and voxel size"
         )
-        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else train on ({setting})"
+        return f"{suits}; they are trained on for {steps} steps" if steps else f"{suits}; else train on (set {setting})"
 
 
 def save_trained(

@@ -192,8 +192,8 @@ def _lines(prepared: Prepared, result: Result, exported: io.Exported, saved: Pat
     voxels = "voxel size unknown" if size is None else f"voxels of {in_microns(size)}"
     lines = [
         f"{exported.path}: {z} x {y} x {x} (z, y, x), {voxels}",
-        f"of {len(prepared.stack.data)} projections: {acquisition.description}",
         f"{name_of(prepared.job.method)}, {state} after {duration(result.seconds)}{_instead(prepared, result)}",
+        f"of {len(prepared.stack.data)} projections: {acquisition.description}",
         *([f"without {what} {numbers} of {acquisition.count} (counted from 1)"] if numbers else []),
         f"reprojection residual: {residual.rms:.3g} rms, {residual.maximum:.3g} at most, in the input's intensities"
         + (", before the export's mapping" if exported.mapping else "")

@@ -6,11 +6,14 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from subprocess import list2cmdline
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +61,11 @@ def code_of(error: EngineError) -> int:
     from ..events import RunFailed
 
     return FAILED if isinstance(error, RunFailed) else BAD_INPUT
+
+
+def quoted(path: Path) -> str:
+    """As the system's own command line takes it."""
+    return list2cmdline([path]) if sys.platform == "win32" else shlex.quote(str(path))
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -19,10 +19,11 @@ from ..events import InvalidInput
 from ..methods import Weights
 from ..numbering import numbered
 from ..presets import name_of
-from ..provenance import was_reconstructed
+from ..provenance import check_no_map, was_reconstructed
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
+from .console import quoted
 from .values import acquisition_of, given, job_of, method_of, voxel_size_of
 
 
@@ -98,9 +99,11 @@ def prepare(options: Options) -> Prepared:
     assert source is not None
     if options.job and not source.exists():
         raise InvalidInput(
-            f"there is no file {source}, which the job names; where it is now: reconstruct STACK --job {options.job}"
+            f"there is no file {source}, which the job names; say where it is now: reconstruct STACK --job "
+            f"{quoted(options.job)}"
         )
     described = io.inspect(source)
+    check_no_map(described.provenance, source.name)
     if was_reconstructed(described.provenance):
         raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
     job, stack, told = _read(options, draft, source)

@@ -19,7 +19,7 @@ from ..metrics import evaluate, scales_apart
 from ..numbering import numbered
 from ..presets import METHODS, name_of, override, spec
 from ..pretraining import trained_on
-from ..provenance import found_in, was_denoised, was_reconstructed
+from ..provenance import check_no_map, found_in, was_denoised, was_reconstructed
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
@@ -79,11 +79,11 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     _check(options, acquisition)
     found = io.read_volume(*_chosen(options.volume, options))
-    if "map" in (found.provenance or {}):
-        raise InvalidInput(f"{found.name} says how far a volume can be trusted, and is none itself: give the volume")
+    check_no_map(found.provenance, found.name)
     recipe = _recipe(options, found) if options.held_out else None
     known = None if options.truth is None else io.read_volume(*_chosen(options.truth, options))
     if known is not None:
+        check_no_map(known.provenance, known.name)
         _warn_of_known(found, known)
     if (found.provenance or {}).get("complete") is False:
         note(f"note: {found.name} is partial: the run that made it was stopped")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import join
-from subprocess import list2cmdline
 from typing import Any
 
 from .. import io
@@ -19,7 +16,7 @@ from ..io.volumes import read_volumes
 from ..presets import checked, name_of, spec
 from ..pretraining import Pretraining, check_plan, pretrain
 from ..trained import Trained, save_base
-from .console import INTERRUPTED, Interrupt, follow, note
+from .console import INTERRUPTED, Interrupt, follow, note, quoted
 from .values import NAMED_PROFILES, acquisition_of, overrides_of
 
 DEFAULT_METHOD, DEFAULT_SLICES = "sparse3diff", 6
@@ -109,10 +106,5 @@ def _lines(base: Trained, seconds: float, saved: Path | None) -> list[str]:
     return [
         f"{saved}: a base model for {base.origin.acquisition.description}",
         *lines,
-        f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {_quoted(str(saved))}",
+        f"use it: napari-microdiffusion reconstruct STACK -o VOLUME --base {quoted(saved)}",
     ]
-
-
-def _quoted(path: str) -> str:
-    """As the system's own command line takes it."""
-    return list2cmdline([path]) if sys.platform == "win32" else join([path])

@@ -93,7 +93,7 @@ def inspect(path: str | Path) -> FileInfo:
             provenance=_provenance(source),
             channel_names=source.channel_names if len(source.channel_names) == sizes.get("C", 1) else (),
             unusable=unusable,
-            has_reliability=bool(source.record.get("pair")) and beside(Path(path)).exists(),
+            pair=source.pair if beside(Path(path)).exists() else "",
         )
 
 
@@ -128,11 +128,14 @@ def read_volume(
         return Volume(data, source.scale_um, stem(path), source.source_dtype, _provenance(source), found)
 
 
-def read_reliability(path: str | Path) -> Reliability | None:
-    """What was saved with a volume; None where it is not beside it. Errors as for `read_volume`."""
+def read_reliability(path: str | Path, pair: str) -> Reliability | None:
+    """What was saved with the volume at ``path`` under that mark; None where it is not beside it any more.
+
+    Errors as for `read_volume`.
+    """
     path = Path(path)
     with open_source(path) as source:
-        return reliability.reliability_of(source, path)
+        return reliability.reliability_of(source, path) if source.pair == pair else None
 
 
 def check_beside(path: str | Path) -> None:

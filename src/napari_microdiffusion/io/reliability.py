@@ -81,8 +81,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def _belongs(volume: Source, path: Path) -> bool:
-    pair = volume.record.get("pair")
-    if not pair or not path.exists():
+    if not volume.pair or not path.exists():
         return False
     with open_source(path) as source:
-        return source.record.get("kind") == KIND and source.record.get("pair") == pair
+        return source.record.get("kind") == KIND and source.pair == volume.pair

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
+from ..provenance import check_no_map
 
 Index = tuple[int | slice, ...]
 NAMESPACE = "napari-microdiffusion"
@@ -41,8 +42,8 @@ class FileInfo:
         As far as the file says them: one for each channel, or none.
     unusable
         What is wrong with the acquisition that it carries, where that cannot be used; else empty.
-    has_reliability
-        Whether a reliability was saved with it and something still lies where that went.
+    pair
+        The mark that it shares with its reliability, where one was saved and something still lies there; else empty.
     """
 
     name: str
@@ -56,7 +57,7 @@ class FileInfo:
     provenance: dict[str, Any] | None = field(default=None, repr=False)
     channel_names: tuple[str, ...] = ()
     unusable: str = ""
-    has_reliability: bool = False
+    pair: str = ""
 
     def check_acquisition(self) -> None:
         """Refuse a file that carries an acquisition which cannot be used.
@@ -70,7 +71,7 @@ class FileInfo:
             raise InvalidInput(self.unusable)
 
     def check_volume(self, file: str, because: str) -> None:
-        """Refuse a ``file``, by its name, that holds projections where a fully sampled volume is wanted.
+        """Refuse a ``file``, by its name, that holds projections or a map where a fully sampled volume is wanted.
 
         Raises
         ------
@@ -78,6 +79,7 @@ class FileInfo:
             Ending with the reason for it.
         """
         self.check_acquisition()
+        check_no_map(self.provenance, file)
         if self.acquisition is not None:
             raise InvalidInput(f"{file} holds projections: {because}")
 
@@ -115,6 +117,11 @@ class Source:
         """What the metadata say of the export; empty where they say nothing."""
         record = (self.metadata or {}).get("export")
         return record if isinstance(record, dict) else {}
+
+    @property
+    def pair(self) -> str:
+        """The mark that a volume and its reliability share; empty where there is none."""
+        return str(self.record.get("pair") or "")
 
     @property
     def source_dtype(self) -> str:

@@ -213,7 +213,7 @@ class Cutter:
         return margin + self._uniform(0, 1, len(reach)) * (size - 2 * margin)
 
     def _hidden(self, bound: Acquisition, share: float) -> Acquisition:
-        """In a share of the batches, every third to fifth projection hidden, but one where there are few."""
+        """In a share of the batches, every third to fifth projection hidden, as far as three are left."""
         count = bound.count or 0
         if float(self._uniform()) >= share:
             return bound

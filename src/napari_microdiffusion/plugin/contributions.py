@@ -13,9 +13,9 @@ import psutil
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
-from ..provenance import was_reconstructed
+from ..provenance import is_map, was_reconstructed
 from ..volume import ProjectionStack, Volume
-from .layers import KEY, LayerTuple, known_units_um, projections_layer, reliability, volume_layer
+from .layers import KEY, LOST, LayerTuple, known_units_um, lost, projections_layer, reliability, volume_layer
 
 if TYPE_CHECKING:
     from ..io import FileInfo
@@ -100,10 +100,11 @@ def read_layers(path: str | Path) -> list[LayerTuple]:
 
 def _show_as_maps(std: LayerTuple, lower: LayerTuple, upper: LayerTuple) -> None:
     """The standard deviation from nothing on, in colours; both bounds with one contrast."""
-    std[1].update(colormap="magma", contrast_limits=(0.0, float(std[0].max()) or 1.0))
+    std[1]["colormap"] = "magma"
     low, high = float(lower[0].min()), float(upper[0].max())
-    for bound in (lower, upper):
-        bound[1]["contrast_limits"] = (low, max(high, low + 1e-30))
+    for layer, limits in ((std, (0.0, float(std[0].max()))), (lower, (low, high)), (upper, (low, high))):
+        if -np.inf < limits[0] < limits[1] < np.inf:  # else napari finds some
+            layer[1]["contrast_limits"] = limits
 
 
 def _is_movie(paths: Sequence[str]) -> bool:
@@ -134,9 +135,10 @@ def read_movie(paths: Sequence[str]) -> list[LayerTuple]:
     """
     from ..io import inspect
 
-    paths = [path for path in paths if _role(inspect(path)) != "map"]
+    found = {path: inspect(path) for path in paths}
+    paths = [path for path in paths if _role(found[path]) != "map"]
     paths.sort(key=lambda path: [int(part) if part.isdigit() else part for part in _NUMBERS.split(path)])
-    first, count = inspect(paths[0]), len(paths)
+    first, count = found[paths[0]], len(paths)
     movie = replace(first, shape=(count, *first.shape), times=count)
     _check_memory(movie)
     volumes = [_volume(Path(path), None, None) for path in paths]
@@ -176,7 +178,7 @@ def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
         _, attributes, kind = projections_layer(stack, **facts)
     else:
         role = _role(found)
-        facts["has_reliability"] = role == "result" and found.has_reliability
+        facts["pair"] = found.pair if role == "result" and len(times) == 1 else ""
         _, attributes, kind = volume_layer(first, role, **facts)
     if len(times) == 1:
         return first.data, attributes, kind
@@ -186,7 +188,7 @@ def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
 def _role(found: FileInfo) -> str:
     from ..io.reliability import CHANNELS
 
-    if found.channel_names == CHANNELS or "map" in (found.provenance or {}):
+    if found.channel_names == CHANNELS or is_map(found.provenance):
         return "map"
     if was_reconstructed(found.provenance) and found.times == 1:
         return "result"
@@ -231,4 +233,8 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         provenance = {"map": name} if known.get("role") == "map" else known.get("provenance")
         volume = Volume(pixels, spacing, name, dtype, provenance, reliability(known, pixels))
         written = write_volume(volume, path, overwrite=True)
+        if lost(known, volume):
+            from napari.utils.notifications import show_warning
+
+            show_warning(f"Saved {written.path}{LOST}")
     return [str(each) for each in (written.path, written.reliability) if each is not None]

@@ -148,8 +148,7 @@ class DataBox(QGroupBox):
     def _images(self) -> list[Image]:
         from napari.layers import Image
 
-        ours = ("result", "map")
-        return [x for x in self._viewer.layers if isinstance(x, Image) and facts(x).get("role") not in ours]
+        return [x for x in self._viewer.layers if isinstance(x, Image) and not _ours(facts(x))]
 
     def _layer(self, name: str) -> Image | None:
         return next((layer for layer in self._images() if layer.name == name), None)
@@ -166,7 +165,7 @@ class DataBox(QGroupBox):
         known = known_acquisition(layer)
         if known is not None:
             self.beam.set_value(known)
-        self._simulate.setChecked(known is None and facts(layer).get("role") in ("truth", "volume"))
+        self._simulate.setChecked(known is None and facts(layer).get("role") in ("truth", "volume", "result"))
         self._truth.setCurrentIndex(max(0, self._truth.findData(facts(layer).get("truth", ""))))
         self.voxel.forget()
         self._fill_voxel()
@@ -286,3 +285,9 @@ class _Quiet:
 
 def _reference(layer: Image | None) -> Callable[[], Image | None]:
     return weakref.ref(layer) if layer is not None else lambda: None
+
+
+def _ours(known: dict[str, Any]) -> bool:
+    """Whether a layer is a map, or a result of this session; one that was opened may serve as a truth."""
+    role = known.get("role")
+    return role == "map" or (role == "result" and "path" not in known and "times" not in known)

@@ -18,6 +18,7 @@ from ..provenance import was_denoised, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .collecting import start
 from .layers import (
+    LOST,
     LayerTuple,
     Ran,
     at,
@@ -25,6 +26,7 @@ from .layers import (
     header,
     in_memory,
     link_contrast,
+    lost,
     pixels,
     ran_of,
     reliability,
@@ -96,9 +98,7 @@ class Files:
         question = f"{len(there)} of these files already exist, {', '.join(there[:3])} among them.\nReplace them?"
         return path if not there or self._agreed(dialog, question) else None
 
-    def open_movie(
-        self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str, then: Callable[[str], object]
-    ) -> None:
+    def open_movie(self, paths: list[Path], like: Image, placed: dict[str, Any], suffix: str) -> None:
         """Show volumes as the time points of one layer, with the contrast of another, where it is to lie."""
 
         def read() -> list[LayerTuple]:
@@ -112,7 +112,6 @@ class Files:
             if like in self._viewer.layers:
                 link_contrast(layer, like)
             show_middle(self._viewer, layer)
-            then(name)
 
         in_background(read, lambda found: self._add(found, link), self._parent)
 
@@ -125,8 +124,11 @@ class Files:
 
             for source in sources:
                 check_distinct(path, source)
-            written = write_volume(as_volume(layer, chosen), path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
+            volume = as_volume(layer, chosen)
+            written = write_volume(volume, path, dtype=dtype, overwrite=True)  # type: ignore[arg-type]
             beside = f", and its uncertainty in {written.reliability.name} beside it" if written.reliability else ""
+            if lost(facts(layer), volume):
+                beside = LOST
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
 
         in_background(write, show_info)
@@ -253,7 +255,7 @@ class Files:
 def as_volume(layer: Image, chosen: dict[str, int] | None = None) -> Volume:
     """A result's layer, or one of its time points, as a volume: voxel size, how it was made, how far to trust it.
 
-    May read files, so it belongs into a worker thread; errors as for `io.read_volume`.
+    May read files, so it belongs into a worker thread.
     """
     known = at(facts(layer), chosen or {})
     data, scale = in_memory(pixels(layer, chosen or {})), spacing_um(layer)
@@ -294,12 +296,14 @@ def in_background(
     def told(end: tuple[bool, Any]) -> None:
         done, found = end
         there = owner is None or alive(owner)
-        if not done:
-            show_error(found)
-        elif there:
-            then(found)
-        if there and ended is not None:
-            ended()
+        try:
+            if not done:
+                show_error(found)
+            elif there:
+                then(found)
+        finally:
+            if there and ended is not None:
+                ended()
 
     worker = FunctionWorker(guarded)
     worker.returned.connect(told)

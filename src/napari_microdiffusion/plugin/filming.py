@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from .background import Background
 from .layers import Ran, extra_axes, grid, header, place_source, top
@@ -24,8 +24,6 @@ class Filming(Background):
     """Reconstructs all time points of a layer into files."""
 
     STOPPED = "Stopped before a time point was done"
-
-    opened = Signal(str)  # the movie's layer, by its name
 
     def __init__(self, files: Files, parent: QObject) -> None:
         super().__init__(parent)
@@ -71,7 +69,7 @@ class Filming(Background):
             self.noticed.emit(f"Plain interpolation is given for time points {which}: hidden projections ask for it")
             suffix = " (interpolation)" if len(movie.interpolated) == len(paths) else f" (interpolation at t {which})"
         if source is not None and movie.complete and not movie.left_out:
-            self._files.open_movie(paths, source, placed(source, self._setup), suffix, self.opened.emit)
+            self._files.open_movie(paths, source, placed(source, self._setup), suffix)
         state = "" if movie.complete else "Stopped; "
         self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
 

@@ -104,7 +104,7 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
     depth = "" if dz_um is None else f" ({sigma * dz_um:.2g} µm)"
     text = f"Axial blur {sigma:.2g} slices{depth} beyond the lateral one{_origin(provenance, bool(scores))}"
     if found.get("voxel_ratio") is not None:
-        known = dz_um is not None or _set(provenance, "ratio") or provenance.get("job", {}).get("weights")
+        known = dz_um is not None or _set(provenance, "ratio") or _part(provenance, "job").get("weights")
         text += f" · voxels {'' if known else 'taken to be '}{found['voxel_ratio']:.2g} times as deep as wide"
     elongation = found.get("elongation", 1.0)
     if elongation != 1:
@@ -140,5 +140,11 @@ def _set(provenance: dict[str, Any], setting: str) -> str:
 
 def _finder(provenance: dict[str, Any]) -> dict[str, Any]:
     """The settings of the method that found the blur: perhaps the prior's."""
-    method: dict[str, Any] = provenance.get("job", {}).get("method", {})
-    return method.get("prior") or method
+    method = _part(_part(provenance, "job"), "method")
+    return _part(method, "prior") or method
+
+
+def _part(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a record, which is a file's and may say anything; empty where it is no such part."""
+    part = record.get(key)
+    return part if isinstance(part, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..events import EngineError
 from ..provenance import was_reconstructed
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
@@ -29,6 +31,9 @@ CUBES = "slices_as_cubes"
 
 FEW = 5
 """Channels at most, where nothing says whether an axis is of channels or of time points."""
+
+LOST = ", without its uncertainty, which is not beside the file that it was opened from any more"
+"""Said of an opened result that is saved again, where it is `lost`."""
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
@@ -105,9 +110,15 @@ def facts(layer: Image) -> dict[str, Any]:
 
 
 def at(known: dict[str, Any], chosen: dict[str, int]) -> dict[str, Any]:
-    """What is known of a result at the chosen time point: in a movie each was made by itself."""
+    """What is known of a result at the chosen time point: in a movie each was made by itself.
+
+    Of one that was cut out of a movie nothing is: which one it is its layer does not say.
+    """
     times = known.get("times")
-    return known if times is None else {**known, "provenance": times[chosen.get("time", 0)]}
+    if times is None:
+        return known
+    time = chosen.get("time", len(times))
+    return {**known, "provenance": times[time] if time < len(times) else None}
 
 
 def ran_of(known: dict[str, Any]) -> Ran | None:
@@ -119,16 +130,22 @@ def ran_of(known: dict[str, Any]) -> Ran | None:
 def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape.
 
-    Of a result that was opened it is read now, so this belongs into a worker thread; errors as for `io.read_volume`.
+    Of a result that was opened it is read now, so this belongs into a worker thread; None where it cannot be.
     """
     from ..io import read_reliability
 
-    ran = ran_of(known)
+    ran, found = ran_of(known), None
     if ran is not None:
         found = ran.result.volume.reliability
-    else:
-        found = read_reliability(known["path"]) if known.get("has_reliability") else None
+    elif known.get("pair"):
+        with suppress(EngineError):  # moved or damaged since then
+            found = read_reliability(known["path"], known["pair"])
     return found if found is not None and found.std.shape == data.shape else None
+
+
+def lost(known: dict[str, Any], volume: Volume) -> bool:
+    """Whether the uncertainty that was saved with an opened result could not be read again."""
+    return bool(known.get("pair")) and volume.reliability is None
 
 
 def header(layer: Image) -> Header:

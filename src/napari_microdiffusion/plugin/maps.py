@@ -57,7 +57,7 @@ def possible(known: dict[str, Any]) -> set[str]:
     """The kinds of map that there can be, by what is known of a result's layer."""
     ran = ran_of(known)
     if ran is None:
-        return {UNCERTAINTY, INTERVAL} if known.get("has_reliability") else set()
+        return {UNCERTAINTY, INTERVAL} if known.get("pair") else set()
     return {RESIDUAL} | ({UNCERTAINTY, INTERVAL} if ran.result.volume.reliability is not None else set())
 
 
@@ -66,7 +66,7 @@ def pictures(known: dict[str, Any], data: NDArray[Any], kind: str) -> list[Pictu
 
     Raises
     ------
-    InvalidInput, TooLarge
+    InvalidInput
         If what was saved with a volume cannot be read, or is no longer there.
     """
     ran = ran_of(known)
@@ -77,7 +77,9 @@ def pictures(known: dict[str, Any], data: NDArray[Any], kind: str) -> list[Pictu
         return [Picture("Residual", _among_all(unexplained, ran.stack.acquisition), (-limit, limit))]
     found = reliability(known, data)
     if found is None:
-        raise InvalidInput("the uncertainty that was saved with this volume is not beside it any more, or of another")
+        raise InvalidInput(
+            "the uncertainty that was saved with this volume is not beside it any more, is damaged, or another's"
+        )
     if kind == UNCERTAINTY:
         return [Picture("Standard deviation", found.std, (0.0, float(found.std.max()) or 1.0))]
     return [Picture("Lower bound of 90 %", found.lower), Picture("Upper bound of 90 %", found.upper)]

@@ -65,6 +65,7 @@ class ReconstructWidget(QWidget):
         self._viewer = viewer
         self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
+        self._made: Image | None = None
         self._failed_with: dict[str, Any] = {}
         self._trained_for: dict[Path | None, Acquisition] = {}
         self._bases = AT_HAND
@@ -167,13 +168,15 @@ class ReconstructWidget(QWidget):
     # -- what happens ------------------------------------------------------------------------
 
     def _opened(self, layer: Image) -> None:
+        self._made = layer
         self._results.arrange()
         self._results.offer(layer.name)
         self._trust.show(layer)
 
     def _ended(self, well: bool) -> None:
         """A run is over."""
-        self._offer_results("" if well else self._before)
+        made = self._made.name if self._made is not None and self._made in self._viewer.layers else ""
+        self._offer_results(made if well else self._before)
         if well:
             QTimer.singleShot(0, self._reveal)  # once the verdict has its place
         self.finished.emit(well)
@@ -306,7 +309,6 @@ class ReconstructWidget(QWidget):
         self._running.busy.connect(self._set_busy)
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
-        self._filming.opened.connect(self._results.show_new)
         for part in (self._basing, self._results):
             part.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(layer_events(self._viewer), self, self._on_layers)
@@ -318,6 +320,8 @@ class ReconstructWidget(QWidget):
         if added is None or self.running:
             return
         known = facts(added)
+        if known.get("role") == "result":
+            self._results.show_new(added.name)
         first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
         if first or known.get("role") == "projections":
             self.data.choose(added.name)

@@ -56,6 +56,7 @@ class ResultBox(QGroupBox):
         self._results.setToolTip("Which run's scores to show, and which volume to save")
         self._results.currentIndexChanged.connect(self.chosen)
         self._how = paragraph()
+        self._how.setTextFormat(Qt.TextFormat.PlainText)  # it may hold a file's name
         self._results.currentIndexChanged.connect(self._tell)
         self._values: dict[str, QLabel] = {}
         self._note = paragraph()

@@ -151,8 +151,9 @@ class Session(Background):
 
     def _alike(self) -> str:
         """What scores must not be read without where the truth is none."""
-        made = self._truth is not None and was_reconstructed(facts(self._truth).get("provenance"))
-        return ALIKE.format(self._truth.name) if made and self._truth is not None else ""
+        if self._truth is None or not was_reconstructed(facts(self._truth).get("provenance")):
+            return ""
+        return ALIKE.format(self._truth.name)
 
     def _errored(self, error: Exception) -> None:
         self.deleteLater()

@@ -13,7 +13,7 @@ from .background import Background
 from .files import in_background
 from .layers import KEY, at, facts, pixels, ran_of, spacing_um
 from .live import looked_at
-from .trust_box import NO_RUN, TOO_FEW, TrustBox
+from .trust_box import MOVIE, NO_MAP, NO_RUN, TOO_FEW, TrustBox
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -54,7 +54,8 @@ class Trusting(Background):
         self._box.show_verdict(verdict_in(known.get("provenance")))
         spacing = None if layer is None else spacing_um(layer)
         self._box.found.show_found(known.get("provenance"), spacing and spacing[0])
-        self._box.show_maps(maps.possible(known), on)
+        lacking = NO_RUN if layer is None else MOVIE if "times" in known else NO_MAP
+        self._box.show_maps(maps.possible(known), on, lacking)
         never = "" if ran is not None or layer is None else NO_RUN
         if ran is not None and len(ran.stack.data) <= MINIMUM_PROJECTIONS:
             never = TOO_FEW

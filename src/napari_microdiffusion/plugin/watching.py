@@ -1,4 +1,4 @@
-"""Hearing of layers that come, go and change their names, for as long as a widget is there."""
+"""Hearing of napari's events, of layers that come and go for example, for as long as a widget is there."""
 
 from __future__ import annotations
 
