@@ -175,7 +175,7 @@ def opened(
 def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Errors that the widget shows."""
     shown: list[str] = []
-    for module in ("reconstruct", "running", "files"):
+    for module in ("reconstruct", "running", "background"):
         monkeypatch.setattr(f"napari_microdiffusion.plugin.{module}.show_error", shown.append)
     return shown
 

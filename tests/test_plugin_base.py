@@ -245,11 +245,11 @@ def test_another_acquisition_is_told_before_the_run(ready: Open, trained: Traine
 def test_save_and_load(
     ready: Open, qtbot: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_microdiffusion.plugin import files
+    from napari_microdiffusion.plugin import dialogs
 
     _, widget = ready()
     widget._basing.use(trained, None)
-    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "mine"), ""))
+    monkeypatch.setattr(dialogs.QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "mine"), ""))
     widget.method.base.save_button.click()
     path = (tmp_path / "mine.safetensors").resolve()
     qtbot.waitUntil(lambda: widget.value().weights == path, timeout=10_000)
@@ -258,7 +258,7 @@ def test_save_and_load(
     layer, _ = run(qtbot, widget)
     assert facts(layer)["provenance"]["job"]["weights"] == str(path)
     _, fresh = ready(overrides={})
-    monkeypatch.setattr(files.QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(dialogs.QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
     fresh.method.base.load_button.click()
     qtbot.waitUntil(lambda: fresh.value().weights == path, timeout=10_000)
     assert (fresh.value().overrides, fresh.problem()) == (SMALL, "")
@@ -281,19 +281,19 @@ def test_a_setup_that_names_a_file(ready: Open, qtbot: Any, trained: Trained, tm
 def test_a_job_needs_its_base_model_in_a_file(
     ready: Open, qtbot: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreed: bool
 ) -> None:
-    from napari_microdiffusion.plugin import files
+    from napari_microdiffusion.plugin import dialogs
 
     _, widget = ready()
     widget._basing.use(trained, None)
     names, asked = [tmp_path / "base.safetensors", tmp_path / "a.json"], []
-    button = files.QMessageBox.StandardButton
+    button = dialogs.QMessageBox.StandardButton
 
     def question(*given: Any) -> Any:
         asked.append(given[2])
         return button.Yes if agreed else button.No
 
-    monkeypatch.setattr(files.QMessageBox, "question", question)
-    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", lambda *_: (str(names.pop(0)), ""))
+    monkeypatch.setattr(dialogs.QMessageBox, "question", question)
+    monkeypatch.setattr(dialogs.QFileDialog, "getSaveFileName", lambda *_: (str(names.pop(0)), ""))
     widget.run_box.job_button.click()
     assert len(asked) == 1
     assert "not saved yet" in asked[0]

@@ -267,7 +267,7 @@ def collecting(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 @pytest.mark.usefixtures("collecting")
 def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_microdiffusion.plugin import collecting
-    from napari_microdiffusion.plugin.files import in_background
+    from napari_microdiffusion.plugin.background import in_background
 
     where: list[bool] = []
     monkeypatch.setattr(collecting.gc, "collect", lambda _: where.append(threading.current_thread() is main))
@@ -288,7 +288,7 @@ def test_garbage_is_collected_by_the_main_thread_alone(qtbot: Any, monkeypatch: 
 
 @pytest.mark.usefixtures("collecting")
 def test_collection_that_somebody_else_has_switched_off_stays_so(qtbot: Any) -> None:
-    from napari_microdiffusion.plugin.files import in_background
+    from napari_microdiffusion.plugin.background import in_background
 
     gc.disable()
     release = threading.Event()
@@ -302,7 +302,7 @@ def test_collection_that_somebody_else_has_switched_off_stays_so(qtbot: Any) -> 
 def test_a_worker_that_outlives_its_panel_collects_nothing(qtbot: Any) -> None:
     from qtpy.QtCore import QObject
 
-    from napari_microdiffusion.plugin.files import in_background
+    from napari_microdiffusion.plugin.background import in_background
 
     owner, release = QObject(), threading.Event()
     worker = in_background(lambda: release.wait(10), lambda _: None, owner)

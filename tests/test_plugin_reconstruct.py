@@ -20,7 +20,8 @@ from napari_microdiffusion.io import read_volume, write_projections, write_volum
 from napari_microdiffusion.methods import Conservative, Context, Weights
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.plugin.contributions import read_layers, sample
-from napari_microdiffusion.plugin.files import as_volume, volume_path
+from napari_microdiffusion.plugin.dialogs import volume_path
+from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.layers import KEY, extra_axes, facts
 from napari_microdiffusion.plugin.parts import RED, alive
@@ -269,7 +270,7 @@ def test_a_panel_that_is_put_elsewhere_lives_on(opened: Open, qtbot: Any) -> Non
 
 
 def test_what_comes_after_the_panel_is_closed_is_dropped(opened: Open, qtbot: Any) -> None:
-    from napari_microdiffusion.plugin.files import in_background
+    from napari_microdiffusion.plugin.background import in_background
 
     viewer, widget = opened()
     came: list[str] = []
@@ -694,7 +695,7 @@ def test_saving_asks_before_it_replaces(
 ) -> None:
     from qtpy.QtWidgets import QMessageBox
 
-    from napari_microdiffusion.plugin import files
+    from napari_microdiffusion.plugin import dialogs
 
     _, widget = opened()
     finish(qtbot, widget)
@@ -708,9 +709,9 @@ def test_saving_asks_before_it_replaces(
         asked.append(given[2])
         return answers.pop(0)
 
-    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", name)
-    monkeypatch.setattr(files.QInputDialog, "getItem", lambda *_: (next(iter(files.TYPES)), True))
-    monkeypatch.setattr(files.QMessageBox, "question", question)
+    monkeypatch.setattr(dialogs.QFileDialog, "getSaveFileName", name)
+    monkeypatch.setattr(dialogs.QInputDialog, "getItem", lambda *_: (next(iter(dialogs.TYPES)), True))
+    monkeypatch.setattr(dialogs.QMessageBox, "question", question)
     path = tmp_path / "v.ome.zarr"
     widget._results.save()
     qtbot.waitUntil(path.exists, timeout=10_000)

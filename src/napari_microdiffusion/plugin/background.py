@@ -1,15 +1,18 @@
-"""Work that the panel shows beside its runs: in a worker thread, one at a time, ended by Stop and with the panel."""
+"""Work in worker threads: what the panel shows beside its runs, ended by Stop and with it; and short errands."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
+from superqt.utils import FunctionWorker
 
-from ..events import RunFailed
+from ..events import EngineError, RunFailed
 from .collecting import start
-from .parts import sentence
+from .parts import alive, sentence
 
 if TYPE_CHECKING:
     from .follow import Progress
@@ -79,3 +82,46 @@ class Background(QObject):
             self.ended.emit(self.STOPPED)
         else:
             self.failed.emit(sentence(str(error)))
+
+
+def in_background(
+    work: Callable[[], Any],
+    then: Callable[[Any], object],
+    owner: QObject | None = None,
+    ended: Callable[[], object] | None = None,
+) -> FunctionWorker[tuple[bool, Any]]:
+    """Do something in a worker thread, then something with its result in this one; failures become a notification.
+
+    Parameters
+    ----------
+    owner
+        Whose the second is: where it is gone by then nothing more is done.
+    ended
+        Called after that, be it a failure.
+    """
+
+    def guarded() -> tuple[bool, Any]:
+        try:
+            return True, work()
+        except (EngineError, OSError, ValueError, MemoryError) as error:
+            return False, str(error) or type(error).__name__
+        except Exception as error:  # a RuntimeError would vanish in the worker
+            logging.getLogger(__name__).exception("reading or writing failed")
+            return False, f"{type(error).__name__}: {error}"
+
+    def told(end: tuple[bool, Any]) -> None:
+        done, found = end
+        there = owner is None or alive(owner)
+        try:
+            if not done:
+                show_error(found)
+            elif there:
+                then(found)
+        finally:
+            if there and ended is not None:
+                ended()
+
+    worker = FunctionWorker(guarded)
+    worker.returned.connect(told)
+    start(worker)
+    return worker

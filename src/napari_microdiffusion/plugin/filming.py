@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject
-
 from .background import Background
+from .dialogs import movie_asked
 from .layers import Ran, extra_axes, grid, header, place_source, top
 from .model import Setup, covered
 
 if TYPE_CHECKING:
     from napari.layers import Image
+    from qtpy.QtWidgets import QWidget
 
     from ..trained import Trained
     from .files import Files
@@ -25,16 +25,16 @@ class Filming(Background):
 
     STOPPED = "Stopped before a time point was done"
 
-    def __init__(self, files: Files, parent: QObject) -> None:
+    def __init__(self, files: Files, parent: QWidget) -> None:
         super().__init__(parent)
-        self._files = files
+        self._files, self._panel = files, parent
         self._source: Image | None = None
         self._setup = Setup()
 
     def ask(self, setup: Setup, source: Image, base: Trained | None, before: Sequence[Ran]) -> None:
         """Ask for a name and begin; what a run ``before`` has made of a time point is used."""
         title = f"{setup.title} {source.name}"
-        path = self._files.asked_for_movie(title, times_of(source), setup.time or 0)
+        path = movie_asked(self._panel, title, times_of(source), setup.time or 0)
         if path is not None:
             self.film(setup, source, base, path, before)
 

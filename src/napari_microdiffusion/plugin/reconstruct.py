@@ -14,11 +14,12 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ..events import InvalidInput
 from ..provenance import was_reconstructed
-from .background import Background
+from .background import Background, in_background
 from .base import AT_HAND
 from .basing import Basing
 from .data_box import DataBox
-from .files import Files, in_background
+from .dialogs import SAVE_FIRST, agreed, network_asked
+from .files import Files
 from .filming import Filming, times_of
 from .layers import facts, header
 from .live import show_chosen
@@ -257,7 +258,7 @@ class ReconstructWidget(QWidget):
 
     def _load_network(self) -> None:
         """Ask for a file and read it: for the seconds that takes nothing else begins."""
-        path = None if self._running.anything else self._files.asked_for_weights()
+        path = None if self._running.anything else network_asked(self)
         if path is not None:
             self._running.load()
             self._files.read_weights(path, self._use_weights, self._running.loaded)
@@ -274,7 +275,7 @@ class ReconstructWidget(QWidget):
         setup, source = self.value(), self.data.source()
         base = self._bases.chosen(setup)
         if base is not None and base.path is None:
-            if self._files.agreed_to_save_base():
+            if agreed(self, "Save job", SAVE_FIRST):
                 self._basing.save(self._save_job)
         elif source is not None:
             self._files.save_job(setup, source)

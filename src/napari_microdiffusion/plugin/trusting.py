@@ -9,8 +9,7 @@ from qtpy.QtCore import QObject, Signal
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..provenance import verdict_in
 from . import maps
-from .background import Background
-from .files import in_background
+from .background import Background, in_background
 from .layers import KEY, at, facts, pixels, ran_of, spacing_um
 from .live import looked_at
 from .trust_box import MOVIE, NO_MAP, NO_RUN, TOO_FEW, TrustBox
