@@ -167,7 +167,7 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     )
     stated = {"scale_um": (1, 0.48, 0.48), "weights": "some/where/net.safetensors"}
     assert told(method=plain, acquisition=beam, **stated) == (
-        "3 slices, stride 3, uniform profile; voxels stated as 1 x 0.48 x 0.48 µm; network net.safetensors; "
+        "3 slices, stride 3, uniform profile; voxels of 1 x 0.48 x 0.48 µm; network net.safetensors; "
         "consistency = final"
     )
     assert how({"job": Job(method=plain).model_dump(mode="json")}, "v.tif").startswith("Linear interpolation; 6 slices")
@@ -197,7 +197,8 @@ def test_runs_stay_as_layers(opened: Open, qtbot: Any) -> None:
     assert names == ["Linear interpolation · vessels projections", "Conservative interpolation · vessels projections"]
     assert widget.result.current() == names[1]
     hints = [widget.result._results.itemData(row, 3) for row in range(2)]  # Qt.ToolTipRole
-    assert hints == ["6 slices, stride 6, uniform profile"] * 2
+    assert hints == ["6 slices, stride 6, uniform profile; voxels of 1 x 0.5 x 0.5 µm"] * 2
+    assert widget.result._how.text() == hints[1]
     before = widget.result._values["psnr"].text()
     widget.result._results.setCurrentText(names[0])
     assert widget.result._values["psnr"].text() != before
@@ -384,7 +385,7 @@ def test_a_run_after_an_error_works(
     [
         (np.zeros((64, 64), np.float32), "single image"),
         (np.zeros((2, 64, 64), np.float32), "at least 3"),
-        (np.zeros((6, 16, 64), np.float32), "32 × 32"),
+        (np.zeros((6, 16, 64), np.float32), "32 x 32"),
         (np.zeros((6, 64, 64), bool), "bool"),
     ],
 )
@@ -846,7 +847,7 @@ def test_scores_that_say_nothing_say_so(qtbot: Any) -> None:
 
     box = ResultBox()
     qtbot.addWidget(box)
-    box.show_known({"scores": {"psnr": 40.0}, "beware": "the scores are worthless"})
+    box.show_known({"scores": {"psnr": 40.0}, "beware": "the scores are worthless"}, has_job=False)
     assert box._note.text().startswith("Beware: the scores are worthless.")
 
 

@@ -48,7 +48,7 @@ def how(provenance: dict[str, Any] | None, name: str) -> str:
         "" if short in name else short,
         acquisition.description,
         f"without projection {numbers_of(acquisition.hidden)}" if acquisition.hidden else "",
-        "" if job.scale_um is None else f"voxels stated as {in_microns(job.scale_um)}",
+        "" if job.scale_um is None else f"voxels of {in_microns(job.scale_um)}",
         "denoised first" if job.denoise else "",
         "" if job.weights is None else f"network {job.weights.name}",
     ]
