@@ -55,6 +55,16 @@ class Sure(Linear):
         return replace(volume, reliability=Reliability(std, volume.data - 2 * std, volume.data + 2 * std))
 
 
+class Held(Sure):
+    """Goes on when it is let go."""
+
+    free: ClassVar[threading.Event] = threading.Event()
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        assert self.free.wait(20)
+        return (yield from super().predict(stack, weights, context))
+
+
 class Slow(Conservative):
     """Takes its time on hidden projections: from the turn ``quick`` on, where that is given."""
 
@@ -666,11 +676,14 @@ def test_a_file_that_is_opened_meanwhile_does_not_take_the_place_of_a_run(
     viewer, widget = opened()
     write_volume(as_volume(run(qtbot, widget)), tmp_path / "v.ome.tif")
     [saved] = read_layers(tmp_path / "v.ome.tif")
+    method(Held())
+    Held.free.clear()
     with qtbot.waitSignal(widget.finished, timeout=60_000):
         widget.run()
         qtbot.waitUntil(lambda: len(widget.results()) == 2, timeout=30_000)
         made = widget.result.current()
         viewer.add_layer(Layer.create(*saved))
+        Held.free.set()
     assert widget.result.current() == made != "v"
     viewer.layers.remove("v")
     viewer.add_layer(Layer.create(*saved))  # when nothing runs it is what people want to see
