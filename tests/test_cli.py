@@ -747,6 +747,8 @@ class TestEvaluate:
         assert scores["coverage_90"] == pytest.approx(0.75, abs=0.001)
         assert scores["flagged_error_ratio"] > 1
         assert "truth in the 90 % interval" in done(*order)
+        told = refused("evaluate", "v_reliability.ome.tif", "--channel", "0", "--truth", "t.ome.tif")
+        assert "v_reliability says how far a volume can be trusted" in told
 
     def test_eight_bit_exports_count_on_their_original_scale(self) -> None:
         volume = io.read_volume("t.ome.tif")

@@ -84,7 +84,7 @@ def test_its_file_says_what_it_holds(tmp_path: Path, name: str) -> None:
     assert (found.axes, found.shape, found.dtype) == ("CZYX", (3, 5, 33, 37), "float32")
     assert found.channel_names == NAMES
     assert found.scale_um == SCALE
-    assert found.provenance == PROVENANCE
+    assert found.provenance == {**PROVENANCE, "map": "uncertainty"}  # no volume, whatever else it says
     upper = io.read_volume(beside(tmp_path / name), channel=2)
     assert volume.reliability is not None
     np.testing.assert_array_equal(upper.data, volume.reliability.upper)

@@ -17,7 +17,7 @@ from napari_microdiffusion.events import RunFailed, exhaust
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin import movie_worker
-from napari_microdiffusion.plugin.contributions import sample
+from napari_microdiffusion.plugin.contributions import sample, write_image
 from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.layers import facts
 from napari_microdiffusion.plugin.movie_worker import Shot, film
@@ -212,6 +212,8 @@ def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
     assert asked == [(movie, {"time": 1})]
     frame = viewer.add_image(movie.data[2], metadata=movie.metadata)  # as napari splits stacks
     assert as_volume(frame).provenance is None  # it may be any of them
+    data, attributes, _ = frame.as_layer_data_tuple()
+    assert read_volume(write_image(str(tmp_path / "frame.ome.tif"), data, attributes)[0]).provenance is None
     assert as_volume(movie, {"time": 3 - 1}).provenance == made[2]
 
 

@@ -313,6 +313,9 @@ def test_a_panel_that_is_opened_again_knows_what_was_chosen(opened: Open, qtbot:
     again = ReconstructWidget(viewer)
     viewer.window.add_dock_widget(again)
     assert again.value() == chosen.replace(source="mine")
+    again.data.voxel.edited = False
+    viewer.layers["mine"].scale = (12, 2, 2)  # it is heeded, too
+    assert again.value().scale_um == (2, 2, 2)
     viewer.window.remove_dock_widget(again)
     qtbot.waitUntil(lambda: not alive(again), timeout=5000)
     viewer.layers.clear()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from qtpy.QtCore import Qt
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import Origin
-from napari_microdiffusion.events import Event, Stage, Step, exhaust
+from napari_microdiffusion.events import Event, Stage, Step, TooLarge, exhaust
 from napari_microdiffusion.io import read_volume, write_volume
 from napari_microdiffusion.methods import Conservative, Context, Linear, Weights
 from napari_microdiffusion.metrics import Residual, evaluate, residual_map
@@ -663,8 +664,22 @@ def test_an_uncertainty_that_is_gone_is_told_and_no_other_is_taken(
     assert not widget.result.trust._maps[INTERVAL].isChecked()
     widget._files.write(saved, tmp_path / "again.ome.tif")  # the pixels are kept all the same
     qtbot.waitUntil(lambda: bool(said), timeout=10_000)
-    assert "without its uncertainty, which is not beside the file" in said[0]
+    assert "without its uncertainty: that is not beside its file" in said[0]
     assert read_volume(tmp_path / "again.ome.tif").reliability is None
+
+
+def test_for_want_of_memory_nothing_is_lost(
+    opened: Open, qtbot: Any, method: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method(Sure())
+    _, widget = opened()
+    write_volume(as_volume(run(qtbot, widget)), tmp_path / "v.ome.tif")
+    [(data, attributes, _)] = read_layers(tmp_path / "v.ome.tif")
+    with monkeypatch.context() as little:
+        little.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
+        with pytest.raises(TooLarge):
+            write_image(str(tmp_path / "v.ome.tif"), data, attributes)
+    assert read_volume(tmp_path / "v.ome.tif").reliability is not None
 
 
 def test_a_file_that_is_opened_meanwhile_does_not_take_the_place_of_a_run(
@@ -686,8 +701,11 @@ def test_a_file_that_is_opened_meanwhile_does_not_take_the_place_of_a_run(
         Held.free.set()
     assert widget.result.current() == made != "v"
     viewer.layers.remove("v")
-    viewer.add_layer(Layer.create(*saved))  # when nothing runs it is what people want to see
-    assert widget.result.current() == "v"
+    source = widget.value().source
+    widget.open(tmp_path / "v.ome.tif")  # when nothing runs it is what people want to see, and no data
+    qtbot.waitUntil(lambda: widget.result.current() == "v", timeout=10_000)
+    qtbot.wait(50)
+    assert widget.value().source == source
 
 
 def test_a_reliability_opens_as_layers_by_its_names(tmp_path: Path) -> None:

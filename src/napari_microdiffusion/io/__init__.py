@@ -233,4 +233,6 @@ def _provenance(source: Source) -> dict[str, Any] | None:
     record = {key: value for key, value in (source.metadata or {}).items() if key != "acquisition"}
     if not source.record.get("mapping"):
         record.pop("export", None)
+    if source.record.get("kind") == reliability.KIND:
+        record["map"] = "uncertainty"
     return record or None

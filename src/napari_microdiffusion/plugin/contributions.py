@@ -15,7 +15,7 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
 from ..provenance import is_map, was_reconstructed
 from ..volume import ProjectionStack, Volume
-from .layers import KEY, LOST, LayerTuple, known_units_um, lost, projections_layer, reliability, volume_layer
+from .layers import KEY, LOST, LayerTuple, at, known_units_um, lost, projections_layer, reliability, volume_layer
 
 if TYPE_CHECKING:
     from ..io import FileInfo
@@ -186,9 +186,7 @@ def _layer(times: list[Volume], found: FileInfo, **known: Any) -> LayerTuple:
 
 
 def _role(found: FileInfo) -> str:
-    from ..io.reliability import CHANNELS
-
-    if found.channel_names == CHANNELS or is_map(found.provenance):
+    if is_map(found.provenance):
         return "map"
     if was_reconstructed(found.provenance) and found.times == 1:
         return "result"
@@ -221,7 +219,7 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """
     from ..io import write_projections, write_volume
 
-    known = attributes.get("metadata", {}).get(KEY, {})
+    known = at(attributes.get("metadata", {}).get(KEY, {}), {})  # of a single time point of a movie nothing
     finest = data[0] if attributes.get("multiscale") else data  # of a pyramid, whose scale the attributes hold
     pixels, name = np.asarray(finest), str(attributes.get("name", "volume"))
     spacing = known_units_um(attributes.get("scale", ()), attributes.get("units", ()))

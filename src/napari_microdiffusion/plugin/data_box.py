@@ -92,6 +92,8 @@ class DataBox(QGroupBox):
         """Show a setup without saying that it changed."""
         with _Quiet(self):
             self._source.setCurrentText(setup.source)
+            if (layer := self.source()) is not None:
+                self._heed(layer)
             self._offer_axes()
             self._simulate.setChecked(setup.simulate)
             self._truth.setCurrentIndex(max(0, self._truth.findData(setup.truth)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
-from ..events import EngineError
+from ..events import InvalidInput
 from ..provenance import was_reconstructed
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
@@ -32,7 +32,7 @@ CUBES = "slices_as_cubes"
 FEW = 5
 """Channels at most, where nothing says whether an axis is of channels or of time points."""
 
-LOST = ", without its uncertainty, which is not beside the file that it was opened from any more"
+LOST = ", without its uncertainty: that is not beside its file any more, is damaged, or does not fit"
 """Said of an opened result that is saved again, where it is `lost`."""
 
 LayerTuple = tuple[Any, dict[str, Any], str]
@@ -130,7 +130,12 @@ def ran_of(known: dict[str, Any]) -> Ran | None:
 def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     """How far each voxel of ``data`` can be trusted, where that is known of its layer and still fits its shape.
 
-    Of a result that was opened it is read now, so this belongs into a worker thread; None where it cannot be.
+    Of a result that was opened it is read now, so this belongs into a worker thread; None where it is gone or damaged.
+
+    Raises
+    ------
+    TooLarge
+        If it does not fit into the free memory.
     """
     from ..io import read_reliability
 
@@ -138,7 +143,7 @@ def reliability(known: dict[str, Any], data: Any) -> Reliability | None:
     if ran is not None:
         found = ran.result.volume.reliability
     elif known.get("pair"):
-        with suppress(EngineError):  # moved or damaged since then
+        with suppress(InvalidInput):  # moved or damaged since then
             found = read_reliability(known["path"], known["pair"])
     return found if found is not None and found.std.shape == data.shape else None
 

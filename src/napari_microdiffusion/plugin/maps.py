@@ -66,7 +66,7 @@ def pictures(known: dict[str, Any], data: NDArray[Any], kind: str) -> list[Pictu
 
     Raises
     ------
-    InvalidInput
+    InvalidInput, TooLarge
         If what was saved with a volume cannot be read, or is no longer there.
     """
     ran = ran_of(known)

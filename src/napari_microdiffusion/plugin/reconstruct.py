@@ -45,6 +45,9 @@ PLAIN = ""
 LAST: WeakKeyDictionary[Image, Setup] = WeakKeyDictionary()
 """What was chosen last for each image, the newest last. It outlives the panel: people close it and open it again."""
 
+TRAINED_FOR: dict[Path | None, Acquisition] = {}
+"""What the projections were of the networks that were loaded in this session, by their files."""
+
 
 class ReconstructWidget(QWidget):
     """Edits a `Setup`, runs it, shows the result.
@@ -68,7 +71,6 @@ class ReconstructWidget(QWidget):
         self._before = ""
         self._made: Image | None = None
         self._failed_with: dict[str, Any] = {}
-        self._trained_for: dict[Path | None, Acquisition] = {}
         self._bases = AT_HAND
         self.data, self.method = DataBox(viewer), MethodBox(self._bases)
         self.run_box, self.result = RunBox(), ResultBox()
@@ -132,7 +134,7 @@ class ReconstructWidget(QWidget):
         if source is None or self.problem():
             show_error(self.problem())
             return
-        self._before = self.result.current()
+        self._before, self._made = self.result.current(), None
         base = self._bases.chosen(setup)
         trained = None if base is None else base.trained
         session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
@@ -164,7 +166,12 @@ class ReconstructWidget(QWidget):
 
     def open(self, path: Path) -> None:
         """Open a file as layers, in the background, and choose it."""
-        self._files.open(path, self.data.choose)
+        self._files.open(path, self._choose)
+
+    def _choose(self, name: str) -> None:
+        """Choose what was opened, unless it is a result."""
+        if not was_reconstructed(facts(self._viewer.layers[name]).get("provenance")):
+            self.data.choose(name)
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -206,7 +213,7 @@ class ReconstructWidget(QWidget):
         names = [layer.name for layer in (source, truth) if layer is not None]
         try:
             line = self._plan(setup)
-            told = beware(setup, *self._headers(), self._trained_for.get(setup.weights))
+            told = beware(setup, *self._headers(), TRAINED_FOR.get(setup.weights))
             line, style = (f"{line}. {told}", AMBER) if told else (line, PLAIN)
         except InvalidInput as error:
             line, style = sentence(str(error), *names), RED
@@ -268,7 +275,7 @@ class ReconstructWidget(QWidget):
         if trained.is_base:
             self._basing.use(trained, path)
         else:
-            self._trained_for[path] = trained.origin.acquisition
+            TRAINED_FOR[path] = trained.origin.acquisition
             self.setValue(self.value().replace(**choices_of(trained.method), weights=path))
 
     def _save_job(self) -> None:
@@ -321,7 +328,7 @@ class ReconstructWidget(QWidget):
         if added is None or self.running:
             return
         known = facts(added)
-        if known.get("role") == "result":
+        if known.get("role") == "result" and not {"path", "times"}.isdisjoint(known):  # opened, not made here
             self._results.show_new(added.name)
         first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
         if first or known.get("role") == "projections":

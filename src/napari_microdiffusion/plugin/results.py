@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
@@ -10,7 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from ..descriptions import DESCRIPTIONS, in_microns
 from ..numbering import numbers_of
-from .layers import Ran, facts, ran_of
+from .layers import Ran, at, facts, ran_of
 from .live import looked_at, show_side_by_side
 from .model import choices_of
 
@@ -96,7 +97,7 @@ class Results(QObject):
 
     def offer(self, chosen: str = "") -> None:
         """Offer what there is, with one chosen by name, else the newest."""
-        offered = {layer.name: how(facts(layer).get("provenance"), layer.name) for layer in self.layers()}
+        offered = {layer.name: how(self._known(layer).get("provenance"), layer.name) for layer in self.layers()}
         newest = next(reversed(offered), None)
         self._box.offer(offered, chosen if chosen in offered else newest)
 
@@ -105,7 +106,7 @@ class Results(QObject):
         layer = self.chosen()
         self._shown = {} if layer is None else looked_at(self._viewer, layer)
         self._trust.show(layer)
-        known = {} if layer is None else facts(layer)
+        known = {} if layer is None else self._known(layer)
         self._box.show_known(known, job_in(known.get("provenance")) is not None)
 
     def look(self, *_: object) -> None:
@@ -120,6 +121,10 @@ class Results(QObject):
         self.offer(name)
         self.show()
 
+    def _known(self, layer: Image) -> dict[str, Any]:
+        """What is known of a result, of a movie at the time point that is looked at."""
+        return at(facts(layer), looked_at(self._viewer, layer))
+
     def arrange(self) -> None:
         """Layers side by side or on top of one another, as the box says."""
         self._fitted = show_side_by_side(self._viewer, self._box.grid.isChecked(), self._fitted)
@@ -127,11 +132,11 @@ class Results(QObject):
     def reuse(self) -> None:
         """Take over how the chosen one was made, whatever image is chosen now."""
         layer = self.chosen()
-        job = None if layer is None else job_in(facts(layer).get("provenance"))
+        job = None if layer is None else job_in(self._known(layer).get("provenance"))
         if job is not None:
             acquisition, weights = job.acquisition, job.weights
             beam = {"acquisition": acquisition.unbound, "leave_out": numbers_of(acquisition.hidden)}
-            there = weights if weights is not None and weights.exists() else None
+            there = weights if weights is not None and isfile(weights) else None
             rest = {"denoise": job.denoise, "seed": job.seed, "weights": there}
             self.wanted.emit({**choices_of(job.method), **beam, **rest})
 
