@@ -123,12 +123,7 @@ def run(
         canvas, reliability, weights, quiet = yield from _work(job, stack, weights, context)
     residual = residual_stats(canvas, stack)
     if job.method.consistency != "none" and not stack.acquisition.decoupled:
-        share = 100 * residual.rms / span(stack.data)
-        taken = ", what denoising took included" if quiet else ""
-        yield Notice(
-            "the projections overlap: consistency stops at their noise, and "
-            f"{share:.2g} % of their range (rms) is left unexplained{taken}"
-        )
+        yield Notice(_unexplained(residual, stack, quiet))
     seconds = time.monotonic() - began
     provenance = _provenance(job, stack, context, seconds, quiet) | record | _findings(job, stack, weights, context)
     name = f"{stack.name} {name_of(job.method)}"
@@ -240,6 +235,16 @@ def _shown(
         return event
 
     return relay(events, shown)
+
+
+def _unexplained(residual: Residual, stack: ProjectionStack, quiet: bool) -> str:
+    """What consistency leaves where projections overlap."""
+    share = 100 * residual.rms / span(stack.data)
+    taken = ", what denoising took included" if quiet else ""
+    return (
+        "the projections overlap: consistency stops at their noise, and "
+        f"{share:.2g} % of their range (rms) is left unexplained{taken}"
+    )
 
 
 def _provenance(job: Job, stack: ProjectionStack, context: Context, seconds: float, quiet: bool) -> dict[str, Any]:

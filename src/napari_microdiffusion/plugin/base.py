@@ -73,6 +73,11 @@ class Bases:
         kept = self.fitting(setup.spec())
         return kept if kept is not None and setup.weights in (None, kept.path) else None
 
+    def trained(self, setup: Setup) -> Trained | None:
+        """The same, as it was trained."""
+        kept = self.chosen(setup)
+        return None if kept is None else kept.trained
+
     def check(self, setup: Setup, source: str) -> None:
         """Refuse, with `InvalidInput`, a setup whose base model is lacking or was made for something else."""
         if not setup.spec().pretrained:

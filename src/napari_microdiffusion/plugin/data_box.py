@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from ..provenance import was_reconstructed
 from .beam import BeamForm, VoxelSize
-from .layers import Triple, extra_axes, facts, known_acquisition, spacing_um
+from .layers import Triple, extra_axes, facts, known_acquisition, opened, spacing_um
 from .live import looked_at
 from .model import Setup
 from .parts import alive, combo_box, hinted, offer, paragraph, side_by_side
@@ -291,5 +291,4 @@ def _reference(layer: Image | None) -> Callable[[], Image | None]:
 
 def _ours(known: dict[str, Any]) -> bool:
     """Whether a layer is a map, or a result of this session; one that was opened may serve as a truth."""
-    role = known.get("role")
-    return role == "map" or (role == "result" and "path" not in known and "times" not in known)
+    return known.get("role") in ("map", "result") and not opened(known)

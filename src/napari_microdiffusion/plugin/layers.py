@@ -109,6 +109,11 @@ def facts(layer: Image) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def opened(known: dict[str, Any]) -> bool:
+    """Whether what is known of a layer is that of a result which comes from files, and was not made in this session."""
+    return known.get("role") == "result" and ("path" in known or "times" in known)
+
+
 def at(known: dict[str, Any], chosen: dict[str, int]) -> dict[str, Any]:
     """What is known of a result at the chosen time point: in a movie each was made by itself.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import napari.viewer
 from napari.utils.notifications import show_error
@@ -21,11 +20,12 @@ from .data_box import DataBox
 from .dialogs import SAVE_FIRST, agreed, network_asked
 from .files import Files
 from .filming import Filming, times_of
-from .layers import facts, header
+from .layers import facts, header, opened
 from .live import show_chosen
 from .method_box import MethodBox
 from .model import Header, Setup, beware, choices_of, plan
 from .parts import AMBER, RED, UprightArea, alive, sentence
+from .remembered import TRAINED_FOR, last_chosen, remember
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
@@ -37,16 +37,9 @@ from .watching import layer_events, watch
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from ..acquisition import Acquisition
     from ..trained import Trained
 
 PLAIN = ""
-
-LAST: WeakKeyDictionary[Image, Setup] = WeakKeyDictionary()
-"""What was chosen last for each image, the newest last. It outlives the panel: people close it and open it again."""
-
-TRAINED_FOR: dict[Path | None, Acquisition] = {}
-"""What the projections were of the networks that were loaded in this session, by their files."""
 
 
 class ReconstructWidget(QWidget):
@@ -63,9 +56,7 @@ class ReconstructWidget(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        last = next(
-            (LAST[layer].replace(source=layer.name) for layer in reversed([*LAST]) if layer in viewer.layers), None
-        )
+        last = last_chosen(viewer)
         self._viewer = viewer
         self._shown: tuple[Image | None, dict[str, int]] = (None, {})
         self._before = ""
@@ -135,9 +126,7 @@ class ReconstructWidget(QWidget):
             show_error(self.problem())
             return
         self._before, self._made = self.result.current(), None
-        base = self._bases.chosen(setup)
-        trained = None if base is None else base.trained
-        session = Session(self._viewer, setup, source, self.data.truth(), self, trained)
+        session = Session(self._viewer, setup, source, self.data.truth(), self, self._bases.trained(setup))
         session.scored.connect(self.result.show_scores)
         session.opened.connect(self._opened)
         self._running.start(session)
@@ -151,8 +140,7 @@ class ReconstructWidget(QWidget):
         setup, source = self.value(), self.data.source()
         if self._running.anything or source is None or self.problem():
             return
-        base = self._bases.chosen(setup)
-        self._filming.ask(setup, source, None if base is None else base.trained, self._results.runs())
+        self._filming.ask(setup, source, self._bases.trained(setup), self._results.runs())
 
     @property
     def running(self) -> bool:
@@ -165,7 +153,7 @@ class ReconstructWidget(QWidget):
         return self._running.message
 
     def open(self, path: Path) -> None:
-        """Open a file as layers, in the background, and choose it."""
+        """Open a file as layers, in the background, and choose it, as data or as a result."""
         self._files.open(path, self._choose)
 
     def _choose(self, name: str) -> None:
@@ -228,8 +216,7 @@ class ReconstructWidget(QWidget):
             self._shown = source, setup.chosen
             QTimer.singleShot(0, self._show_chosen)  # once napari knows the layer's axes
         if source is not None:
-            LAST.pop(source, None)
-            LAST[source] = setup
+            remember(source, setup)
         self.valueChanged.emit(setup)
 
     def _show_chosen(self) -> None:
@@ -328,7 +315,7 @@ class ReconstructWidget(QWidget):
         if added is None or self.running:
             return
         known = facts(added)
-        if known.get("role") == "result" and not {"path", "times"}.isdisjoint(known):  # opened, not made here
+        if opened(known):
             self._results.show_new(added.name)
         first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
         if first or known.get("role") == "projections":
