@@ -293,3 +293,12 @@ def test_longer_tails_reach_farther():
 
 def test_the_network_is_asked_for_the_shortest_tails():
     assert Anisotropy(1.0).conditions(torch.zeros(2, 8, 8))[:, 3].tolist() == [SHORT_TAILS, SHORT_TAILS]
+
+
+@pytest.mark.parametrize(
+    ("by", "sigma", "elongation"),
+    [(0.0, 3.0, 1.5), (0.25, 2.25, 1.5), (1.0, 0.0, 1.5), (2.0, 0.0, 0.75), (3.0, 0.0, 0.5)],  # no shorter is seen
+)
+def test_what_is_sharper_has_less_blur_first_and_is_shorter_then(by, sigma, elongation):
+    found = Anisotropy(3.0, 1.5).sharpened(by)
+    assert (found.sigma, found.elongation) == pytest.approx((sigma, elongation))

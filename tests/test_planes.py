@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import Stage, Step, exhaust
+from napari_microdiffusion.events import Event, Stage, Step, exhaust
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods._patches import Anisotropy
 from napari_microdiffusion.methods._planes import (
@@ -20,6 +20,7 @@ from napari_microdiffusion.methods._planes import (
     YZ,
     Direction,
     extent,
+    intervals,
     lines,
     restore,
     through_planes,
@@ -98,17 +99,29 @@ def test_the_network_is_told_how_far_apart_columns_are(direction: Direction, apa
 @pytest.mark.parametrize("batch_bytes", [1, 2**31])
 @pytest.mark.parametrize("strength", [1.0, 1.4])
 def test_the_volume_is_the_mean_of_all_directions(strength, batch_bytes, stack):
-    """Two of them change it here; the change alone grows with the strength, and not the interval."""
+    """Two of them change it here, and the change grows with the strength."""
     start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
     volume = start.copy()
     context = Context(batch_bytes=batch_bytes)
-    events, distances = collected(restore(Told(), stack, volume, Anisotropy(1.0), strength, context))
+    events, _ = collected(restore(Told(), stack, volume, Anisotropy(1.0), strength, context))
     change = strength * np.where(np.arange(16) % 4 > 0, 0.25, -0.75) * math.log(2) / 4
     np.testing.assert_allclose(volume, start + change[:, None, None], atol=1e-5)
+    assert counted(events)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 2**31])
+def test_intervals_are_what_planes_state(batch_bytes, stack):
+    start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
+    context = Context(batch_bytes=batch_bytes)
+    events, distances = collected(intervals(Told(), stack, start, Anisotropy(1.0), context))
     np.testing.assert_allclose(distances, np.stack([start, 2 * start]), atol=1e-5)
+    assert counted(events)
+
+
+def counted(events: list[Event]) -> bool:
+    """Whether one stage was announced, and every step of it done."""
     stage, *steps = (event for event in events if isinstance(event, Stage | Step))
-    assert isinstance(stage, Stage)
-    assert [step.done for step in steps][-1] == stage.steps  # type: ignore[union-attr]
+    return isinstance(stage, Stage) and steps[-1] == Step(stage.steps)
 
 
 def test_stopped_half_way_what_was_restored_by_then_is_added(stack):
@@ -117,3 +130,9 @@ def test_stopped_half_way_what_was_restored_by_then_is_added(stack):
     context = Context(cancelled=lambda: True)
     exhaust(restore(Told(), stack, volume, Anisotropy(1.0), 1.4, context))
     np.testing.assert_allclose(volume, start, atol=1e-5)  # XZ planes, which this network leaves as they are
+
+
+def test_intervals_end_when_they_are_told_to(stack):
+    start = np.zeros(stack.volume_shape, np.float32)
+    events, _ = collected(intervals(Told(), stack, start, Anisotropy(1.0), Context(cancelled=lambda: True)))
+    assert sum(isinstance(event, Step) for event in events) == 1

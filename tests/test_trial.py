@@ -90,7 +90,7 @@ def test_the_strength_at_a_sigma(asked, sigma, strength):
 )
 def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, widening, monkeypatch):
     """By what patches need that look as the sample was found to."""
-    asked = []
+    asked, told = [], []
 
     def needed(*given: object) -> float:
         asked.append(given[4] if len(given) > 4 else None)
@@ -99,18 +99,19 @@ def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, wid
     nothing = np.zeros(4)
     monkeypatch.setattr(_trial, "hidden_planes", lambda *_: Hidden(np.ones(4), nothing, nothing))
     monkeypatch.setattr(_trial, "widening_needed", needed)
-    monkeypatch.setattr(_trial, "bright_widening", lambda *_: 1.7)
+    monkeypatch.setattr(_trial, "sharper", lambda *given: told.append((given[3], given[5])) or 0.7)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
     trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.5), Context()))
-    assert (trial.widening, trial.bright) == (widening, 1.7)
+    assert (trial.widening, trial.sharper) == (widening, 0.7)
+    assert told == [(Anisotropy(1.0, 1.5), 1.0)]  # the elongation is known
     assert asked[1:] in ([], [Anisotropy(1.0, 1.5)])
 
 
 @pytest.mark.parametrize(
     "trial",
     [
-        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9, 2.0: 30.0}),
+        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9}, 0.3),
         Trial({2.5: math.nan}, ratio=4.0),
         Trial({}, 28.0),
     ],
@@ -126,5 +127,5 @@ def test_a_trial_survives_as_weights(trial):
         assert list(back) == pytest.approx(list(there))
         assert list(back.values()) == pytest.approx(list(there.values()), nan_ok=True)
     assert again.strength(again.sigma) == pytest.approx(trial.strength(trial.sigma))
-    for name in ("floor", "widening", "ratio", "elongation", "bright"):
+    for name in ("floor", "widening", "ratio", "elongation", "sharper"):
         assert getattr(again, name) == pytest.approx(getattr(trial, name), nan_ok=True)

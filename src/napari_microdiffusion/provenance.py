@@ -32,10 +32,12 @@ class Findings(TypedDict, total=False):
     """Voxel depth over voxel width, as the network was trained for it."""
     beware: str
     """What speaks against the network on this stack; empty where nothing does."""
+    interval_sigma_slices: float | None
+    """Axial blur that the 90 % intervals are for, in slices; None where there are none."""
+    interval_elongation: float | None
+    """Elongation that they are for, likewise."""
     interval_widening: float | None
     """Factor of the 90 % intervals; None where they could not be tested, and there are none."""
-    bright_widening: float | None
-    """A further one, where it is bright."""
     fell_back: bool
     """Whether the volume is the conservative interpolation, as that was told better."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,15 +90,13 @@ class Fold:
     stated: NDArray[np.float32]
 
 
-def told_folds(
-    net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context
-) -> Iterator[Fold | None]:
-    """How the network tells hidden projections from the others, fold by fold; None, and no more, when stopped."""
+def told_folds(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> list[Fold] | None:
+    """How the network tells hidden projections from the others, fold by fold; None when stopped."""
+    found = []
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     for fold in folds(len(stack.data)):
         if context.should_stop():
-            yield None
-            return
+            return None
         shown = stack.without(fold)
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.interpolation, shown.data[:, rows])
@@ -108,15 +105,17 @@ def told_folds(
             estimate.reshape(len(estimate), -1)[:, at] = planes
             half.reshape(len(half), -1)[:, at] = distances.mean(0)
         parts = volume, estimate - volume, half
-        yield Fold(measured, *(along_z(forward, part) for part in parts))
+        found.append(Fold(measured, *(along_z(forward, part) for part in parts)))
+    return found
 
 
 def hidden_planes(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, context: Context) -> Hidden | None:
     """How well the network tells hidden projections from the others; None when stopped."""
+    told = told_folds(net, stack, anisotropy, context)
+    if told is None:
+        return None
     found = []
-    for fold in told_folds(net, stack, anisotropy, context):
-        if fold is None:
-            return None
+    for fold in told:
         missing, change = fold.measured - fold.interpolated, fold.change
         products = missing**2, missing * change, change**2
         found.append([product.mean((1, 2)) for product in products])

@@ -48,6 +48,11 @@ class Anisotropy:
     sigma: float
     elongation: float = 1.0
 
+    def sharpened(self, by: float) -> Anisotropy:
+        """Less blur by this share of it; beyond 1 none, and structures 2 ** (by - 1) times as short, as far as seen."""
+        elongation = self.elongation * 0.5 ** max(0.0, by - 1)
+        return Anisotropy(self.sigma * max(0.0, 1 - by), max(elongation, math.exp(LOG_STRETCH[0])))
+
     def conditions(self, planes: Tensor, apart: float = 1.0) -> Tensor:
         """(B, 4), as of `Patches`, for B planes whose columns are so many pixels ``apart``."""
         told = [self.sigma, -math.log(self.elongation), math.log(apart), SHORT_TAILS]

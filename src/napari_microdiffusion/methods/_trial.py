@@ -8,17 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
 from ..volume import ProjectionStack
 from ._base import Context, Weights, finite
-from ._bright import bright_widening, brightness
 from ._grid import ELONGATIONS, INDIFFERENT, MOST, Grid, Scores, best, by_elongation, by_sigma, least
 from ._hidden import Hidden, bounded, hidden_planes
 from ._lateral import widening_needed
 from ._patches import Anisotropy, Cutter
+from ._surprise import TRIED, sharper
 
 if TYPE_CHECKING:
     from ..plane_net import PlaneNet
@@ -36,7 +35,7 @@ SHORT = 1.2
 """Where lateral patches themselves need intervals so many times as wide, training was too short to learn them; trained
 as in `preview`, they need 0.94 to 1.09 times."""
 
-SINGLE = "floor", "widening", "ratio", "elongation", "bright"
+SINGLE = "floor", "widening", "ratio", "elongation", "sharper"
 """What a trial keeps as a single number each."""
 
 
@@ -62,8 +61,8 @@ class Trial:
         The one that was chosen, or given.
     elongations
         The best score in dB at each that was tried.
-    bright
-        Further factor of the intervals where it is bright (`_bright.brightness`).
+    sharper
+        How much sharper than it was found the sample may be: intervals are for that (`Anisotropy.sharpened`).
     """
 
     scores: dict[float, float]
@@ -73,16 +72,16 @@ class Trial:
     asked: dict[float, float] = field(default_factory=dict)
     elongation: float = 1.0
     elongations: dict[float, float] = field(default_factory=dict)
-    bright: float = 1.0
+    sharper: float = 0.0
 
     @classmethod
     def of(cls, weights: Weights) -> Trial:
         """The trial kept with a network's weights."""
         sigmas, scores, asked = weights["curve"].tolist()
-        floor, widening, ratio, elongation, bright = (float(weights[name]) for name in SINGLE)
+        floor, widening, ratio, elongation, sharper = (float(weights[name]) for name in SINGLE)
         told = {sigma: value for sigma, value in _pairs(sigmas, asked).items() if not math.isnan(value)}
         elongations = _pairs(*weights["elongations"].tolist())
-        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations, bright)
+        return cls(_pairs(sigmas, scores), floor, widening, ratio, told, elongation, elongations, sharper)
 
     def weights(self) -> Weights:
         """To be kept with the network's weights."""
@@ -121,10 +120,6 @@ class Trial:
         chosen = max(self.scores.values())
         return min(max([chosen, *self.elongations.values()]), chosen + INDIFFERENT) - self.floor
 
-    def factors(self, stack: ProjectionStack) -> NDArray[np.float32]:
-        """What the network's intervals are multiplied by, (Z, y, x)."""
-        return np.float32(self.widening) * (1 + np.float32(self.bright - 1) * brightness(stack))
-
     def strength(self, sigma: float) -> float:
         """What changes are multiplied by: as is asked, on straight lines between the sigmas tried, and bounded."""
         if not self.asked:
@@ -146,9 +141,8 @@ def try_out(
 ) -> Generator[Event, None, Trial]:
     """Hide projections in turn; at which anisotropy and strength does the network tell them best from the others?
 
-    Of the network's intervals hidden projections tell something where it is bright (`_bright`), else nothing that would
-    hold within shown ones (benchmarks/axial.md). After a training too short for lateral patches they are widened by
-    what those need.
+    Where it is bright they also tell how much sharper the sample may be, which intervals are for. After a training too
+    short for lateral patches those are widened by what such patches need.
     """
     trial = Trial(
         {} if grid.sigma is None else {grid.sigma: math.nan}, ratio=cut.ratio, elongation=grid.elongation or 1.0
@@ -172,11 +166,13 @@ def try_out(
     needed = widening_needed(net, cut, stack.ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
         needed = widening_needed(net, cut, stack.ridge, context, chosen)
-    bright = bright_widening(net, cut, stack, chosen, trial.strength(trial.sigma), context)
-    if needed is None or bright is None:
+    known = grid.elongation is not None  # as it was set, or as nothing is told of it
+    most = 1.0 if known else TRIED[-1]
+    by = sharper(net, cut, stack, chosen, trial.strength(trial.sigma), most, context)
+    if needed is None or by is None:
         return trial
     yield Step(USUAL)
-    return replace(trial, widening=needed if needed > SHORT else 1.0, bright=bright)
+    return replace(trial, widening=needed if needed > SHORT else 1.0, sharper=by)
 
 
 def _summary(scores: Scores, hidden: dict[Anisotropy, Hidden], floor: float, ratio: float) -> Trial:

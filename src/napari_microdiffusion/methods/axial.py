@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from ._grid import ELONGATIONS, Grid
 from ._lateral import LateralLoss
 from ._outcome import UNTESTED, cramped, doubt, small_images, summary, widened
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
-from ._planes import XZ, deviation, fold_of, restore, through_planes
+from ._planes import XZ, deviation, fold_of, intervals, restore, through_planes
 from ._ratio import RATIOS, foreign, odd_scale, ratio_of
 from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
@@ -135,30 +136,33 @@ class Axial(Method):
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
         """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
-        data, reliability = interpolated(stack), None
-        distances: NDArray[np.float32] | None = None
-        trial = Trial.of(weights)
-        anisotropy = self.anisotropy_of(trial)
+        start = interpolated(stack)
+        data, trial, net = start.copy(), Trial.of(weights), self.loaded(stack, weights, context)
+        volume = Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
         if against := doubt(trial, stack, self.sigma):
             yield Notice(f"{against}: the conservative interpolation is given instead")
             yield Preview(0, data.copy())
         else:
-            net = self.loaded(stack, weights, context)
-            distances = yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
+            anisotropy = self.anisotropy_of(trial)
+            yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
         if self.consistency != "none":
             make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
-        if distances is not None and not context.stopped and np.abs(data - interpolated(stack)).max() < STILL:
+        if against or context.stopped:
+            return volume
+        if np.abs(data - start).max() < STILL:
             yield Notice(
                 "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
                 "lower learning_rate"
             )
-        if distances is not None and not context.stopped and not math.isnan(trial.widening):
-            distances *= trial.factors(stack)
-            np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
-            reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
-        return Volume(
-            data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype, reliability=reliability
-        )
+        if math.isnan(trial.widening):
+            return volume
+        distances = yield from intervals(net, stack, start, self.doubtful(trial), context)
+        if context.stopped:
+            return volume
+        distances *= np.float32(trial.widening)
+        np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
+        reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
+        return replace(volume, reliability=reliability)
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
@@ -173,8 +177,9 @@ class Axial(Method):
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "beware": foreign(stack, trial.ratio) if self.ratio is None else "",
+            "interval_sigma_slices": None if math.isnan(trial.widening) else self.doubtful(trial).sigma,
+            "interval_elongation": None if math.isnan(trial.widening) else self.doubtful(trial).elongation,
             "interval_widening": None if math.isnan(trial.widening) else trial.widening,
-            "bright_widening": None if math.isnan(trial.widening) else trial.bright,
             "fell_back": bool(doubt(trial, stack, self.sigma)),
         }
 
@@ -248,6 +253,10 @@ class Axial(Method):
             trial.sigma if self.sigma is None else self.sigma,
             trial.elongation if self.elongation is None else self.elongation,
         )
+
+    def doubtful(self, trial: Trial) -> Anisotropy:
+        """What intervals are stated for: as sharp as the sample may be."""
+        return self.anisotropy_of(trial).sharpened(trial.sharper)
 
     def given_sigma(self, stack: ProjectionStack) -> float | None:
         """Sigma in slices, where it is set or follows from the objective; None where it is to be chosen.

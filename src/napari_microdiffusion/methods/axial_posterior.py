@@ -125,11 +125,11 @@ class AxialPosterior(Method):
         model = self._model(stack, context)
         loaded(model.denoiser, without_prefix(weights, DENOISER))
         trial = Trial.of(prior)
-        anisotropy = self.prior.anisotropy_of(trial)
+        anisotropy = self.prior.doubtful(trial)  # of which the standard deviation is
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
-        known = volume.data, volume.reliability.std / trial.factors(stack)  # as in training
+        known = volume.data, volume.reliability.std / np.float32(trial.widening)  # as in training
         for number in range(self.samples):
             drawn = yield from model.draw(stack, known, anisotropy, number, levels)
             if context.stopped:

@@ -1,0 +1,121 @@
+"""How much sharper along z than it was found a sample may be, by what of hidden projections surprises the network.
+
+Hidden projections tell the most that the blur may be, not the least: of detail finer than a projection they show
+nothing, and a network that is told too much blur is too sure of it. That shows where it is bright, where there are
+structures: there hidden projections of the stack surprise the network more than those of lateral patches do
+(benchmarks/axial.md). Of what is dim they tell nothing: it shows little but noise, and what lies in the gap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..images import otsu
+from ..volume import ProjectionStack
+from ._base import Context
+from ._hidden import told_folds
+from ._patches import Anisotropy, Cutter, along_rows
+from ._planes import restored
+
+if TYPE_CHECKING:
+    from ..plane_net import PlaneNet
+
+BATCHES, PATCHES = 48, 12
+"""Batches of patches with hidden projections, and patches in each: bright ones are rare."""
+
+FEWEST = 100
+"""Bright pixels that tell something, of the stack's hidden projections and of those of patches."""
+
+FAINTEST = 1e-3
+"""Surprise of patches below which it is no measure: theirs are 0.3 to 2 where there is something to tell."""
+
+TRIED = 0.0, 1 / 3, 2 / 3, 1.0, 1.5, 2.0
+"""How much sharper, see `Anisotropy.sharpened`."""
+
+LOWER = 0.95
+"""A surprise is lower than another from this share of it on; less may be chance."""
+
+
+def sharper(
+    net: PlaneNet,
+    cut: Cutter,
+    stack: ProjectionStack,
+    found: Anisotropy,
+    strength: float,
+    most: float,
+    context: Context,
+) -> float | None:
+    """How much sharper it must be told to be that bright hidden projections surprise it no more than those of patches.
+
+    Of `TRIED` the first, on a straight line to the one before; where surprises end to fall earlier, that one. The
+    surprise is the error of a hidden projection over what the network states of it, of which nine tenths are less than
+    what is compared. 0 where most of the stack is bright: patches show enough of that. None when stopped.
+
+    Parameters
+    ----------
+    found
+        How the sample looks by hidden projections; for this look they are told, and patches are cut.
+    most
+        The largest that is tried.
+    """
+    threshold = otsu(stack.data)
+    if np.median(stack.data) >= threshold:
+        return 0.0
+    told = told_folds(net, stack, found, context)
+    usual = None if told is None else _of_patches(net, cut, stack.ridge, found, threshold, context)
+    if told is None or usual is None:
+        return None
+    measure = float(np.quantile(usual, 0.9)) if len(usual) >= FEWEST else 0.0
+    if sum(int((fold.interpolated > threshold).sum()) for fold in told) < FEWEST or measure <= FAINTEST:
+        return 0.0
+    at, before = 0.0, np.inf
+    for by in (by for by in TRIED if by <= most and (found.sigma > 0 or by >= 1)):
+        as_sharp = told_folds(net, stack, found.sharpened(by), context)
+        if as_sharp is None:
+            return None
+        surprises = []
+        for fold, sharp in zip(told, as_sharp, strict=True):
+            error = fold.measured - fold.interpolated - strength * fold.change
+            surprises.append(_surprises(fold.interpolated, error, sharp.stated, threshold))
+        now = float(np.quantile(np.concatenate(surprises), 0.9)) / measure
+        if now > LOWER * before:
+            return at
+        if now <= 1:
+            return by if before == np.inf else at + (by - at) * (before - 1) / (before - now)
+        at, before = by, now
+    return at
+
+
+def _of_patches(
+    net: PlaneNet, cut: Cutter, ridge: float, anisotropy: Anisotropy, threshold: float, context: Context
+) -> NDArray[np.float64] | None:
+    """Surprises at bright hidden projections of patches, (number of them,); None when stopped."""
+    import torch
+
+    found = []
+    for patches in (cut(PATCHES, anisotropy, hide=True) for _ in range(BATCHES)):
+        if context.should_stop():
+            return None
+        acquisition = patches.acquisition
+        forward = acquisition.replace(hidden=()).matrix[list(acquisition.hidden)]
+        patches = patches.to(context.device)
+        planes = along_rows(acquisition.smoothest(ridge), patches.projections)
+        with torch.no_grad():
+            estimate, distances = restored(net, acquisition, ridge, planes, patches.conditions, context)
+        truth = patches.truth + patches.grain  # as slices are, and projections of them
+        parts = planes, truth - estimate, distances.mean(1)
+        seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
+        found.append(_surprises(seen, error, stated, threshold))
+    return np.concatenate(found)
+
+
+def _surprises(
+    interpolated: NDArray[Any], error: NDArray[Any], stated: NDArray[Any], threshold: float
+) -> NDArray[np.float64]:
+    """Of the pixels that look bright from their neighbours, (number of them,)."""
+    bright = interpolated > threshold
+    found: NDArray[np.float64] = np.abs(error[bright]) / np.maximum(stated[bright], 1e-9)
+    return found
