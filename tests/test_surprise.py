@@ -108,9 +108,10 @@ def test_where_there_is_no_blur_structures_are_told_shorter() -> None:
     assert none.sharpened(1.0) == none
 
 
-def test_where_surprises_hardly_fall_it_is_told_no_sharper() -> None:
-    assert sharper_by(spots(0.3), Doubtful(0.1)) == 0
-    assert sharper_by(spots(0.3), Doubtful()) == 0
+@pytest.mark.parametrize("more", [0.1, 0.0, -0.5])
+def test_where_surprises_hardly_fall_half_of_the_blur_is_taken(more: float) -> None:
+    assert sharper_by(spots(0.3), Doubtful(more)) == module.UNTOLD
+    assert sharper_by(spots(0.3), Doubtful(more), Anisotropy(0.0)) == 1  # there is none
 
 
 @pytest.mark.parametrize("most", [1.0, 2.0])

@@ -35,6 +35,9 @@ FAINTEST = 1e-3
 TRIED = 0.0, 1 / 3, 2 / 3, 1.0, 1.5, 2.0
 """How much sharper, see `Anisotropy.sharpened`."""
 
+UNTOLD = 0.5
+"""Where the network is surprised more by the stack, and no less when it is told less blur."""
+
 LOWER = 0.95
 """A surprise is lower than another from this share of it on; less may be chance."""
 
@@ -50,9 +53,10 @@ def sharper(
 ) -> float | None:
     """How much sharper it must be told to be that bright hidden projections surprise it no more than those of patches.
 
-    Of `TRIED` the first, on a straight line to the one before; where surprises end to fall earlier, that one. The
-    surprise is the error of a hidden projection over what the network states of it, of which nine tenths are less than
-    what is compared. 0 where most of the stack is bright: patches show enough of that. None when stopped.
+    Of `TRIED` the first, on a straight line to the one before; where surprises end to fall earlier, that one, and
+    `UNTOLD` where they do not begin to. The surprise is the error of a hidden projection over what the network states
+    of it, of which nine tenths are less than what is compared. 0 where most of the stack is bright: patches show enough
+    of that. None when stopped.
 
     Parameters
     ----------
@@ -82,7 +86,7 @@ def sharper(
             surprises.append(_surprises(fold.interpolated, error, sharp.stated, threshold))
         now = float(np.quantile(np.concatenate(surprises), 0.9)) / measure
         if now > LOWER * before:
-            return at
+            return at or UNTOLD
         if now <= 1:
             return by if before == np.inf else at + (by - at) * (before - 1) / (before - now)
         at, before = by, now
