@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator
 from typing import Any
 
@@ -168,23 +167,25 @@ def test_where_nothing_is_known_of_deviations_none_are_drawn(trial):
 
 
 def test_deviations_are_drawn_as_wide_as_they_were_trained_on(monkeypatch):
-    """Not as wide as the intervals of the mean, which a trial may have widened."""
+    """For the blur that intervals are for; not as wide as those of the mean, which a trial may have widened."""
     widths: list[np.ndarray] = []
-    draw = Deviations.draw
+    draw, blurs = Deviations.draw, []
 
-    def noted(self, stack, known, *rest):
+    def noted(self, stack, known, anisotropy, *rest):
         widths.append(known[1])
-        return draw(self, stack, known, *rest)
+        blurs.append(anisotropy.sigma)
+        return draw(self, stack, known, anisotropy, *rest)
 
     monkeypatch.setattr(Deviations, "draw", noted)
     stack, method = waves(), posterior()
     for widening in (1.0, 2.0):
-        weights = weights_of(method, stack, trial=dataclasses.replace(BELIEVED, widening=widening))
+        weights = weights_of(method, stack, trial=Trial({2.0: 20.0}, 19.0, widening, sharper=0.25))
         mean = mean_of(method, stack, weights)
         predicted(method, stack, weights)
         assert mean.reliability is not None
         np.testing.assert_allclose(widths[-1] * widening, mean.reliability.std, rtol=1e-6)
     np.testing.assert_allclose(*widths, rtol=1e-3, atol=1e-6)
+    assert blurs == pytest.approx([1.5, 1.5])
 
 
 def test_errors_weigh_as_much_as_deviations_are_large(monkeypatch):
@@ -256,7 +257,7 @@ def test_progress_reaches_its_end_and_a_stop_gives_the_mean():
         range(1, stage.steps + 1)
     )
     asked = iter(range(1000))
-    context = Context(cancelled=lambda: next(asked) > 26)  # restoring asks 16 times
+    context = Context(cancelled=lambda: next(asked) > 26)  # restoring asks 16 times, stating error bars 8
     volume = exhaust(method.predict(stack, weights, context))
     assert context.stopped
     np.testing.assert_array_equal(volume.data, mean_of(method, stack, weights).data)

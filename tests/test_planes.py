@@ -16,6 +16,7 @@ from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods._patches import Anisotropy
 from napari_microdiffusion.methods._planes import (
     DIRECTIONS,
+    PARTS,
     XZ,
     YZ,
     Direction,
@@ -101,9 +102,9 @@ def test_the_network_is_told_how_far_apart_columns_are(direction: Direction, apa
 def test_the_volume_is_the_mean_of_all_directions(strength, batch_bytes, stack):
     """Two of them change it here, and the change grows with the strength."""
     start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
-    volume = start.copy()
-    context = Context(batch_bytes=batch_bytes)
-    events, _ = collected(restore(Told(), stack, volume, Anisotropy(1.0), strength, context))
+    given, context = start.copy(), Context(batch_bytes=batch_bytes)
+    events, volume = collected(restore(Told(), stack, given, Anisotropy(1.0), strength, context))
+    np.testing.assert_array_equal(given, start)
     change = strength * np.where(np.arange(16) % 4 > 0, 0.25, -0.75) * math.log(2) / 4
     np.testing.assert_allclose(volume, start + change[:, None, None], atol=1e-5)
     assert counted(events)
@@ -116,6 +117,7 @@ def test_intervals_are_what_planes_state(batch_bytes, stack):
     events, distances = collected(intervals(Told(), stack, start, Anisotropy(1.0), context))
     np.testing.assert_allclose(distances, np.stack([start, 2 * start]), atol=1e-5)
     assert counted(events)
+    assert sum(isinstance(event, Step) for event in events) >= 2 * PARTS  # a stop is heeded in between
 
 
 def counted(events: list[Event]) -> bool:
@@ -126,9 +128,8 @@ def counted(events: list[Event]) -> bool:
 
 def test_stopped_half_way_what_was_restored_by_then_is_added(stack):
     start = np.random.default_rng(1).random(stack.volume_shape, np.float32)
-    volume = start.copy()
     context = Context(cancelled=lambda: True)
-    exhaust(restore(Told(), stack, volume, Anisotropy(1.0), 1.4, context))
+    volume = exhaust(restore(Told(), stack, start, Anisotropy(1.0), 1.4, context))
     np.testing.assert_allclose(volume, start, atol=1e-5)  # XZ planes, which this network leaves as they are
 
 

@@ -12,7 +12,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
+from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
+from napari_microdiffusion.events import RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.methods import _surprise as module
 from napari_microdiffusion.methods._hidden import Fold
@@ -25,21 +27,22 @@ LOOK = Anisotropy(1.0)
 
 
 class Doubtful(nn.Module):
-    """Changes nothing; its intervals are ``more`` times wider still without blur than with one of a slice.
+    """Its intervals are ``more`` times wider still without blur than with one of a slice, which it leaves as it is.
 
-    And so many times wider where structures are half as long.
+    And so many times wider where structures are half as long. Of what has less blur it makes something ``other``.
     """
 
     fold, channels = 4, 1
 
-    def __init__(self, more: float = 0.0, distance: float = 0.1) -> None:
+    def __init__(self, more: float = 0.0, distance: float = 0.1, other: float = 1.0) -> None:
         super().__init__()
-        self.more, self.distance = more, distance
+        self.more, self.distance, self.other = more, distance, other
 
     def forward(self, planes: Tensor, _: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         sigma, shorter = conditions[:, 0], conditions[:, 1] / math.log(2)
         distance = self.distance * (1 + self.more * (1 - sigma)) * (1 + self.more * shorter.clamp_min(0))
-        return torch.zeros_like(planes), distance[:, None, None, None].expand(-1, 2, *planes.shape[1:])
+        change = self.other * torch.sin(torch.arange(planes.shape[1])) * (1 - sigma[:, None])
+        return change[:, :, None].expand_as(planes), distance[:, None, None, None].expand(-1, 2, *planes.shape[1:])
 
 
 def spots(along: float) -> ProjectionStack:
@@ -53,8 +56,10 @@ def cutter(stack: ProjectionStack) -> Cutter:
     return Cutter(stack, 1.0, 3.0, 0.3, torch.Generator().manual_seed(0))
 
 
-def sharper_by(stack: ProjectionStack, net: nn.Module, look: Anisotropy = LOOK, most: float = 2.0) -> float | None:
-    return sharper(net, cutter(stack), stack, look, 1.0, most, Context())  # type: ignore[arg-type]
+def sharper_by(
+    stack: ProjectionStack, net: nn.Module, look: Anisotropy = LOOK, shorter: bool = True, strength: float = 1.0
+) -> float | None:
+    return exhaust(sharper(net, cutter(stack), stack, look, strength, shorter, Context()))  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -91,20 +96,20 @@ def surprise() -> float:
 
 @pytest.mark.parametrize("more", [0.6, 1.0, 3.0, 10.0])
 def test_it_is_told_so_much_sharper_that_it_is_surprised_no_more(more: float, surprise: float) -> None:
-    stated = np.array([1 + more * by for by in (0, 1 / 3, 2 / 3, 1)])
-    above = surprise / stated
+    tried = np.array([0, 1 / 3, 1])  # two thirds less of one slice blur as little as none
+    above = surprise / (1 + more * tried)
     last = int(np.flatnonzero(above > 1)[-1])
-    expected = np.interp(1.0, above[[last + 1, last]], [(last + 1) / 3, last / 3])
+    expected = np.interp(1.0, above[[last + 1, last]], tried[[last + 1, last]])
     assert 0 < expected < 1
     assert sharper_by(spots(0.3), Doubtful(more)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_where_there_is_no_blur_structures_are_told_shorter() -> None:
-    stack, none = spots(0.3), Anisotropy(0.0)
-    found = sharper_by(stack, Doubtful(10.0), none)
+    stack, none, net = spots(0.3), Anisotropy(0.0), Doubtful(10.0, other=0.0)
+    found = sharper_by(stack, net, none)
     assert found is not None
     assert 1 < found < 1.5
-    assert sharper_by(stack, Doubtful(10.0), none, most=1.0) == 1
+    assert sharper_by(stack, net, none, shorter=False) == 1
     assert none.sharpened(1.0) == none
 
 
@@ -114,13 +119,66 @@ def test_where_surprises_hardly_fall_half_of_the_blur_is_taken(more: float) -> N
     assert sharper_by(spots(0.3), Doubtful(more), Anisotropy(0.0)) == 1  # there is none
 
 
-@pytest.mark.parametrize("most", [1.0, 2.0])
-def test_where_they_fall_and_stay_above_the_last_is_taken(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    surprised = iter([[4.0], [3.0], [2.5], [2.0], [1.5], [1.4]] * 2)
-    monkeypatch.setattr(module, "_surprises", lambda *_: np.array(next(surprised)))
+SURPRISES: dict[str, tuple[float, float, list[float], float]] = {
+    "none": (3.0, 1.0, [1.0], 0.0),
+    "hardly any": (3.0, 1.0, [1.04], 0.0),
+    "gone at the second": (3.0, 1.0, [1.2, 0.8], 1 / 6),
+    "gone, and only just lower": (3.0, 1.0, [1.2, 1.02, 0.98], 0.5),
+    "lower, and no lower": (3.0, 1.0, [4.0, 3.0, 2.9], 1 / 3),
+    "no lower": (3.0, 1.0, [1.2, 1.18], 0.5),
+    "lower to the end": (3.0, 1.0, [4.0, 3.0, 2.5, 2.0, 1.5, 1.4], 2.0),
+    "gone with shorter structures": (3.0, 1.0, [4.0, 3.0, 2.5, 2.0, 0.0], 1.25),
+    "no blur": (0.0, 1.0, [4.0, 3.0, 2.5], 2.0),
+    "next to no blur": (0.5, 1.0, [4.0, 3.0, 2.5], 2.0),
+    "little blur": (1.0, 1.0, [4.0, 3.0, 0.0], 7 / 9),  # a third less, and none
+}
+
+
+@pytest.mark.parametrize(("sigma", "elongation", "surprises", "by"), SURPRISES.values(), ids=SURPRISES)
+def test_how_far_it_is_told_sharper(
+    sigma: float, elongation: float, surprises: list[float], by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(surprises)
+    monkeypatch.setattr(module, "_surprises", lambda *_: np.array([next(left)]))
     monkeypatch.setattr(module, "_of_patches", lambda *_: np.ones(module.FEWEST))
     monkeypatch.setattr(module, "told_folds", lambda *_: [Fold(*(np.ones((1, 30, 30), np.float32) for _ in range(4)))])
-    assert sharper_by(spots(0.3), Doubtful(), most=most) == most
+    assert sharper_by(spots(0.3), Doubtful(), Anisotropy(sigma, elongation)) == pytest.approx(by)
+    assert next(left, None) is None
+
+
+def test_a_surprise_that_is_no_number_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_surprises", lambda *_: np.array([np.nan]))
+    monkeypatch.setattr(module, "_of_patches", lambda *_: np.ones(module.FEWEST))
+    with pytest.raises(RunFailed):
+        sharper_by(spots(0.3), Doubtful())
+
+
+@pytest.mark.parametrize(("strength", "by"), [(0.0, module.UNTOLD), (1.0, 0.0)])
+def test_the_error_is_that_of_changes_as_strong_as_they_are_taken(
+    strength: float, by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three, one = (np.full((1, 30, 30), value, np.float32) for value in (3, 1))
+    monkeypatch.setattr(module, "told_folds", lambda *_: [Fold(three, 2 * one, one, one / 2)])
+    monkeypatch.setattr(module, "_of_patches", lambda *_: np.ones(module.FEWEST))
+    assert sharper_by(spots(0.3), Doubtful(), strength=strength) == by
+
+
+@pytest.mark.parametrize("bright", [0, 1])
+def test_where_too_few_pixels_are_bright_nothing_is_told(bright: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the stack, or of patches."""
+    one = np.ones((1, 30, 30), np.float32)
+    monkeypatch.setattr(module, "told_folds", lambda *_: [Fold(3 * one, one * bright, 0 * one, one)])
+    monkeypatch.setattr(module, "_of_patches", lambda *_: np.ones(module.FEWEST - bright))
+    assert sharper_by(spots(0.3), Doubtful()) == 0
+
+
+def test_it_tells_how_far_it_is() -> None:
+    stack = spots(0.3)
+    events, _ = collected(sharper(Doubtful(), cutter(stack), stack, LOOK, 1.0, True, Context()))  # type: ignore[arg-type]
+    stage, *steps = events
+    assert isinstance(stage, Stage)
+    assert [step.done for step in steps if isinstance(step, Step)] == [1, 2, 3]
+    assert stage.steps == 6  # patches; as found, a third less, none, shorter twice
 
 
 def test_where_most_is_bright_nothing_is_told() -> None:
@@ -154,5 +212,6 @@ def test_where_next_to_nothing_is_bright_nothing_is_told(monkeypatch: pytest.Mon
 def test_it_stops_when_it_is_told_to(asked: int) -> None:
     stack, answers = spots(0.3), itertools.count()
     stopped = Context(cancelled=lambda: next(answers) >= asked)
-    assert sharper(Doubtful(1.0), cutter(stack), stack, LOOK, 1.0, 2.0, stopped) is None  # type: ignore[arg-type]
+    found = exhaust(sharper(Doubtful(1.0), cutter(stack), stack, LOOK, 1.0, True, stopped))  # type: ignore[arg-type]
+    assert found is None
     assert next(answers) == asked + 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from napari_microdiffusion.acquisition import Acquisition
-from napari_microdiffusion.events import exhaust
+from napari_microdiffusion.events import Event, exhaust
 from napari_microdiffusion.methods import Context, _trial
 from napari_microdiffusion.methods._grid import INDIFFERENT, Grid
 from napari_microdiffusion.methods._hidden import STRENGTHS, Hidden
@@ -88,30 +90,43 @@ def test_the_strength_at_a_sigma(asked, sigma, strength):
         (5.0, 0.9, 1.0),  # never narrowed
     ],
 )
-def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, widening, monkeypatch):
-    """By what patches need that look as the sample was found to."""
+@pytest.mark.parametrize("elongation", [None, 1.5])
+def test_intervals_are_widened_after_a_short_training_alone(of_all, of_such, widening, elongation, monkeypatch):
+    """By what patches need that look as the sample was found to. How sharp it may be is asked for the same look."""
     asked, told = [], []
 
     def needed(*given: object) -> float:
         asked.append(given[4] if len(given) > 4 else None)
         return of_all if asked[-1] is None else of_such
 
-    nothing = np.zeros(4)
-    monkeypatch.setattr(_trial, "hidden_planes", lambda *_: Hidden(np.ones(4), nothing, nothing))
+    monkeypatch.setattr(_trial, "hidden_planes", lambda *_: Hidden(np.ones(4), np.full(4, 1.2), np.ones(4)))
     monkeypatch.setattr(_trial, "widening_needed", needed)
-    monkeypatch.setattr(_trial, "sharper", lambda *given: told.append((given[3], given[5])) or 0.7)
+
+    def sharper(*given: Any) -> Generator[Event, None, float]:
+        told.append(given[3:6])
+        return 0.7
+        yield
+
+    monkeypatch.setattr(_trial, "sharper", sharper)
     stack = ProjectionStack(np.random.default_rng(0).random((5, 24, 24), np.float32), Acquisition(slices=2, count=5))
     cut = Cutter(stack, 1.0, 3.0, 0.3, torch.Generator())
-    trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, 1.5), Context()))
-    assert (trial.widening, trial.sharper) == (widening, 0.7)
-    assert told == [(Anisotropy(1.0, 1.5), 1.0)]  # the elongation is known
-    assert asked[1:] in ([], [Anisotropy(1.0, 1.5)])
+    trial = exhaust(_trial.try_out(torch.nn.Identity(), cut, stack, Grid(3.0, 1.0, elongation), Context()))
+    assert (trial.widening, trial.sharper) == (widening, pytest.approx(0.7))
+    assert told == [(Anisotropy(1.0, elongation or 1.0), pytest.approx(1.2), elongation is None)]
+    assert asked[1:] in ([], [Anisotropy(1.0, elongation or 1.0)])
 
 
 @pytest.mark.parametrize(
     "trial",
     [
-        Trial({0.0: 29.0, 0.3: 30.0}, 28.0, 1.5, 2.0, {0.0: 0.5, 0.3: 1.25}, 2.0, {1.0: 29.0, 1.5: 28.9}, 0.3),
+        Trial(
+            {0.0: 29.0, 0.3: 30.0},
+            *(28.0, 1.5, 2.0),
+            {0.0: 0.5, 0.3: 1.25},
+            2.0,
+            {1.0: 29.0, 1.5: 28.9, 2.0: 30.0},
+            0.3,
+        ),
         Trial({2.5: math.nan}, ratio=4.0),
         Trial({}, 28.0),
     ],

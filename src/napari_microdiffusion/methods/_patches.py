@@ -28,6 +28,9 @@ KEPT, AVERAGED = 0.5, 0.7
 """About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
 voxel's depth, in pixels, over which that is averaged once more."""
 
+UNBLURRED = 0.6
+"""Slices up to which a blur with short tails changes nothing."""
+
 SHORT_TAILS, GAUSSIAN, LONG_TAILS = TAILS = -1.0, 0.0, 1.0
 """How far the tails of an axial blur reach, see `blur_matrices`. Hidden projections do not tell them apart, and as with
 sigma the network is asked for the least blur (benchmarks/axial.md)."""
@@ -246,9 +249,9 @@ def blur_matrices(blur: Tensor, tails: Tensor, depth: int) -> Tensor:
     blur
         (B,), standard deviations in slices of the Gaussians as wide at half maximum.
     tails
-        (B,), of `TAILS`: a parabola, which has none (up to 0.6 slices it blurs nothing); a Gaussian, near the main lobe
-        of a focus without aberrations, sinc² (Born and Wolf, Sec. 8.8); a squared Lorentzian, what two photons excite
-        on the axis of a Gaussian beam.
+        (B,), of `TAILS`: a parabola, which has none (up to `UNBLURRED` slices it blurs nothing); a Gaussian, near the
+        main lobe of a focus without aberrations, sinc² (Born and Wolf, Sec. 8.8); a squared Lorentzian, what two
+        photons excite on the axis of a Gaussian beam.
     """
     import torch
 

@@ -82,21 +82,21 @@ def invisible(acquisition: Acquisition, ridge: float, change: Tensor) -> Tensor:
 def restore(
     net: PlaneNet,
     stack: ProjectionStack,
-    volume: NDArray[np.float32],
+    start: NDArray[np.float32],
     anisotropy: Anisotropy,
     strength: float,
     context: Context,
-) -> Generator[Event, None, None]:
-    """Change an interpolated volume to the mean of its planes restored in all `DIRECTIONS`; until stopped.
+) -> Generator[Event, None, NDArray[np.float32]]:
+    """The mean (Z, y, x) of an interpolated volume's planes restored in all `DIRECTIONS`; what there is when stopped.
 
     Parameters
     ----------
-    volume
-        (Z, y, x), contiguous; changed in place.
+    start
+        The interpolated volume (Z, y, x), contiguous.
     strength
         The change is multiplied by it.
     """
-    start = volume.copy()
+    volume = start.copy()
     size = volume.shape[1], volume.shape[2]
     share = np.float32(1 / len(DIRECTIONS))
     yield Stage("Restoring planes along z", sum(extent(size, direction)[0] for direction in DIRECTIONS))
@@ -109,12 +109,13 @@ def restore(
             done += planes
             yield Step(done)
             if context.should_stop():
-                return
+                return volume
     yield Preview(0, volume.copy())
+    return volume
 
 
 def intervals(
-    net: PlaneNet, stack: ProjectionStack, volume: NDArray[np.float32], anisotropy: Anisotropy, context: Context
+    net: PlaneNet, stack: ProjectionStack, start: NDArray[np.float32], anisotropy: Anisotropy, context: Context
 ) -> Generator[Event, None, NDArray[np.float32]]:
     """Distances (2, Z, y, x) to the bounds of the 90 % interval: the mean of what XZ and YZ planes state.
 
@@ -122,16 +123,17 @@ def intervals(
 
     Parameters
     ----------
-    volume
-        The interpolated one (Z, y, x), contiguous.
+    start
+        The interpolated volume (Z, y, x), contiguous.
     """
-    stated = np.zeros((2, *volume.shape), np.float32)
-    flat = stated.reshape(2, len(volume), -1)
-    yield Stage("Stating the error bars", sum(volume.shape[1:]))
+    stated = np.zeros((2, *start.shape), np.float32)
+    yield Stage("Stating the error bars", sum(start.shape[1:]))
     done = 0
     for direction in (XZ, YZ):
-        for at, _, distances, planes in through_planes(net, stack, volume, direction, anisotropy, context, PARTS):
-            flat[:, :, at] += distances / 2
+        for at, _, distances, planes in through_planes(net, stack, start, direction, anisotropy, context, PARTS):
+            for z in range(len(start)):
+                for bound, distance in zip(stated[:, z], distances[:, z], strict=True):
+                    bound.reshape(-1)[at] += distance / 2
             done += planes
             yield Step(done)
             if context.should_stop():

@@ -1,4 +1,4 @@
-"""How much sharper along z than it was found a sample may be, by what of hidden projections surprises the network.
+"""How much sharper along z a sample may be than it was found, by how much hidden projections surprise the network.
 
 Hidden projections tell the most that the blur may be, not the least: of detail finer than a projection they show
 nothing, and a network that is told too much blur is too sure of it. That shows where it is bright, where there are
@@ -8,16 +8,18 @@ structures: there hidden projections of the stack surprise the network more than
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..events import Event, Stage, Step
 from ..images import otsu
 from ..volume import ProjectionStack
-from ._base import Context
+from ._base import Context, finite
 from ._hidden import told_folds
-from ._patches import Anisotropy, Cutter, along_rows
+from ._patches import UNBLURRED, Anisotropy, Cutter, along_rows
 from ._planes import restored
 
 if TYPE_CHECKING:
@@ -33,10 +35,10 @@ FAINTEST = 1e-3
 """Surprise of patches below which it is no measure: theirs are 0.3 to 2 where there is something to tell."""
 
 TRIED = 0.0, 1 / 3, 2 / 3, 1.0, 1.5, 2.0
-"""How much sharper, see `Anisotropy.sharpened`."""
+"""Shares of the blur that are taken off; beyond 1 structures are shorter, too (`Anisotropy.sharpened`)."""
 
 UNTOLD = 0.5
-"""Where the network is surprised more by the stack, and no less when it is told less blur."""
+"""The share taken off where the stack surprises the network, and no less with less blur."""
 
 LOWER = 0.95
 """A surprise is lower than another from this share of it on; less may be chance."""
@@ -48,47 +50,65 @@ def sharper(
     stack: ProjectionStack,
     found: Anisotropy,
     strength: float,
-    most: float,
+    shorter: bool,
     context: Context,
-) -> float | None:
-    """How much sharper it must be told to be that bright hidden projections surprise it no more than those of patches.
+) -> Generator[Event, None, float | None]:
+    """How much sharper z must be told for bright hidden projections to surprise the network as those of patches do.
 
     Of `TRIED` the first, on a straight line to the one before; where surprises end to fall earlier, that one, and
     `UNTOLD` where they do not begin to. The surprise is the error of a hidden projection over what the network states
-    of it, of which nine tenths are less than what is compared. 0 where most of the stack is bright: patches show enough
-    of that. None when stopped.
+    of it, of which nine tenths are less than what is compared. 0 where most of the stack is bright (patches show enough
+    of that), where too little is, and where patches surprise nobody. None when stopped.
 
     Parameters
     ----------
     found
         How the sample looks by hidden projections; for this look they are told, and patches are cut.
-    most
-        The largest that is tried.
+    strength
+        The network's changes are multiplied by it.
+    shorter
+        Whether shorter structures are tried, too.
+
+    Raises
+    ------
+    RunFailed
+        If a surprise is NaN or infinite.
     """
     threshold = otsu(stack.data)
     if np.median(stack.data) >= threshold:
         return 0.0
+    tried = [by for by in TRIED if (by >= 1 or found.sigma * (1 - by) > UNBLURRED) and (by <= 1 or shorter)]
+    yield Stage("Choosing the blur of the error bars", 1 + len(tried))
     told = told_folds(net, stack, found, context)
-    usual = None if told is None else _of_patches(net, cut, stack.ridge, found, threshold, context)
-    if told is None or usual is None:
+    if told is None:
+        return None
+    if sum(int((fold.interpolated > threshold).sum()) for fold in told) < FEWEST:
+        return 0.0
+    usual = _of_patches(net, cut, stack.ridge, found, threshold, context)
+    if usual is None:
         return None
     measure = float(np.quantile(usual, 0.9)) if len(usual) >= FEWEST else 0.0
-    if sum(int((fold.interpolated > threshold).sum()) for fold in told) < FEWEST or measure <= FAINTEST:
+    if measure <= FAINTEST:
         return 0.0
-    at, before = 0.0, np.inf
-    for by in (by for by in TRIED if by <= most and (found.sigma > 0 or by >= 1)):
-        as_sharp = told_folds(net, stack, found.sharpened(by), context)
+    yield Step(1)
+    at, before = tried[0], np.inf
+    for by in tried:
+        first = by == tried[0]
+        as_sharp = told if first else told_folds(net, stack, found.sharpened(by), context)
         if as_sharp is None:
             return None
         surprises = []
         for fold, sharp in zip(told, as_sharp, strict=True):
             error = fold.measured - fold.interpolated - strength * fold.change
             surprises.append(_surprises(fold.interpolated, error, sharp.stated, threshold))
-        now = float(np.quantile(np.concatenate(surprises), 0.9)) / measure
+        now = finite(float(np.quantile(np.concatenate(surprises), 0.9)) / measure)
+        yield Step(2 + tried.index(by))
+        if first and now * LOWER <= 1:
+            return at
+        if now <= 1:
+            return at + (by - at) * (before - 1) / (before - now)
         if now > LOWER * before:
             return at or UNTOLD
-        if now <= 1:
-            return by if before == np.inf else at + (by - at) * (before - 1) / (before - now)
         at, before = by, now
     return at
 

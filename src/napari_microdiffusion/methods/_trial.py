@@ -17,7 +17,7 @@ from ._grid import ELONGATIONS, INDIFFERENT, MOST, Grid, Scores, best, by_elonga
 from ._hidden import Hidden, bounded, hidden_planes
 from ._lateral import widening_needed
 from ._patches import Anisotropy, Cutter
-from ._surprise import TRIED, sharper
+from ._surprise import sharper
 
 if TYPE_CHECKING:
     from ..plane_net import PlaneNet
@@ -166,12 +166,13 @@ def try_out(
     needed = widening_needed(net, cut, stack.ridge, context)  # patches of all kinds: of extreme ones it saw few
     if needed is not None and needed > SHORT:
         needed = widening_needed(net, cut, stack.ridge, context, chosen)
-    known = grid.elongation is not None  # as it was set, or as nothing is told of it
-    most = 1.0 if known else TRIED[-1]
-    by = sharper(net, cut, stack, chosen, trial.strength(trial.sigma), most, context)
-    if needed is None or by is None:
+    if needed is None:
         return trial
     yield Step(USUAL)
+    shorter = grid.elongation is None  # else it was set, or nothing is told of it
+    by = yield from sharper(net, cut, stack, chosen, trial.strength(trial.sigma), shorter, context)
+    if by is None:
+        return trial
     return replace(trial, widening=needed if needed > SHORT else 1.0, sharper=by)
 
 

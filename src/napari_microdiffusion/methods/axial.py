@@ -22,7 +22,7 @@ from ..optics import axial_blur_um
 from ..provenance import Findings
 from ..reliability import Reliability
 from ..volume import ProjectionStack, Volume
-from ._base import Context, Method, Weights, kept, loaded, make_consistent, seeded
+from ._base import Context, Method, Weights, kept, loaded, seeded
 from ._grid import ELONGATIONS, Grid
 from ._lateral import LateralLoss
 from ._outcome import UNTESTED, cramped, doubt, small_images, summary, widened
@@ -134,40 +134,45 @@ class Axial(Method):
             yield Notice(told)
         return (yield from self._learn(net.requires_grad_(True), stack, context, self.fine_tuning, ratio))
 
-    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        """The volume (Z, y, x) float32 with its reliability; the conservative interpolation where that is better."""
-        start = interpolated(stack)
-        data, trial, net = start.copy(), Trial.of(weights), self.loaded(stack, weights, context)
-        volume = Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
+    def estimate(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """As of every method; the conservative interpolation where that is better."""
+        trial, start = Trial.of(weights), interpolated(stack)
         if against := doubt(trial, stack, self.sigma):
             yield Notice(f"{against}: the conservative interpolation is given instead")
-            yield Preview(0, data.copy())
-        else:
-            anisotropy = self.anisotropy_of(trial)
-            yield from restore(net, stack, data, anisotropy, trial.strength(anisotropy.sigma), context)
-        if self.consistency != "none":
-            make_consistent(stack, data)  # before the intervals: where projections overlap it may move the volume
-        if against or context.stopped:
+            yield Preview(0, start.copy())
+            return start
+        net, anisotropy = self.loaded(stack, weights, context), self.anisotropy_of(trial)
+        return (yield from restore(net, stack, start, anisotropy, trial.strength(anisotropy.sigma), context))
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        """The volume (Z, y, x) float32 with its reliability, unless it is the conservative interpolation."""
+        volume = yield from super().predict(stack, weights, context)
+        trial, start = Trial.of(weights), interpolated(stack)
+        if context.stopped or doubt(trial, stack, self.sigma):
             return volume
-        if np.abs(data - start).max() < STILL:
+        if np.abs(volume.data - start).max() < STILL:
             yield Notice(
                 "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
                 "lower learning_rate"
             )
         if math.isnan(trial.widening):
             return volume
-        distances = yield from intervals(net, stack, start, self.doubtful(trial), context)
+        net = self.loaded(stack, weights, context)
+        distances = yield from intervals(net, stack, start, self.sharpest(trial), context)
         if context.stopped:
             return volume
         distances *= np.float32(trial.widening)
         np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
-        reliability = Reliability(deviation(distances), data - distances[0], data + distances[1])
-        return replace(volume, reliability=reliability)
+        bounds = volume.data - distances[0], volume.data + distances[1]
+        return replace(volume, reliability=Reliability(deviation(distances), *bounds))
 
     def findings(self, stack: ProjectionStack, weights: Weights) -> Findings:
         """Sigma in slices and elongation, those tried with scores in dB, the interpolation's, strength, voxel ratio."""
         trial = Trial.of(weights)
-        anisotropy = self.anisotropy_of(trial)
+        anisotropy, sharpest = self.anisotropy_of(trial), self.sharpest(trial)
+        tested = not math.isnan(trial.widening)
         return {
             "sigma_slices": anisotropy.sigma,
             "sigma_curve": sorted([s, score] for s, score in trial.scores.items() if not math.isnan(score)),
@@ -177,9 +182,9 @@ class Axial(Method):
             "strength": trial.strength(anisotropy.sigma) if trial.asked else None,
             "voxel_ratio": trial.ratio,
             "beware": foreign(stack, trial.ratio) if self.ratio is None else "",
-            "interval_sigma_slices": None if math.isnan(trial.widening) else self.doubtful(trial).sigma,
-            "interval_elongation": None if math.isnan(trial.widening) else self.doubtful(trial).elongation,
-            "interval_widening": None if math.isnan(trial.widening) else trial.widening,
+            "interval_sigma_slices": sharpest.sigma if tested else None,
+            "interval_elongation": sharpest.elongation if tested else None,
+            "interval_widening": trial.widening if tested else None,
             "fell_back": bool(doubt(trial, stack, self.sigma)),
         }
 
@@ -254,8 +259,8 @@ class Axial(Method):
             trial.elongation if self.elongation is None else self.elongation,
         )
 
-    def doubtful(self, trial: Trial) -> Anisotropy:
-        """What intervals are stated for: as sharp as the sample may be."""
+    def sharpest(self, trial: Trial) -> Anisotropy:
+        """What intervals are stated for: the sample as sharp as it may be."""
         return self.anisotropy_of(trial).sharpened(trial.sharper)
 
     def given_sigma(self, stack: ProjectionStack) -> float | None:

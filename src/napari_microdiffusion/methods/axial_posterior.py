@@ -125,7 +125,7 @@ class AxialPosterior(Method):
         model = self._model(stack, context)
         loaded(model.denoiser, without_prefix(weights, DENOISER))
         trial = Trial.of(prior)
-        anisotropy = self.prior.doubtful(trial)  # of which the standard deviation is
+        anisotropy = self.prior.sharpest(trial)  # what the standard deviation is for; the mean is for the most blur
         levels = model.schedule.spaced(self.sampling_steps, "angular")
         yield Stage("Drawing volumes as they may be", self.samples * len(levels))
         mean, squares = np.zeros_like(volume.data), np.zeros_like(volume.data)
