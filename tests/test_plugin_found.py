@@ -71,6 +71,16 @@ def method(**settings: Any) -> dict[str, Any]:
             "structures 0.71 times as long along z as across, as set",
         ),
         (record(strength=1.49), None, "as deep as wide · learned detail ×\u00a01.5, as hidden projections ask"),
+        (
+            record(interval_sigma_slices=1.3, interval_elongation=1.0),
+            None,
+            "as wide · error bars for a blur of 1.3 slices, as it may be less than was found",
+        ),
+        (
+            record(sigma_slices=0.0, elongation=2.0, interval_sigma_slices=0.0, interval_elongation=1.5),
+            None,
+            "as across · error bars for structures 1.5 times as long, as they may be shorter than was found",
+        ),
         (record(sigma_curve=[], interpolation_held_out_db=None), None, "too few projections to choose it"),
         (
             record(fell_back=True, sigma_curve=[], interpolation_held_out_db=None),
@@ -87,6 +97,12 @@ def test_what_was_found_in_words(provenance: dict[str, Any], dz: float | None, t
     said = in_words(provenance, dz)
     assert text in said
     assert ("learned detail" in said) == (provenance["found"].get("strength") is not None)
+
+
+@pytest.mark.parametrize(("least", "fell_back"), [(None, False), (3.75, False), (1.0, True)])
+def test_error_bars_for_what_was_found_are_not_told_of(least: float | None, fell_back: bool) -> None:
+    found = record(fell_back=fell_back, interval_sigma_slices=least, interval_elongation=1.0)
+    assert "error bars" not in in_words(found, None)
 
 
 @pytest.mark.parametrize("job", [None, "x", {"method": "x"}, {"method": {"prior": 3}}])

@@ -8,7 +8,7 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from ..provenance import found_in
+from ..provenance import Findings, found_in
 from .parts import paragraph
 
 TOOLTIP = (
@@ -111,6 +111,8 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
         text += f" · structures {elongation:.2g} times as long along z as across{_set(provenance, 'elongation')}"
     if found.get("strength") is not None and not found.get("fell_back"):
         text += f" · learned detail ×\u00a0{found['strength']:.1f}, as hidden projections ask"
+    if not found.get("fell_back"):
+        text += _allowed(found, sigma, elongation)
     if found.get("fell_back") and scores and floor is not None:
         text += (
             f"\nThis is plain interpolation: the network predicts hidden projections {_than(max(scores) - floor)} "
@@ -122,6 +124,16 @@ def in_words(provenance: dict[str, Any], dz_um: float | None) -> str:
 
 def _than(lead: float) -> str:
     return "worse" if round(lead, 2) < 0 else "no better"
+
+
+def _allowed(found: Findings, sigma: float, elongation: float) -> str:
+    """How much sharper than it was found the sample may be by the error bars; empty where they are for what was."""
+    least, shortest = found.get("interval_sigma_slices"), found.get("interval_elongation")
+    if shortest is not None and shortest < elongation:
+        return f" · error bars for structures {shortest:.2g} times as long, as they may be shorter than was found"
+    if least is not None and least < sigma:
+        return f" · error bars for a blur of {least:.2g} slices, as it may be less than was found"
+    return ""
 
 
 def _origin(provenance: dict[str, Any], tried: bool) -> str:
