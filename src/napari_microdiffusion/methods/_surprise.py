@@ -18,7 +18,7 @@ from ..events import Event, Stage, Step
 from ..images import otsu
 from ..volume import ProjectionStack
 from ._base import Context, finite
-from ._hidden import told_folds
+from ._hidden import Fold, told_folds
 from ._patches import UNBLURRED, Anisotropy, Cutter, along_rows
 from ._planes import restored
 
@@ -57,8 +57,7 @@ def sharper(
 
     Of `TRIED` the first, on a straight line to the one before; where surprises end to fall earlier, that one, and
     `UNTOLD` where they do not begin to. The surprise is the error of a hidden projection over what the network states
-    of it, of which nine tenths are less than what is compared. 0 where most of the stack is bright (patches show enough
-    of that), where too little is, and where patches surprise nobody. None when stopped.
+    of it, of which nine tenths are less than what is compared.
 
     Parameters
     ----------
@@ -68,6 +67,12 @@ def sharper(
         The network's changes are multiplied by it.
     shorter
         Whether shorter structures are tried, too.
+
+    Returns
+    -------
+    by
+        For `Anisotropy.sharpened`, 0 to 2. 0 where most of the stack is bright (patches show enough of that), where too
+        little is, and where patches surprise nobody; None when stopped.
 
     Raises
     ------
@@ -87,23 +92,18 @@ def sharper(
     usual = _of_patches(net, cut, stack.ridge, found, threshold, context)
     if usual is None:
         return None
-    measure = float(np.quantile(usual, 0.9)) if len(usual) >= FEWEST else 0.0
+    measure = _most(usual) if len(usual) >= FEWEST else 0.0
     if measure <= FAINTEST:
         return 0.0
     yield Step(1)
     at, before = tried[0], np.inf
-    for by in tried:
-        first = by == tried[0]
-        as_sharp = told if first else told_folds(net, stack, found.sharpened(by), context)
+    for number, by in enumerate(tried):
+        as_sharp = told if number == 0 else told_folds(net, stack, found.sharpened(by), context)
         if as_sharp is None:
             return None
-        surprises = []
-        for fold, sharp in zip(told, as_sharp, strict=True):
-            error = fold.measured - fold.interpolated - strength * fold.change
-            surprises.append(_surprises(fold.interpolated, error, sharp.stated, threshold))
-        now = finite(float(np.quantile(np.concatenate(surprises), 0.9)) / measure)
-        yield Step(2 + tried.index(by))
-        if first and now * LOWER <= 1:
+        now = finite(_of_stack(told, as_sharp, strength, threshold) / measure)
+        yield Step(2 + number)
+        if number == 0 and now * LOWER <= 1:
             return at
         if now <= 1:
             return at + (by - at) * (before - 1) / (before - now)
@@ -111,6 +111,15 @@ def sharper(
             return at or UNTOLD
         at, before = by, now
     return at
+
+
+def _of_stack(told: list[Fold], as_sharp: list[Fold], strength: float, threshold: float) -> float:
+    """The surprise at the stack's bright hidden projections: errors as they are ``told``, intervals ``as_sharp``."""
+    found = []
+    for fold, sharp in zip(told, as_sharp, strict=True):
+        error = fold.measured - fold.interpolated - strength * fold.change
+        found.append(_surprises(fold.interpolated, error, sharp.stated, threshold))
+    return _most(np.concatenate(found))
 
 
 def _of_patches(
@@ -134,6 +143,11 @@ def _of_patches(
         seen, error, stated = (along_rows(forward, part).cpu().numpy() for part in parts)
         found.append(_surprises(seen, error, stated, threshold))
     return np.concatenate(found)
+
+
+def _most(surprises: NDArray[np.float64]) -> float:
+    """What nine tenths of surprises (number of them,) are less than."""
+    return float(np.quantile(surprises, 0.9))
 
 
 def _surprises(
