@@ -19,6 +19,7 @@ from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFaile
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
 from napari_microdiffusion.methods._grid import INDIFFERENT
 from napari_microdiffusion.methods._trial import Trial
+from napari_microdiffusion.methods.heldout import score
 from napari_microdiffusion.metrics import evaluate
 from napari_microdiffusion.noise import noise_variance
 from napari_microdiffusion.phantoms import phantom
@@ -41,6 +42,8 @@ ACQUISITIONS = {
     "single slices": Acquisition(slices=1, count=6),
 }
 
+
+RESTORING, STATING = "Restoring planes along z", "Stating the error bars"
 
 BELIEVED = Trial({0.0: 20.0}, 19.0, 1.0).weights()
 """Of a network that told hidden projections 1 dB better than the interpolation."""
@@ -392,6 +395,19 @@ def test_a_network_that_changes_nothing_is_told(stack):
     assert volume.reliability is not None
 
 
+def test_error_bars_are_made_where_they_are_read(learned):
+    """Not for the voxels alone, which are the volume's, nor for each fold of a held-out score."""
+    method, weights, (stack, _) = learned.method, learned.result.weights, learned.stack.normalised()
+    events, data = collected(method.voxels(stack, weights, Context()))
+    volume = predicted(method, stack, weights)
+    np.testing.assert_array_equal(data, volume.data)
+    assert volume.reliability is not None
+    events += collected(score(method, stack, Context(), weights, 2))[0]
+    stages = [event.name for event in events if isinstance(event, Stage)]
+    assert sum(RESTORING in stage for stage in stages) == 3
+    assert not [stage for stage in stages if STATING in stage]
+
+
 def test_a_difference_that_rounds_to_nothing_is_called_no_better(stack):
     method = Axial(**TINY)
     weights = scrambled(method, stack) | Trial({0.0: 20.999}, 21.0, 1.0).weights()
@@ -508,8 +524,8 @@ def test_training_shows_the_volume_so_far(stack):
 STAGES = [
     "Training on the lateral detail",
     "Choosing blur and elongation by hidden projections",
-    "Restoring planes along z",
-    "Stating the error bars",
+    RESTORING,
+    STATING,
 ]
 
 

@@ -154,6 +154,13 @@ def test_the_size_of_batches_does_not_matter():
     np.testing.assert_allclose(whole, planes, atol=1e-4)
 
 
+def test_what_a_held_out_score_reads_is_the_volume_that_is_drawn():
+    stack, method = waves(), posterior()
+    weights = weights_of(method, stack)
+    voxels = exhaust(method.voxels(stack, weights, Context()))
+    np.testing.assert_array_equal(voxels, predicted(method, stack, weights).data)
+
+
 @pytest.mark.parametrize(
     "trial", [Trial({0.0: 18.0}, 19.0, 1.0), Trial({}, 0.0)], ids=["misled", "too few projections to hide any"]
 )

@@ -47,10 +47,10 @@ class Watched(Method):
         self.trained_on.append(stack)
         return (yield from self.inner.fit(stack, context))
 
-    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        volume = yield from self.inner.predict(stack, weights, context)
-        self.predicted.append(volume.data.copy())
-        return volume
+    def voxels(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Any]:
+        data = yield from self.inner.voxels(stack, weights, context)
+        self.predicted.append(data.copy())
+        return data
 
 
 class WatchedOnce(Watched):

@@ -171,11 +171,18 @@ class Method(BaseModel):
         return {}
 
     def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        """The volume, (Z, y, x) float32, with the spec's consistency enforced."""
+        """The volume with all that the method states of it."""
+        data = yield from self.voxels(stack, weights, context)
+        return Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
+
+    def voxels(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """The volume alone, (Z, y, x) float32, with the spec's consistency enforced: no error bars are made for it."""
         data = yield from self.estimate(stack, weights, context)
         if self.consistency != "none":
             make_consistent(stack, data)
-        return Volume(data, stack.volume_scale_um, f"{stack.name} {self.kind}", stack.source_dtype)
+        return data
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context

@@ -144,23 +144,22 @@ class Axial(Method):
             yield Preview(0, start.copy())
             return start
         net, anisotropy = self.loaded(stack, weights, context), self.anisotropy_of(trial)
-        return (yield from restore(net, stack, start, anisotropy, trial.strength(anisotropy.sigma), context))
-
-    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
-        """The volume (Z, y, x) float32 with its reliability, unless it is the conservative interpolation."""
-        volume = yield from super().predict(stack, weights, context)
-        trial, start = Trial.of(weights), interpolated(stack)
-        if context.stopped or doubt(trial, stack, self.sigma):
-            return volume
-        if np.abs(volume.data - start).max() < STILL:
+        volume = yield from restore(net, stack, start, anisotropy, trial.strength(anisotropy.sigma), context)
+        if not context.stopped and np.abs(volume - start).max() < STILL:
             yield Notice(
                 "the network changes nothing of the conservative interpolation: if it was trained on this stack, "
                 "lower learning_rate"
             )
-        if math.isnan(trial.widening):
+        return volume
+
+    def predict(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Volume]:
+        """The volume (Z, y, x) float32 with its reliability, unless it is the conservative interpolation."""
+        volume = yield from super().predict(stack, weights, context)
+        trial = Trial.of(weights)
+        if context.stopped or math.isnan(trial.widening) or doubt(trial, stack, self.sigma):
             return volume
         net = self.loaded(stack, weights, context)
-        distances = yield from intervals(net, stack, start, self.sharpest(trial), context)
+        distances = yield from intervals(net, stack, interpolated(stack), self.sharpest(trial), context)
         if context.stopped:
             return volume
         distances *= np.float32(trial.widening)

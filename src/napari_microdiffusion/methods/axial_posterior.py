@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..events import Event, Notice, Preview, Stage, relay
 from ..provenance import Findings
@@ -89,11 +90,11 @@ class AxialPosterior(Method):
             return weights
         # to be looked at, and left by a stop; what there is to say of it is said with the sample
         mean = yield from relay(
-            self.prior.predict(stack, prior, context), lambda event: None if isinstance(event, Notice) else event
+            self.prior.voxels(stack, prior, context), lambda event: None if isinstance(event, Notice) else event
         )
         if context.stopped:
             return weights
-        yield Preview(0, mean.data.copy())
+        yield Preview(0, mean)
         model = self._model(stack, context)
         if math.isnan(Trial.of(prior).widening):
             yield Notice(f"the diffusion of deviations is not trained: {UNKNOWN}")
@@ -146,6 +147,13 @@ class AxialPosterior(Method):
             std = np.sqrt(squares / np.float32(self.samples - 1))
             reliability = Reliability(std, data - np.float32(Z90) * std, data + np.float32(Z90) * std)
         return replace(volume, data=data, name=f"{stack.name} {self.kind}", reliability=reliability)
+
+    def voxels(
+        self, stack: ProjectionStack, weights: Weights, context: Context
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Drawn as far from the mean as its error bars are long, so there is no volume without them."""
+        volume = yield from self.predict(stack, weights, context)
+        return volume.data
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         denoiser = self._model(stack, context).denoiser.state_dict()

@@ -226,13 +226,13 @@ class Guided(Method):
         frozen = self.prior_training == "frozen"  # else the diffusion model's training has a say in the volume too
         if frozen and key in context.volumes:
             return context.volumes[key]
-        volume = yield from self.prior.predict(stack, without_prefix(weights, PRIOR), context)
+        volume = yield from self.prior.voxels(stack, without_prefix(weights, PRIOR), context)
         if context.should_stop():  # perhaps not all of it: neither shown nor kept
-            return volume.data
-        yield Preview(0, volume.data.copy())
+            return volume
+        yield Preview(0, volume.copy())
         if frozen:
-            context.volumes[key] = volume.data
-        return volume.data
+            context.volumes[key] = volume
+        return volume
 
     def _joint(self, stack: ProjectionStack, weights: Weights, context: Context) -> JointPrior | None:
         """The INR that is trained with the diffusion model, from the weights it has or from the start."""

@@ -159,7 +159,7 @@ def _compared(
         weights = yield from method.refine(shown, weights, context)
     if context.should_stop():
         return None
-    volume = yield from method.predict(shown, weights, context)
+    volume = yield from method.voxels(shown, weights, context)
     if context.stopped:
         return None
     yield Stage("Comparing with the hidden projections", len(fold))
@@ -167,7 +167,7 @@ def _compared(
     for done, index in enumerate(fold, 1):
         row = stack.acquisition.matrix[index]
         seen = np.flatnonzero(row)  # a few slices in float64, not the whole volume
-        predicted = np.tensordot(row[seen], volume.data[seen].astype(np.float64), 1)
+        predicted = np.tensordot(row[seen], volume[seen].astype(np.float64), 1)
         squares.append(float(((predicted - measured[index]) ** 2).mean()))
         yield Step(done)
     return squares
