@@ -114,19 +114,6 @@ def test_the_wheel_scrolls_the_panel_and_changes_nothing(opened: Open) -> None:
     assert widget.value() == before
 
 
-def test_a_saved_job_leaves_out_what_was_left_out(opened: Open, qtbot: Any, tmp_path: Path) -> None:
-    from napari_microdiffusion.cli.jobs import Options, prepare
-
-    viewer, widget = opened()
-    widget.setValue(widget.value().replace(leave_out="2"))
-    path = tmp_path / "a.job.json"
-    widget._files.write_job(widget.value(), widget.data.source(), path)
-    qtbot.waitUntil(path.exists, timeout=10_000)
-    stack = prepare(Options(job=path, output=tmp_path / "v.ome.tif")).stack
-    assert stack.acquisition.hidden == (1,)
-    np.testing.assert_array_equal(stack.data, np.delete(viewer.layers["vessels projections"].data, 1, 0))
-
-
 def test_run_to_the_end(opened: Open, qtbot: Any) -> None:
     viewer, widget = opened(show=True)
     finish(qtbot, widget)
@@ -645,7 +632,7 @@ def test_save_and_replay(opened: Open, qtbot: Any, tmp_path: Path) -> None:
     [layer] = widget.results()
     path, job_path = tmp_path / "v.ome.tif", tmp_path / "a.job.json"
     widget._files.write(layer, path)
-    widget._files.write_job(widget.value(), widget.data.source(), job_path)
+    widget._jobs.write(widget.value(), widget.data.source(), job_path)
     qtbot.waitUntil(lambda: path.exists() and job_path.exists(), timeout=10_000)
     saved = read_volume(path)
     np.testing.assert_array_equal(saved.data, layer.data)

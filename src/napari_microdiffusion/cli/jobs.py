@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,7 +197,7 @@ def _replayed(options: Options, path: Path) -> _Draft:
     """From a job file, or from the provenance of a volume that this software saved."""
     alone = () if options.projections is not None else ("voxel_size", "leave_out", "channel", "time")
     _refuse_beside_job(options, (*alone, "denoise", "method", "preset", "set_", "seed"))
-    values, record = _read_job(path)
+    values, record = io.read_job(path)
     if "acquisition" in values:
         _refuse_beside_job(options, ("slices", "stride", "profile", "fwhm"))
     job = job_of(**values)
@@ -269,19 +268,3 @@ def _overruled(job: tuple[float, float, float], stack: ProjectionStack) -> str |
         f"the job states voxels of {in_microns(job)}, and {stack.name} voxels of {in_microns(own)}, which are taken: "
         "--voxel-size would overrule them"
     )
-
-
-def _read_job(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job's values, and the record that they come from."""
-    if path.suffix.lower() in io.READERS:
-        record: Any = io.inspect(path).provenance or {}
-        if "job" not in record:
-            raise InvalidInput(f"{path.name} carries no job: it was not made by reconstruct")
-    else:
-        try:
-            record = json.loads(path.read_text("utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
-        raise InvalidInput(f"the job file {path.name} must hold a JSON object")
-    return dict(record.get("job", record)), record

@@ -7,6 +7,7 @@ its own beside the volume's.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -55,6 +56,7 @@ __all__ = [
     "inspect",
     "network_beside",
     "of_time",
+    "read_job",
     "read_profile",
     "read_projections",
     "read_reliability",
@@ -136,6 +138,29 @@ def read_reliability(path: str | Path, pair: str) -> Reliability | None:
     path = Path(path)
     with open_source(path) as source:
         return reliability.reliability_of(source, path) if source.pair == pair else None
+
+
+def read_job(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a job, as a JSON file or a volume that was reconstructed holds them, and the record they come from.
+
+    Raises
+    ------
+    InvalidInput
+        If the file cannot be read, or holds none. The values are as they were written: nobody has checked them.
+    """
+    path = Path(path)
+    if path.suffix.lower() in READERS:
+        record: Any = inspect(path).provenance or {}
+        if "job" not in record:
+            raise InvalidInput(f"{path.name} carries no job: it was not made by reconstruct")
+    else:
+        try:
+            record = json.loads(path.read_text("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
+        raise InvalidInput(f"the job file {path.name} must hold a JSON object")
+    return dict(record.get("job", record)), record
 
 
 def check_beside(path: str | Path) -> None:

@@ -16,6 +16,7 @@ TYPES = {
     "8-bit: a quarter of the size": "uint8",
 }
 WEIGHTS = "Trained network (*.safetensors)"
+JOBS = "Job (*.json);;Volume that was reconstructed (*.tif *.tiff)"
 SAVE_FIRST = (
     "A job names the file of its base model, and the base model in use is not saved yet.\nSave the base model first?"
 )
@@ -59,6 +60,12 @@ def file_asked(parent: QWidget, title: str, name: str, suffix: str, kinds: str) 
 def network_asked(parent: QWidget) -> Path | None:
     """Ask for the file of a trained network."""
     name, _ = QFileDialog.getOpenFileName(parent, "Load a trained network", "", WEIGHTS)
+    return Path(name) if name else None
+
+
+def job_asked(parent: QWidget) -> Path | None:
+    """Ask for the file of a job, or of a volume that holds its own."""
+    name, _ = QFileDialog.getOpenFileName(parent, "Load job", "", JOBS)
     return Path(name) if name else None
 
 

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QWidget
 
 from ..presets import name_of
 from ..provenance import was_denoised, was_reconstructed
-from ..volume import ProjectionStack, Volume
+from ..volume import Volume
 from .background import in_background
 from .dialogs import WEIGHTS, file_asked, volume_asked
 from .layers import (
@@ -20,7 +20,6 @@ from .layers import (
     Ran,
     at,
     facts,
-    header,
     in_memory,
     link_contrast,
     lost,
@@ -30,7 +29,6 @@ from .layers import (
     spacing_um,
 )
 from .live import show_middle
-from .model import Setup, covered
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -94,34 +92,6 @@ class Files:
             if lost(facts(layer), volume):
                 beside = LOST
             return f"Saved {written.path}{beside}" + (f" ({written.mapping})" if written.mapping else "")
-
-        in_background(write, show_info)
-
-    def save_job(self, setup: Setup, source: Image) -> None:
-        """Ask for a name and save the job."""
-        path = file_asked(self._parent, "Save job", f"{setup.title} {source.name}.job", ".json", "Job (*.json)")
-        if path is not None:
-            self.write_job(setup, source, path)
-
-    def write_job(self, setup: Setup, source: Image, path: Path) -> None:
-        """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
-        from ..io.target import check_output, replacing
-        from .session import loader, replayable
-
-        where, load, found = replayable(source, setup), loader(setup, source, None), header(source)
-
-        def write() -> str:
-            check_output(path, 0, True, (".json",))
-            if where[0] is not None:
-                job, beside = setup.job(*where), ""
-            else:
-                projections = _write_beside(load()[0], path)
-                job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
-            if setup.leave_out:
-                job = job.model_copy(update={"acquisition": covered(setup, found)})
-            with replacing(path, True) as temporary:
-                temporary.write_text(job.model_dump_json(indent=2), "utf-8")
-            return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
 
         in_background(write, show_info)
 
@@ -204,10 +174,3 @@ def as_volume(layer: Image, chosen: dict[str, int] | None = None) -> Volume:
 def _measured(known: dict[str, Any]) -> bool:
     """Whether a layer is a file that was not reconstructed: what was made from it must not take its place."""
     return known.get("path") is not None and not was_reconstructed(known.get("provenance"))
-
-
-def _write_beside(stack: ProjectionStack, job: Path) -> Path:
-    from ..io import write_projections
-
-    name = job.name.removesuffix(".json").removesuffix(".job") + ".projections.ome.tif"
-    return write_projections(stack, job.with_name(name), overwrite=job.exists()).path

@@ -15,7 +15,7 @@ from ..descriptions import DESCRIPTIONS
 from ..events import InvalidInput
 from ..hardware import Device
 from ..images import check_image, check_lateral
-from ..numbering import numbered
+from ..numbering import numbered, numbers_of
 from ..presets import PRESETS, PresetName, flat, name_of, spec
 
 if TYPE_CHECKING:
@@ -121,6 +121,15 @@ def choices_of(method: Method) -> dict[str, Any]:
     differing = {preset: {k: v for k, v in wanted.items() if v != values.get(k)} for preset, values in presets.items()}
     nearest = min(differing, key=lambda preset: len(differing[preset]))
     return {"method": name, "preset": nearest, "overrides": differing[nearest]}
+
+
+def choices_of_job(job: Job) -> dict[str, Any]:
+    """Fields of a setup that stand for a job, whatever its image; no beam where that is left to the image."""
+    choices = choices_of(job.method) | {"denoise": job.denoise, "seed": job.seed, "weights": job.weights}
+    if "acquisition" in job.model_fields_set:
+        acquisition = job.acquisition
+        choices |= {"acquisition": acquisition.unbound, "leave_out": numbers_of(acquisition.hidden)}
+    return choices
 
 
 @dataclass(frozen=True)

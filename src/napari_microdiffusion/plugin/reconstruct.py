@@ -17,9 +17,10 @@ from .background import Background, in_background
 from .base import AT_HAND
 from .basing import Basing
 from .data_box import DataBox
-from .dialogs import SAVE_FIRST, agreed, network_asked
+from .dialogs import network_asked
 from .files import Files
 from .filming import Filming, times_of
+from .jobs import Jobs
 from .layers import facts, header, opened
 from .live import show_chosen
 from .method_box import MethodBox
@@ -70,6 +71,7 @@ class ReconstructWidget(QWidget):
         self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
         self._filming = Filming(self._files, self)
+        self._jobs = Jobs(viewer, self._chosen, self._bases, self._basing, self._files, self)
         beside: dict[Background, str] = {
             self._trust: "There is no score",
             self._basing: "There is no base model",
@@ -121,7 +123,7 @@ class ReconstructWidget(QWidget):
         """Start a run; refuses with a notification what cannot work, and does nothing while something is running."""
         if self._running.anything:
             return
-        setup, source = self.value(), self.data.source()
+        setup, source = self._chosen()
         if source is None or self.problem():
             show_error(self.problem())
             return
@@ -137,7 +139,7 @@ class ReconstructWidget(QWidget):
 
     def run_all_times(self) -> None:
         """Ask where to, and reconstruct all time points into files; does nothing where `run` would refuse."""
-        setup, source = self.value(), self.data.source()
+        setup, source = self._chosen()
         if self._running.anything or source is None or self.problem():
             return
         self._filming.ask(setup, source, self._bases.trained(setup), self._results.runs())
@@ -239,6 +241,9 @@ class ReconstructWidget(QWidget):
         if self._running.session is not None:
             self._running.session.check_layer()
 
+    def _chosen(self) -> tuple[Setup, Image | None]:
+        return self.value(), self.data.source()
+
     # -- results -----------------------------------------------------------------------------
 
     def results(self) -> list[Image]:
@@ -265,15 +270,6 @@ class ReconstructWidget(QWidget):
             TRAINED_FOR[path] = trained.origin.acquisition
             self.setValue(self.value().replace(**choices_of(trained.method), weights=path))
 
-    def _save_job(self) -> None:
-        setup, source = self.value(), self.data.source()
-        base = self._bases.chosen(setup)
-        if base is not None and base.path is None:
-            if agreed(self, "Save job", SAVE_FIRST):
-                self._basing.save(self._save_job)
-        elif source is not None:
-            self._files.save_job(setup, source)
-
     # -- building ----------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
@@ -297,14 +293,16 @@ class ReconstructWidget(QWidget):
         self.method.changed.connect(self._changed)
         self.data.opened.connect(self.open)
         self.run_box.run.connect(self.run)
-        self.run_box.save_job.connect(self._save_job)
+        self.run_box.save_job.connect(self._jobs.save)
+        self.run_box.load_job.connect(self._jobs.load)
+        self._jobs.found.connect(self.data.choose)
         self.run_box.all_times.connect(self.run_all_times)
         self.method.load.connect(self._load_network)
         self.method.base.load.connect(self._load_network)
         self._running.busy.connect(self._set_busy)
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
-        for part in (self._basing, self._results):
+        for part in (self._basing, self._results, self._jobs):
             part.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
         watch(layer_events(self._viewer), self, self._on_layers)
         watch((self._viewer.dims.events.point,), self, self._results.look)

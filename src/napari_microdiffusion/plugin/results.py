@@ -13,7 +13,7 @@ from ..descriptions import DESCRIPTIONS, in_microns
 from ..numbering import numbers_of
 from .layers import Ran, at, facts, ran_of
 from .live import looked_at, show_side_by_side
-from .model import choices_of
+from .model import choices_of, choices_of_job
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -134,11 +134,8 @@ class Results(QObject):
         layer = self.chosen()
         job = None if layer is None else job_in(self._known(layer).get("provenance"))
         if job is not None:
-            acquisition, weights = job.acquisition, job.weights
-            beam = {"acquisition": acquisition.unbound, "leave_out": numbers_of(acquisition.hidden)}
-            there = weights if weights is not None and isfile(weights) else None
-            rest = {"denoise": job.denoise, "seed": job.seed, "weights": there}
-            self.wanted.emit({**choices_of(job.method), **beam, **rest})
+            there = job.weights if job.weights is not None and isfile(job.weights) else None
+            self.wanted.emit(choices_of_job(job) | {"weights": there})
 
     def save(self) -> None:
         """Save the chosen one's volume."""

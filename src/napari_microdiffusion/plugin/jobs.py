@@ -1,0 +1,161 @@
+"""Jobs as files: what a run is made of, saved for the command line and for another day, and taken over again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QWidget
+
+from ..events import InvalidInput
+from ..presets import checked
+from .background import in_background
+from .dialogs import SAVE_FIRST, agreed, file_asked, job_asked
+from .layers import facts, header
+from .model import Setup, choices_of_job, covered
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from ..run import Job
+    from ..volume import ProjectionStack
+    from .base import Bases
+    from .basing import Basing
+    from .files import Files
+
+Chosen = tuple[Setup, Image | None]
+"""What is chosen in the panel, and its layer."""
+
+
+class Jobs(QObject):
+    """Saves what is chosen, and gives what was saved.
+
+    Parameters
+    ----------
+    chosen
+        What is chosen now.
+    """
+
+    found = Signal(str)  # the layer that a job is for
+    wanted = Signal(object)  # choices that a setup is to take over
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        chosen: Callable[[], Chosen],
+        bases: Bases,
+        basing: Basing,
+        files: Files,
+        parent: QWidget,
+    ) -> None:
+        super().__init__(parent)
+        self._viewer, self._chosen, self._files, self._panel = viewer, chosen, files, parent
+        self._bases, self._basing = bases, basing
+
+    # -- to files ----------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Ask for a name and save the job, its base model before it."""
+        setup, source = self._chosen()
+        base = self._bases.chosen(setup)
+        if base is not None and base.path is None:
+            if agreed(self._panel, "Save job", SAVE_FIRST):
+                self._basing.save(self.save)
+        elif source is not None:
+            path = file_asked(self._panel, "Save job", f"{setup.title} {source.name}.job", ".json", "Job (*.json)")
+            if path is not None:
+                self.write(setup, source, path)
+
+    def write(self, setup: Setup, source: Image, path: Path) -> None:
+        """Save a job that the command line replays, and its projections beside it where they are in no file yet."""
+        from ..io.target import check_output, replacing
+        from .session import loader, replayable
+
+        where, about = replayable(source, setup), header(source)
+        load = loader(setup.replace(leave_out=""), source, None)  # all of them: the job says which are not used
+
+        def write() -> str:
+            check_output(path, 0, True, (".json",))
+            if where[0] is not None:
+                job, beside = setup.job(*where), ""
+            else:
+                projections = _write_beside(load()[0], path)
+                job, beside = setup.job(projections), f", and its projections {projections.name} beside it"
+            if setup.leave_out:
+                job = job.model_copy(update={"acquisition": covered(setup, about)})
+            with replacing(path, True) as temporary:
+                temporary.write_text(job.model_dump_json(indent=2), "utf-8")
+            return f"Saved {path}{beside}. Repeat it with: napari-microdiffusion reconstruct --job {path.name}"
+
+        in_background(write, show_info)
+
+    # -- from files --------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Ask for a job, and take it over."""
+        path = job_asked(self._panel)
+        if path is not None:
+            self.read(path)
+
+    def read(self, path: Path) -> None:
+        """Take a job over: its settings, and its projections where they are still there."""
+        in_background(lambda: _read(path), self._use, self._panel)
+
+    def _use(self, job: Job) -> None:
+        if job.projections is None or self._layer(job) is not None:
+            self._take_over(job)
+        elif job.projections.exists():
+            self._files.open(job.projections, lambda _: self._take_over(job))
+        else:
+            show_info(f"{job.projections} is not there: the job's settings are taken over for the image that is chosen")
+            self._take_over(job)
+
+    def _take_over(self, job: Job) -> None:
+        """Choose the job's image, if it is open, then what is to be done with it."""
+        layer, choices = self._layer(job), choices_of_job(job)
+        if layer is not None:
+            self.found.emit(layer.name)
+            choices |= {"simulate": False, "time": job.time}
+            choices |= {} if job.scale_um is None else {"scale_um": job.scale_um}
+        self.wanted.emit(choices)
+
+    def _layer(self, job: Job) -> Image | None:
+        """The layer of a job's projections, where it is open."""
+        wanted = str(job.projections), job.channel or 0
+        for layer in self._viewer.layers:
+            known = facts(layer) if isinstance(layer, Image) else {}
+            if (known.get("path"), known.get("channel") or 0) == wanted:
+                return layer
+        return None
+
+
+def _read(path: Path) -> Job:
+    """A job from a file, its paths absolute.
+
+    Raises
+    ------
+    InvalidInput
+        If it cannot be read, holds what this window has no field for, or names a network that is not there.
+    """
+    from ..io import read_job
+    from ..run import Job
+
+    job = checked(Job.model_validate, read_job(path)[0])
+    checked(Setup.model_validate, choices_of_job(job))
+    places: dict[str, Any] = {"projections": job.projections, "weights": job.weights}
+    absolute = {name: (path.parent / place).resolve() for name, place in places.items() if place is not None}
+    network = absolute.get("weights")
+    if network is not None and not network.is_file():
+        raise InvalidInput(f"the job uses the network {network}, which is not there: put it back, or edit the job")
+    return job.model_copy(update=absolute)
+
+
+def _write_beside(stack: ProjectionStack, job: Path) -> Path:
+    from ..io import write_projections
+
+    name = job.name.removesuffix(".json").removesuffix(".job") + ".projections.ome.tif"
+    return write_projections(stack, job.with_name(name), overwrite=job.exists()).path
