@@ -50,7 +50,7 @@ def by_widget(name: str, folder: Path, method: str, settings: list[str]) -> dict
     import napari
     from qtpy.QtCore import QTimer
 
-    from napari_microdiffusion.plugin.layers import facts
+    from napari_microdiffusion.plugin.known import facts
     from napari_microdiffusion.presets import parse_value
 
     viewer = napari.Viewer(show=True)

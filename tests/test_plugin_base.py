@@ -21,7 +21,8 @@ from napari_microdiffusion.plugin.base import AtHand, Bases
 from napari_microdiffusion.plugin.base_volumes import MADE, TRUTH, Picked, read
 from napari_microdiffusion.plugin.contributions import sample
 from napari_microdiffusion.plugin.follow import Progress
-from napari_microdiffusion.plugin.layers import KEY, facts, volume_layer
+from napari_microdiffusion.plugin.known import KEY, facts
+from napari_microdiffusion.plugin.layers import volume_layer
 from napari_microdiffusion.plugin.model import Setup
 from napari_microdiffusion.plugin.parts import alive
 from napari_microdiffusion.plugin.scoring import _weights

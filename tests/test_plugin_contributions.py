@@ -16,7 +16,8 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, TooLarge
 from napari_microdiffusion.io import read_projections, read_volume, write_projections, write_volume
 from napari_microdiffusion.plugin.contributions import get_reader, read_layers, read_movie, sample, write_image
-from napari_microdiffusion.plugin.layers import KEY, header
+from napari_microdiffusion.plugin.known import KEY
+from napari_microdiffusion.plugin.layers import header
 from napari_microdiffusion.reliability import Reliability
 from napari_microdiffusion.volume import ProjectionStack, Volume
 

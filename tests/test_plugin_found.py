@@ -17,7 +17,7 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.methods import Context
 from napari_microdiffusion.plugin.contributions import SAMPLE_ACQUISITION, sample
 from napari_microdiffusion.plugin.found_box import FoundBox, in_words
-from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.known import facts
 from napari_microdiffusion.plugin.model import choices_of
 from napari_microdiffusion.presets import PRESETS, spec
 from napari_microdiffusion.trained import load_trained, save_trained

@@ -15,7 +15,7 @@ import pytest
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.io import write_projections, write_volume
 from napari_microdiffusion.plugin import jobs
-from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.known import facts
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import Job, reconstruct
 from napari_microdiffusion.volume import ProjectionStack

@@ -16,7 +16,8 @@ from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import exhaust
 from napari_microdiffusion.methods import Method
 from napari_microdiffusion.phantoms import phantom
-from napari_microdiffusion.plugin.layers import facts, projections_layer, volume_layer
+from napari_microdiffusion.plugin.known import facts
+from napari_microdiffusion.plugin.layers import projections_layer, volume_layer
 from napari_microdiffusion.presets import METHODS, spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
 from napari_microdiffusion.run import Job, run

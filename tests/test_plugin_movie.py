@@ -19,7 +19,7 @@ from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin import movie_worker
 from napari_microdiffusion.plugin.contributions import sample, write_image
 from napari_microdiffusion.plugin.files import as_volume
-from napari_microdiffusion.plugin.layers import facts
+from napari_microdiffusion.plugin.known import facts
 from napari_microdiffusion.plugin.movie_worker import Shot, film
 from napari_microdiffusion.plugin.trust_box import in_bold
 from napari_microdiffusion.presets import spec

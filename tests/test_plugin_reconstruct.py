@@ -23,7 +23,8 @@ from napari_microdiffusion.plugin.contributions import read_layers, sample
 from napari_microdiffusion.plugin.dialogs import volume_path
 from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.follow import Follower
-from napari_microdiffusion.plugin.layers import KEY, extra_axes, facts
+from napari_microdiffusion.plugin.known import KEY, facts
+from napari_microdiffusion.plugin.layers import extra_axes
 from napari_microdiffusion.plugin.parts import RED, alive
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded

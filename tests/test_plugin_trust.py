@@ -25,7 +25,7 @@ from napari_microdiffusion.metrics import Residual, evaluate, residual_map
 from napari_microdiffusion.plugin import maps, scoring
 from napari_microdiffusion.plugin.contributions import read_layers, sample, write_image
 from napari_microdiffusion.plugin.files import as_volume
-from napari_microdiffusion.plugin.layers import Ran, facts
+from napari_microdiffusion.plugin.known import Ran, facts
 from napari_microdiffusion.plugin.maps import INTERVAL, RESIDUAL, UNCERTAINTY
 from napari_microdiffusion.plugin.trust_box import NO_MAP, NO_RUN, TOO_FEW, TrustBox, in_bold
 from napari_microdiffusion.presets import spec

@@ -229,7 +229,8 @@ def evaluate(
     """
     options: dict[str, Any] = dict(locals())
     as_json = options.pop("json")
-    from .scores import Options, evaluated, scores_table
+    from .compared import Options
+    from .scores import evaluated, scores_table
 
     values, code = evaluated(Options(**options))
     print_json(values) if as_json else typer.echo(scores_table(values, truth is not None))

@@ -13,7 +13,8 @@ from ..events import Event, InvalidInput, Notice, RunFailed, Stage, Step
 from ..images import MINIMUM_LATERAL, check_values
 from ..provenance import was_reconstructed
 from ..volume import Volume
-from .layers import facts, header, in_memory, pixels, spacing_um, there
+from .known import facts
+from .layers import header, in_memory, pixels, spacing_um, there
 from .model import Setup
 
 if TYPE_CHECKING:

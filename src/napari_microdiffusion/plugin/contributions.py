@@ -15,7 +15,8 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
 from ..provenance import is_map, was_reconstructed
 from ..volume import ProjectionStack, Volume
-from .layers import KEY, LOST, LayerTuple, at, known_units_um, lost, projections_layer, reliability, volume_layer
+from .known import KEY, LOST, at, lost, reliability
+from .layers import LayerTuple, known_units_um, projections_layer, volume_layer
 
 if TYPE_CHECKING:
     from ..io import FileInfo

@@ -19,7 +19,8 @@ from qtpy.QtWidgets import (
 
 from ..provenance import was_reconstructed
 from .beam import BeamForm, VoxelSize
-from .layers import Triple, extra_axes, facts, known_acquisition, opened, spacing_um
+from .known import facts, opened
+from .layers import Triple, extra_axes, known_acquisition, spacing_um
 from .live import looked_at
 from .model import Setup
 from .parts import alive, combo_box, hinted, offer, paragraph, side_by_side

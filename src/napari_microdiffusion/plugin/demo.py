@@ -143,7 +143,7 @@ def keep(widget: ReconstructWidget, viewer: napari.Viewer, folder: Path) -> list
 
     from ..io import write_volume
     from .files import as_volume
-    from .layers import facts
+    from .known import facts
 
     folder.mkdir(parents=True, exist_ok=True)
     picture, volume, scores = (folder / name for name in ("screenshot.png", "volume.ome.tif", "scores.json"))

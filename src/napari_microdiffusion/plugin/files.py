@@ -14,20 +14,8 @@ from ..provenance import was_denoised, was_reconstructed
 from ..volume import Volume
 from .background import in_background
 from .dialogs import WEIGHTS, file_asked, volume_asked
-from .layers import (
-    LOST,
-    LayerTuple,
-    Ran,
-    at,
-    facts,
-    in_memory,
-    link_contrast,
-    lost,
-    pixels,
-    ran_of,
-    reliability,
-    spacing_um,
-)
+from .known import LOST, Ran, at, facts, lost, ran_of, reliability
+from .layers import LayerTuple, in_memory, link_contrast, pixels, spacing_um
 from .live import show_middle
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .background import Background
 from .dialogs import movie_asked
-from .layers import Ran, extra_axes, grid, header, place_source, top
+from .known import Ran
+from .layers import extra_axes, grid, header, place_source, top
 from .model import Setup, covered
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from ..events import InvalidInput
 from ..presets import checked
 from .background import in_background
 from .dialogs import SAVE_FIRST, agreed, file_asked, job_asked
-from .layers import facts, header
+from .known import facts
+from .layers import header
 from .model import Setup, choices_of_job, covered
 
 if TYPE_CHECKING:

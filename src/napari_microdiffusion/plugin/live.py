@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
 from ..metrics import SCALES_APART
-from .layers import KEY, extra_axes, grid, link_contrast, top
+from .known import KEY
+from .layers import extra_axes, grid, link_contrast, top
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -12,7 +12,8 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..images import span
 from ..metrics import residual_map
-from .layers import KEY, Ran, facts, link_contrast, ran_of, reliability
+from .known import KEY, Ran, facts, ran_of, reliability
+from .layers import link_contrast
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

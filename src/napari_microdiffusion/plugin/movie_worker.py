@@ -16,7 +16,7 @@ from ..run import Job, Result, check, run
 from ..trained import Trained, load_trained, save_trained
 from ..volume import ProjectionStack
 from .follow import Follower, Progress
-from .layers import Ran
+from .known import Ran
 from .worker import Load, explained, followed, torch_loaded
 
 NOTHING = "stopped before the first time point was done: nothing was written"

@@ -21,7 +21,8 @@ from .dialogs import network_asked
 from .files import Files
 from .filming import Filming, times_of
 from .jobs import Jobs
-from .layers import facts, header, opened
+from .known import facts, opened
+from .layers import header
 from .live import show_chosen
 from .method_box import MethodBox
 from .model import Header, Setup, beware, choices_of, plan

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from .layers import Ran, ran_of
+from .known import Ran, ran_of
 from .parts import combo_box, paragraph
 from .trust_box import TrustBox
 

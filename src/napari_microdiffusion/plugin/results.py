@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from ..descriptions import DESCRIPTIONS, in_microns
 from ..numbering import numbers_of
-from .layers import Ran, at, facts, ran_of
+from .known import Ran, at, facts, ran_of
 from .live import looked_at, show_side_by_side
 from .model import choices_of, choices_of_job
 

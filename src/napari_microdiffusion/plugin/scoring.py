@@ -11,7 +11,7 @@ from ..trained import TOO_GOOD
 from ..trust import FOLDS, HeldOut, held_out
 from ..verdict import verdict
 from .follow import Follower, Progress
-from .layers import Ran
+from .known import Ran
 from .preload import load_torch
 from .worker import explained, followed
 

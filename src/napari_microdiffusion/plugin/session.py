@@ -14,7 +14,8 @@ from ..numbering import numbered
 from ..provenance import found_in, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .background import Background
-from .layers import Ran, extra_axes, facts, grid, in_memory, pixels, place_source, projections_layer, there
+from .known import Ran, facts
+from .layers import extra_axes, grid, in_memory, pixels, place_source, projections_layer, there
 from .live import LiveLayer, show_chosen, show_middle
 from .model import ALIKE, Setup
 from .parts import sentence

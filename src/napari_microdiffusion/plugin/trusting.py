@@ -10,7 +10,8 @@ from ..acquisition import MINIMUM_PROJECTIONS
 from ..provenance import verdict_in
 from . import maps
 from .background import Background, in_background
-from .layers import KEY, at, facts, pixels, ran_of, spacing_um
+from .known import KEY, at, facts, ran_of
+from .layers import pixels, spacing_um
 from .live import looked_at
 from .trust_box import MOVIE, NO_MAP, NO_RUN, TOO_FEW, TrustBox
 
