@@ -17,6 +17,7 @@ from conftest import collected
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.events import InvalidInput, Notice, Preview, RunFailed, Stage, Step, exhaust
 from napari_microdiffusion.methods import Axial, Conservative, Context, Guided, Weights
+from napari_microdiffusion.methods._base import PRIOR, with_prefix
 from napari_microdiffusion.methods._grid import INDIFFERENT
 from napari_microdiffusion.methods._trial import Trial
 from napari_microdiffusion.methods.heldout import score
@@ -396,15 +397,18 @@ def test_a_network_that_changes_nothing_is_told(stack):
 
 
 def test_error_bars_are_made_where_they_are_read(learned):
-    """Not for the voxels alone, which are the volume's, nor for each fold of a held-out score."""
+    """Not for the voxels alone, which are the volume's, for each fold of a held-out score, nor for a prior."""
     method, weights, (stack, _) = learned.method, learned.result.weights, learned.stack.normalised()
     events, data = collected(method.voxels(stack, weights, Context()))
     volume = predicted(method, stack, weights)
     np.testing.assert_array_equal(data, volume.data)
     assert volume.reliability is not None
     events += collected(score(method, stack, Context(), weights, 2))[0]
+    diffusion = Guided(prior=method, channels=8, multipliers=(1, 2), timesteps=20, beta_end=0.2, sampling_steps=1)
+    guided = {**diffusion.untrained(stack, Context()), **with_prefix(weights, PRIOR)}
+    events += collected(diffusion.predict(stack, guided, Context()))[0]
     stages = [event.name for event in events if isinstance(event, Stage)]
-    assert sum(RESTORING in stage for stage in stages) == 3
+    assert sum(RESTORING in stage for stage in stages) == 4
     assert not [stage for stage in stages if STATING in stage]
 
 

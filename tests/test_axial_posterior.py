@@ -248,6 +248,7 @@ def test_fitting_trains_the_mean_first_and_then_its_deviations():
     names = [event.name for event in events if isinstance(event, Stage)]
     assert names[0] == "Training on the lateral detail"
     assert names[-1] == "Training the diffusion of deviations"
+    assert "Stating the error bars" not in names  # of a mean that is only looked at
     shown = [event for event in events if isinstance(event, Preview)][-1]  # what a stop leaves from then on
     np.testing.assert_array_equal(shown.data, mean_of(posterior(), waves(), weights).data)
     untrained = posterior().untrained(waves(), Context())

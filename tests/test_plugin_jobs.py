@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.io import write_projections, write_volume
+from napari_microdiffusion.methods import Cubic
 from napari_microdiffusion.plugin import jobs
 from napari_microdiffusion.plugin.known import facts
 from napari_microdiffusion.presets import spec
-from napari_microdiffusion.run import Job, reconstruct
+from napari_microdiffusion.run import reconstruct
 from napari_microdiffusion.volume import ProjectionStack
 
 pytestmark = pytest.mark.skipif(
@@ -37,6 +39,14 @@ def images(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of jobs that are taken over."""
+    found: list[str] = []
+    monkeypatch.setattr(jobs, "show_info", found.append)
+    return found
+
+
 def written(folder: Path, **values: Any) -> Path:
     """A job file in a folder of its own, which its paths are relative to."""
     path = folder / "jobs" / "a.job.json"
@@ -47,7 +57,7 @@ def written(folder: Path, **values: Any) -> Path:
 
 def loaded(qtbot: Any, widget: Any, path: Path) -> None:
     with qtbot.waitSignal(widget._jobs.wanted, timeout=10_000):
-        widget._jobs.read(path)
+        widget._jobs.take_over(path)
 
 
 def test_a_saved_job_leaves_out_what_was_left_out(opened: Open, qtbot: Any, tmp_path: Path) -> None:
@@ -86,37 +96,78 @@ def test_a_job_brings_its_image(open_already, opened: Open, qtbot: Any, images: 
             widget.open(images)
         widget.data.choose("vessels projections")
     before = len(viewer.layers)
-    path = written(
-        tmp_path, projections="../images.npy", acquisition=STATED.model_dump(mode="json"), scale_um=(2, 0.5, 0.5)
-    )
-    loaded(qtbot, widget, path)
+    stated = {"acquisition": STATED.model_dump(mode="json"), "scale_um": (2, 0.5, 0.5)}
+    loaded(qtbot, widget, written(tmp_path, projections="../images.npy", device="cuda", **stated))
     setup = widget.value()
-    assert (setup.source, setup.truth, setup.simulate) == ("images", "", False)
+    assert (setup.source, setup.truth, setup.simulate, setup.device) == ("images", "", False, "cuda")
     assert (setup.acquisition, setup.scale_um) == (STATED, (2, 0.5, 0.5))
     assert len(viewer.layers) == before + (not open_already)
 
 
-def test_a_beam_that_a_job_leaves_open_is_its_images_own(opened: Open, qtbot: Any, tmp_path: Path) -> None:
-    write_projections(ProjectionStack(np.ones((5, 32, 32), np.float32), STATED, (8, 0.5, 0.5)), tmp_path / "p.ome.tif")
-    _, widget = opened()
-    loaded(qtbot, widget, written(tmp_path, projections="../p.ome.tif", seed=3))
-    setup = widget.value()
-    assert (setup.source, setup.acquisition, setup.seed) == ("p", STATED, 3)
-    assert setup.scale_um == pytest.approx((2, 0.5, 0.5))
-
-
-def test_without_its_image_a_job_is_for_the_chosen_one(
-    opened: Open, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chosen", [{"channel": 1, "time": 2}, {"channel": 0, "time": 0}], ids=str)
+def test_a_job_brings_its_channel_and_time_point(
+    chosen: dict[str, int], opened: Open, qtbot: Any, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(jobs, "show_info", told.append)
+    """Each channel is a layer of its own."""
+    movie = np.random.default_rng(0).random((3, 5, 2, 32, 32), np.float32)
+    tifffile.imwrite(tmp_path / "m.ome.tif", movie, metadata={"axes": "TZCYX"})
+    viewer, widget = opened()
+    loaded(qtbot, widget, written(tmp_path, projections="../m.ome.tif", **chosen))
+    layer = viewer.layers[widget.value().source]
+    np.testing.assert_array_equal(layer.data[widget.value().time], movie[chosen["time"], :, chosen["channel"]])
+    assert widget.value().time == chosen["time"]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("beam", [None, {"slices": 3, "stride": 2}])
+def test_what_a_job_leaves_open_is_its_images_own(
+    beam: dict[str, int] | None, edited: bool, opened: Open, qtbot: Any, tmp_path: Path
+) -> None:
+    """Its beam, and its voxel size, whose depth hangs on the beam; whatever was typed for it before."""
+    write_projections(ProjectionStack(np.ones((5, 32, 32), np.float32), STATED, (8, 0.5, 0.5)), tmp_path / "p.ome.tif")
+    job = written(tmp_path, projections="../p.ome.tif", seed=3, **({} if beam is None else {"acquisition": beam}))
+    _, widget = opened()
+    loaded(qtbot, widget, job)
+    if edited:
+        widget.data.beam.slices.setValue(9)
+        widget.setValue(widget.value().replace(leave_out="2", scale_um=(7, 1, 1)))
+        loaded(qtbot, widget, job)
+    setup, wanted = widget.value(), STATED if beam is None else Acquisition(**beam)
+    assert (setup.source, setup.acquisition, setup.seed, setup.leave_out) == ("p", wanted, 3, "")
+    assert setup.scale_um == pytest.approx((8 / wanted.step, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({"projections": "../gone.tif"}, "gone.tif is not there: only"), ({}, "does not say which images it is for")],
+)
+def test_without_its_image_a_job_is_for_the_chosen_one(
+    values: dict[str, Any], said: str, opened: Open, qtbot: Any, tmp_path: Path, told: list[str]
+) -> None:
     _, widget = opened()
     before = widget.value()
-    loaded(qtbot, widget, written(tmp_path, projections="../gone.tif", method={"kind": "linear"}))
-    assert widget.value() == before.replace(method="linear", overrides=widget.value().overrides)
-    assert told == [
-        f"{tmp_path / 'gone.tif'} is not there: the job's settings are taken over for the image that is chosen"
-    ]
+    beam = {"slices": 6, "count": 6, "hidden": [4]}
+    loaded(qtbot, widget, written(tmp_path, method={"kind": "cubic"}, acquisition=beam, **values))
+    setup = widget.value()
+    assert (setup.spec(), setup.source) == (Cubic(), before.source)
+    assert (setup.leave_out, setup.scale_um) == ("", before.scale_um)
+    [message] = told
+    assert said in message
+
+
+def test_a_job_brings_its_network(opened: Open, qtbot: Any, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    network = tmp_path / "jobs" / "n.safetensors"
+    network.touch()
+    _, widget = opened()
+    loaded(qtbot, widget, written(tmp_path, method={"kind": "inr", "steps": 6}, weights="n.safetensors"))
+    assert widget.value().weights == network
+
+
+def test_a_precision_is_not_taken_over_in_silence(opened: Open, qtbot: Any, tmp_path: Path, told: list[str]) -> None:
+    _, widget = opened()
+    loaded(qtbot, widget, written(tmp_path, precision="float32"))
+    assert "asks for float32, of which this window has no choice" in told[-1]
 
 
 def test_a_volume_brings_the_job_it_was_made_by(opened: Open, qtbot: Any, tmp_path: Path) -> None:
@@ -134,17 +185,28 @@ def test_a_volume_brings_the_job_it_was_made_by(opened: Open, qtbot: Any, tmp_pa
     ("values", "told"),
     [
         ({"method": {"kind": "of tomorrow"}}, "of tomorrow"),
-        ({"weights": "gone.safetensors"}, "gone.safetensors, which is not there: put it back, or edit the job"),
-        ({"seed": 2**40}, "seed"),
+        ({"weights": "gone.safetensors"}, "gone.safetensors, which is not there: put it back first"),
+        ({"seed": 2**40}, "a.job.json holds no job for this window: seed"),
         ({"surprise": 1}, "surprise"),
+        ({"projections": "../images.npy", "channel": 7}, "images.npy has no channel 7: it has but one channel"),
+        ({"projections": "../images.npy", "time": 1}, "images.npy has no time 1: it has but one time point"),
+        ({"projections": "../v.ome.tif"}, "v.ome.tif is a reconstructed volume: give the projections"),
     ],
 )
 def test_a_job_that_cannot_be_taken_over_is_told(
-    values: dict[str, Any], told: str, opened: Open, qtbot: Any, notices: list[str], tmp_path: Path
+    values: dict[str, Any],
+    told: str,
+    opened: Open,
+    qtbot: Any,
+    notices: list[str],
+    images: Path,
+    tmp_path: Path,
 ) -> None:
+    stack = ProjectionStack(np.load(images), STATED)
+    write_volume(reconstruct(stack, Cubic()), tmp_path / "v.ome.tif")
     _, widget = opened()
     before = widget.value()
-    widget._jobs.read(written(tmp_path, **values))
+    widget._jobs.take_over(written(tmp_path, **values))
     qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
     assert told in notices[0]
     assert widget.value() == before
@@ -157,6 +219,5 @@ def test_the_button_asks_which(opened: Open, qtbot: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
     _, widget = opened()
     with qtbot.waitSignal(widget._jobs.wanted, timeout=10_000):
-        widget.run_box._load_button.click()
+        widget.run_box.load_button.click()
     assert widget.value().seed == 6
-    assert Job.model_validate(json.loads(path.read_text())).seed == 6

@@ -18,7 +18,6 @@ from ..events import InvalidInput
 from ..methods import Weights
 from ..numbering import numbered
 from ..presets import name_of
-from ..provenance import check_no_map, was_reconstructed
 from ..run import Job, check
 from ..trained import Trained, load_trained
 from ..volume import ProjectionStack
@@ -102,9 +101,7 @@ def prepare(options: Options) -> Prepared:
             f"{quoted(options.job)}"
         )
     described = io.inspect(source)
-    check_no_map(described.provenance, source.name)
-    if was_reconstructed(described.provenance):
-        raise InvalidInput(f"{source.name} is a reconstructed volume: give the projections that it was made from")
+    described.check_projections(source.name)
     job, stack, told = _read(options, draft, source)
     output = options.output or Path(f"{stack.name}_{name_of(job.method)}.ome.tif")
     io.check_distinct(output, source)

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..events import InvalidInput, TooLarge
-from ..provenance import check_no_map
+from ..provenance import check_no_map, was_reconstructed
 
 Index = tuple[int | slice, ...]
 NAMESPACE = "napari-microdiffusion"
 """Of the OME-TIFF annotation; with an underscore, the name of the OME-Zarr attribute."""
+
+PLACES = {"channel": "channels", "time": "time points"}
+"""What one chooses from, by what it is called."""
 
 COPIES = 2
 """Of the pixels, alive while a file is read: as stored, and in (z, y, x) order."""
@@ -70,6 +73,20 @@ class FileInfo:
         if self.unusable:
             raise InvalidInput(self.unusable)
 
+    def check_projections(self, file: str, channel: int | None = None, time: int | None = None) -> None:
+        """Refuse a ``file``, by its name, that holds no projections, or not that channel or time point.
+
+        Raises
+        ------
+        InvalidInput
+            Saying what it is, or how many it has.
+        """
+        check_no_map(self.provenance, file)
+        if was_reconstructed(self.provenance):
+            raise InvalidInput(f"{file} is a reconstructed volume: give the projections that it was made from")
+        check_there(file, "channel", channel, self.channels)
+        check_there(file, "time", time, self.times)
+
     def check_volume(self, file: str, because: str) -> None:
         """Refuse a ``file``, by its name, that holds projections or a map where a fully sampled volume is wanted.
 
@@ -82,6 +99,13 @@ class FileInfo:
         check_no_map(self.provenance, file)
         if self.acquisition is not None:
             raise InvalidInput(f"{file} holds projections: {because}")
+
+
+def check_there(file: str, word: str, index: int | None, size: int) -> None:
+    """Refuse, with `InvalidInput`, a channel or time beyond those that a file has; None is none in particular."""
+    if index is not None and not 0 <= index < size:
+        many = f"{size} {PLACES[word]}, counted from 0" if size > 1 else f"but one {PLACES[word][:-1]}"
+        raise InvalidInput(f"{file} has no {word} {index}: it has {many}")
 
 
 @dataclass(frozen=True)
@@ -167,7 +191,7 @@ class Source:
 
     def _choose(self, letter: str, word: str, index: int | None) -> int:
         size = self.sizes.get(letter, 1)
-        what = {"C": "channels", "T": "time points"}[letter]
+        what = PLACES[word]
         if index is None and size == 1:
             return 0
         if index is None and not set(self.sizes) - set("CTYX"):
@@ -177,9 +201,7 @@ class Source:
             )
         if index is None:
             raise InvalidInput(f"{self.name} has {size} {what}: choose one, --{word} 0 to {size - 1}")
-        if not 0 <= index < size:
-            many = f"{size} {what}, counted from 0" if size > 1 else f"but one {what[:-1]}"
-            raise InvalidInput(f"{self.name} has no {word} {index}: it has {many}")
+        check_there(self.name, word, index, size)
         return index
 
     def check_memory(self, shape: tuple[int, ...], beside: int = 0) -> None:

@@ -145,8 +145,16 @@ class DataBox(QGroupBox):
     # -- from layers -------------------------------------------------------------------------
 
     def choose(self, name: str) -> None:
-        """Choose a layer by name, with all that it says of itself."""
-        self._source.setCurrentText(name)
+        """Choose a layer by name, with all that it says of itself; anew where it is chosen already."""
+        if self._source.currentText() == name:
+            self._then(self._take_over)()
+        else:
+            self._source.setCurrentText(name)
+
+    def follow_layer(self) -> None:
+        """Fill in the voxel size that the chosen layer states, whose depth hangs on the beam."""
+        self.voxel.forget()
+        self._rescaled()
 
     def _images(self) -> list[Image]:
         from napari.layers import Image

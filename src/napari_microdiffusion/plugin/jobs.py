@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image
 from napari.utils.notifications import show_info
@@ -100,29 +100,34 @@ class Jobs(QObject):
         """Ask for a job, and take it over."""
         path = job_asked(self._panel)
         if path is not None:
-            self.read(path)
+            self.take_over(path)
 
-    def read(self, path: Path) -> None:
-        """Take a job over: its settings, and its projections where they are still there."""
-        in_background(lambda: _read(path), self._use, self._panel)
+    def take_over(self, path: Path) -> None:
+        """A job's settings, for its own image where that is still there, else for the one that is chosen."""
+        in_background(lambda: _read(path), self._open, self._panel)
 
-    def _use(self, job: Job) -> None:
-        if job.projections is None or self._layer(job) is not None:
-            self._take_over(job)
-        elif job.projections.exists():
-            self._files.open(job.projections, lambda _: self._take_over(job))
+    def _open(self, read: tuple[Job, list[str]]) -> None:
+        """Have the job's image, if there is one, then the settings."""
+        job, told = read
+        for each in told:
+            show_info(each)
+        if job.projections is None:
+            choices = choices_of_job(job)
+            choices.pop("leave_out", None)  # numbers of other images
+            self.wanted.emit(choices)
+        elif self._layer(job) is not None:
+            self._set(job)
         else:
-            show_info(f"{job.projections} is not there: the job's settings are taken over for the image that is chosen")
-            self._take_over(job)
+            self._files.open(job.projections, lambda _: self._set(job))
 
-    def _take_over(self, job: Job) -> None:
-        """Choose the job's image, if it is open, then what is to be done with it."""
-        layer, choices = self._layer(job), choices_of_job(job)
-        if layer is not None:
-            self.found.emit(layer.name)
-            choices |= {"simulate": False, "time": job.time}
-            choices |= {} if job.scale_um is None else {"scale_um": job.scale_um}
-        self.wanted.emit(choices)
+    def _set(self, job: Job) -> None:
+        """Choose the job's image, which is open, then what is to be done with it."""
+        layer = self._layer(job)
+        if layer is None:  # closed meanwhile
+            return
+        self.found.emit(layer.name)
+        stated = {} if job.scale_um is None else {"scale_um": job.scale_um}
+        self.wanted.emit(choices_of_job(job) | {"simulate": False, "time": job.time, "device": job.device} | stated)
 
     def _layer(self, job: Job) -> Image | None:
         """The layer of a job's projections, where it is open."""
@@ -134,28 +139,42 @@ class Jobs(QObject):
         return None
 
 
-def _read(path: Path) -> Job:
-    """A job from a file, its paths absolute.
+def _read(path: Path) -> tuple[Job, list[str]]:
+    """A job from a file, its paths absolute, without projections that are not there; and what to say of it.
 
     Raises
     ------
     InvalidInput
-        If it cannot be read, holds what this window has no field for, or names a network that is not there.
+        If it is no job that this window can run.
     """
-    from ..io import read_job
+    from ..io import inspect, read_job
     from ..run import Job
 
-    job = checked(Job.model_validate, read_job(path)[0])
-    checked(Setup.model_validate, choices_of_job(job))
-    places: dict[str, Any] = {"projections": job.projections, "weights": job.weights}
-    absolute = {name: (path.parent / place).resolve() for name, place in places.items() if place is not None}
-    network = absolute.get("weights")
-    if network is not None and not network.is_file():
-        raise InvalidInput(f"the job uses the network {network}, which is not there: put it back, or edit the job")
-    return job.model_copy(update=absolute)
+    try:
+        job = checked(Job.model_validate, read_job(path)[0])
+        checked(Setup.model_validate, choices_of_job(job))
+    except InvalidInput as error:
+        raise InvalidInput(f"{path.name} holds no job for this window: {error}") from error
+    network = job.weights and (path.parent / job.weights).resolve()
+    if network and not network.is_file():
+        raise InvalidInput(f"the job in {path.name} uses the network {network}, which is not there: put it back first")
+    told, images = [], job.projections and (path.parent / job.projections).resolve()
+    if images is None:
+        told.append(f"{path.name} does not say which images it is for: only its settings are taken over")
+    elif not images.exists():
+        told.append(f"{images} is not there: only the settings of {path.name} are taken over")
+        images = None
+    else:
+        inspect(images).check_projections(images.name, job.channel, job.time)
+    if job.precision != "auto":
+        told.append(
+            f"{path.name} asks for {job.precision}, of which this window has no choice: it takes what is fastest"
+        )
+    return job.model_copy(update={"projections": images, "weights": network}), told
 
 
 def _write_beside(stack: ProjectionStack, job: Path) -> Path:
+    """Save the projections of a job in a file beside it, named as it is."""
     from ..io import write_projections
 
     name = job.name.removesuffix(".json").removesuffix(".job") + ".projections.ome.tif"

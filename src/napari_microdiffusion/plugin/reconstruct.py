@@ -164,6 +164,13 @@ class ReconstructWidget(QWidget):
         if not was_reconstructed(facts(self._viewer.layers[name]).get("provenance")):
             self.data.choose(name)
 
+    def _take_over(self, choices: dict[str, Any]) -> None:
+        """Choices that come from elsewhere."""
+        stated = self.data.voxel.edited or "scale_um" in choices
+        self.setValue(self.value().replace(**choices))
+        if not stated:
+            self.data.follow_layer()
+
     # -- what happens ------------------------------------------------------------------------
 
     def _opened(self, layer: Image) -> None:
@@ -304,7 +311,7 @@ class ReconstructWidget(QWidget):
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
         for part in (self._basing, self._results, self._jobs):
-            part.wanted.connect(lambda choices: self.setValue(self.value().replace(**choices)))
+            part.wanted.connect(self._take_over)
         watch(layer_events(self._viewer), self, self._on_layers)
         watch((self._viewer.dims.events.point,), self, self._results.look)
 

@@ -27,13 +27,13 @@ class RunBox(QGroupBox):
     def __init__(self) -> None:
         super().__init__("3 · Run")
         self.run_button, self.stop_button = QPushButton("Run"), QPushButton("Stop")
-        self.job_button, self._load_button = QPushButton("Save job…"), QPushButton("Load job…")
+        self.job_button, self.load_button = QPushButton("Save job…"), QPushButton("Load job…")
         self.run_button.setToolTip(RUN)
         self.stop_button.setToolTip("Stop within a second and keep what is done so far")
         self.job_button.setToolTip(
             "Save the data and settings above, to run them with: napari-microdiffusion reconstruct --job FILE"
         )
-        self._load_button.setToolTip("Take over the settings of a job that was saved, and open its data")
+        self.load_button.setToolTip("Take over the settings of a job that was saved, and open its data")
         self.times_button = QPushButton()
         self.times_button.setToolTip(
             "Reconstruct each time point into a file of its own. What is learned of the chosen one is used for all, "
@@ -42,7 +42,7 @@ class RunBox(QGroupBox):
         self.times_button.clicked.connect(self.all_times)
         self.run_button.clicked.connect(self.run)
         self.job_button.clicked.connect(self.save_job)
-        self._load_button.clicked.connect(self.load_job)
+        self.load_button.clicked.connect(self.load_job)
         self.stop_button.clicked.connect(self._stopping)
         self._stage, self._left = QLabel("Ready"), QLabel()
         self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
@@ -53,7 +53,7 @@ class RunBox(QGroupBox):
         self._bar.setRange(0, 1)
         self._curve = LossCurve()
         layout = QVBoxLayout(self)
-        layout.addLayout(_row(self.run_button, self.stop_button, self.job_button, self._load_button))
+        layout.addLayout(_row(self.run_button, self.stop_button, self.job_button, self.load_button))
         layout.addWidget(self.times_button)
         layout.addLayout(_row(self._stage, self._left, stretch=(1, 0)))
         layout.addWidget(self._bar)
