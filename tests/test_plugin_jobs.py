@@ -18,6 +18,7 @@ from napari_microdiffusion.io import write_projections, write_volume
 from napari_microdiffusion.methods import Cubic
 from napari_microdiffusion.plugin import jobs
 from napari_microdiffusion.plugin.known import facts
+from napari_microdiffusion.plugin.layers import projections_layer
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.run import reconstruct
 from napari_microdiffusion.volume import ProjectionStack
@@ -167,7 +168,42 @@ def test_a_job_brings_its_network(opened: Open, qtbot: Any, tmp_path: Path) -> N
 def test_a_precision_is_not_taken_over_in_silence(opened: Open, qtbot: Any, tmp_path: Path, told: list[str]) -> None:
     _, widget = opened()
     loaded(qtbot, widget, written(tmp_path, precision="float32"))
-    assert "asks for float32, of which this window has no choice" in told[-1]
+    assert "asks to calculate in float32, which cannot be chosen here" in told[-1]
+
+
+def test_what_nothing_says_of_the_images_is_told(opened: Open, qtbot: Any, tmp_path: Path, told: list[str]) -> None:
+    movie = np.random.default_rng(0).random((3, 5, 2, 32, 32), np.float32)
+    tifffile.imwrite(tmp_path / "m.ome.tif", movie, metadata={"axes": "TZCYX"})
+    _, widget = opened()
+    widget.data.beam.slices.setValue(4)
+    loaded(qtbot, widget, written(tmp_path, projections="../m.ome.tif"))
+    assert [each.split(":")[0] for each in told] == [
+        "neither the job nor m.ome.tif says how the projections were made",
+        "m.ome.tif has 2 channels, and the job names none",
+        "m.ome.tif has 3 time points, and the job names none",
+    ]
+    setup = widget.value()
+    assert (setup.acquisition.slices, setup.channel, setup.time) == (4, None, 0)
+
+
+@pytest.mark.parametrize("typed", [None, (7.0, 1.0, 1.0)])
+def test_settings_of_a_result_are_taken_over_for_another_image(
+    typed: tuple[float, float, float] | None, opened: Open, qtbot: Any, images: Path
+) -> None:
+    """The depth of its voxels follows the beam, unless people have typed it."""
+    from napari.layers import Layer
+
+    viewer, widget = opened(method="linear", seed=4)
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    stack = ProjectionStack(np.load(images), STATED, (8, 0.5, 0.5), "other")
+    viewer.add_layer(Layer.create(*projections_layer(stack)))
+    assert (widget.value().source, widget.value().scale_um) == ("other", (2, 0.5, 0.5))
+    widget.setValue(widget.value().replace(method="cubic", seed=1, scale_um=typed or (2, 0.5, 0.5)))
+    widget.result.reuse.emit()
+    setup = widget.value()
+    assert (setup.source, setup.method, setup.seed, setup.acquisition.slices) == ("other", "linear", 4, 6)
+    assert setup.scale_um == pytest.approx(typed or (8 / 6, 0.5, 0.5))
 
 
 def test_a_volume_brings_the_job_it_was_made_by(opened: Open, qtbot: Any, tmp_path: Path) -> None:
@@ -190,6 +226,10 @@ def test_a_volume_brings_the_job_it_was_made_by(opened: Open, qtbot: Any, tmp_pa
         ({"surprise": 1}, "surprise"),
         ({"projections": "../images.npy", "channel": 7}, "images.npy has no channel 7: it has but one channel"),
         ({"projections": "../images.npy", "time": 1}, "images.npy has no time 1: it has but one time point"),
+        (
+            {"projections": "../images.npy", "acquisition": {"slices": 6, "count": 6, "hidden": [1]}},
+            "has 5 images, and",
+        ),
         ({"projections": "../v.ome.tif"}, "v.ome.tif is a reconstructed volume: give the projections"),
     ],
 )

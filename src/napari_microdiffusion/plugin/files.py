@@ -151,7 +151,7 @@ class Files:
 def as_volume(layer: Image, chosen: dict[str, int] | None = None) -> Volume:
     """A result's layer, or one of its time points, as a volume: voxel size, how it was made, how far to trust it.
 
-    May read files, so it belongs into a worker thread; errors as for `layers.reliability`.
+    May read files, so it belongs into a worker thread; errors as for `known.reliability`.
     """
     known = at(facts(layer), chosen or {})
     data, scale = in_memory(pixels(layer, chosen or {})), spacing_um(layer)

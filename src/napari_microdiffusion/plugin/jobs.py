@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from .model import Setup, choices_of_job, covered
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from ..io import FileInfo
     from ..run import Job
     from ..volume import ProjectionStack
     from .base import Bases
@@ -112,7 +114,7 @@ class Jobs(QObject):
         for each in told:
             show_info(each)
         if job.projections is None:
-            choices = choices_of_job(job)
+            choices = choices_of_job(job) | {"device": job.device}
             choices.pop("leave_out", None)  # numbers of other images
             self.wanted.emit(choices)
         elif self._layer(job) is not None:
@@ -165,12 +167,35 @@ def _read(path: Path) -> tuple[Job, list[str]]:
         told.append(f"{images} is not there: only the settings of {path.name} are taken over")
         images = None
     else:
-        inspect(images).check_projections(images.name, job.channel, job.time)
+        told += _checked(inspect(images), images.name, job)
     if job.precision != "auto":
-        told.append(
-            f"{path.name} asks for {job.precision}, of which this window has no choice: it takes what is fastest"
-        )
+        told.append(f"{path.name} asks to calculate in {job.precision}, which cannot be chosen here")
     return job.model_copy(update={"projections": images, "weights": network}), told
+
+
+def _checked(found: FileInfo, name: str, job: Job) -> list[str]:
+    """What to say of the images of a job, that its file and it leave open.
+
+    Raises
+    ------
+    InvalidInput
+        If they are no projections, or not as many as the job is for.
+    """
+    found.check_projections(name, job.channel, job.time)
+    images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
+    if job.acquisition.count not in (None, images):
+        raise InvalidInput(
+            f"{name} has {images} images, and the job is for {job.acquisition.count} projections: this window needs "
+            "all of them, and no others"
+        )
+    told = []
+    if found.acquisition is None and "acquisition" not in job.model_fields_set:
+        told.append(f"neither the job nor {name} says how the projections were made: set slices, stride and profile")
+    several = {"channel": (job.channel, found.channels), "time point": (job.time, found.times)}
+    for word, (chosen, count) in several.items():
+        if chosen is None and count > 1:
+            told.append(f"{name} has {count} {word}s, and the job names none: the first is chosen")
+    return told
 
 
 def _write_beside(stack: ProjectionStack, job: Path) -> Path:
