@@ -197,7 +197,8 @@ def test_settings_of_a_result_are_taken_over_for_another_image(
     with qtbot.waitSignal(widget.finished, timeout=60_000):
         widget.run()
     stack = ProjectionStack(np.load(images), STATED, (8, 0.5, 0.5), "other")
-    viewer.add_layer(Layer.create(*projections_layer(stack)))
+    layer = viewer.add_layer(Layer.create(*projections_layer(stack)))
+    assert layer.name_overlay.visible  # as of those beside it
     assert (widget.value().source, widget.value().scale_um) == ("other", (2, 0.5, 0.5))
     widget.setValue(widget.value().replace(method="cubic", seed=1, scale_um=typed or (2, 0.5, 0.5)))
     widget.result.reuse.emit()

@@ -323,6 +323,8 @@ class ReconstructWidget(QWidget):
         known = facts(added)
         if opened(known):
             self._results.show_new(added.name)
+        elif known and self._results.layers():
+            self._results.arrange()  # with its name, as those beside it
         first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
         if first or known.get("role") == "projections":
             self.data.choose(added.name)
