@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,9 +243,8 @@ def _fitted(acquisition: Acquisition, projections: Path) -> tuple[Acquisition, A
         others = acquisition.replace(count=own.count, hidden=own.hidden)
         same = own.count == acquisition.count
         return others.leaving_out(acquisition.hidden) if same else others, others
-    images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
     others = acquisition.unbound
-    same = acquisition.count is None or images in (acquisition.count, len(acquisition.shown))
+    same = acquisition.count is None or found.images in (acquisition.count, len(acquisition.shown))
     return acquisition if same else others, others
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,11 @@ class FileInfo:
     channel_names: tuple[str, ...] = ()
     unusable: str = ""
     pair: str = ""
+
+    @property
+    def images(self) -> int:
+        """How many there are of one channel and time point."""
+        return math.prod(size for axis, size in zip(self.axes, self.shape, strict=True) if axis not in "TCYX")
 
     def check_acquisition(self) -> None:
         """Refuse a file that carries an acquisition which cannot be used.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from .background import in_background
 from .dialogs import SAVE_FIRST, agreed, file_asked, job_asked
 from .known import facts
 from .layers import header
-from .model import Setup, choices_of_job, covered
+from .model import PLACES, Setup, choices_of_job, covered
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -182,19 +181,17 @@ def _checked(found: FileInfo, name: str, job: Job) -> list[str]:
         If they are no projections, or not as many as the job is for.
     """
     found.check_projections(name, job.channel, job.time)
-    images = math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis not in "TCYX")
-    if job.acquisition.count not in (None, images):
+    if job.acquisition.count not in (None, found.images):
         raise InvalidInput(
-            f"{name} has {images} images, and the job is for {job.acquisition.count} projections: this window needs "
-            "all of them, and no others"
+            f"{name} has {found.images} images, and the job is for {job.acquisition.count} projections: "
+            "this window needs all of them, and no others"
         )
     told = []
     if found.acquisition is None and "acquisition" not in job.model_fields_set:
         told.append(f"neither the job nor {name} says how the projections were made: set slices, stride and profile")
-    several = {"channel": (job.channel, found.channels), "time point": (job.time, found.times)}
-    for word, (chosen, count) in several.items():
-        if chosen is None and count > 1:
-            told.append(f"{name} has {count} {word}s, and the job names none: the first is chosen")
+    for axis, count in (("channel", found.channels), ("time", found.times)):
+        if getattr(job, axis) is None and count > 1:
+            told.append(f"{name} has {count} {PLACES[axis]}s, and the job names none: the first is chosen")
     return told
 
 

@@ -165,7 +165,7 @@ class ReconstructWidget(QWidget):
             self.data.choose(name)
 
     def _take_over(self, choices: dict[str, Any]) -> None:
-        """Choices that come from elsewhere."""
+        """Choices of a network, a result or a job; a voxel size that nobody stated follows the image and the beam."""
         stated = self.data.voxel.edited or "scale_um" in choices
         self.setValue(self.value().replace(**choices))
         if not stated:
@@ -250,6 +250,7 @@ class ReconstructWidget(QWidget):
             self._running.session.check_layer()
 
     def _chosen(self) -> tuple[Setup, Image | None]:
+        """What is chosen now, and its layer."""
         return self.value(), self.data.source()
 
     # -- results -----------------------------------------------------------------------------
