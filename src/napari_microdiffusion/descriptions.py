@@ -33,7 +33,7 @@ DESCRIPTIONS: dict[str, Description] = {
         "A neural network learns the volume, then a diffusion model refines it slice by slice. The slowest.",
     ),
     "hash_inr": Description(
-        "Hash INR (fast neural representation)",
+        "Hash INR (fast neural grids)",
         "As INR, but what is learned is kept in grids of several resolutions: a tenth of the time. Seconds.",
     ),
     "inr": Description(
@@ -49,7 +49,7 @@ DESCRIPTIONS: dict[str, Description] = {
         "Straight lines between the projections, pixel by pixel. Instant.",
     ),
     "axial_posterior": Description(
-        "Axial posterior (one sample of it)",
+        "Axial posterior (one sample)",
         "Draws one of the volumes that may be, as grainy as a real one, around the result of axial super-resolution. "
         "Its fine detail is a guess, and another seed draws another: to see what could be, not to measure in. Minutes.",
     ),
@@ -64,7 +64,7 @@ DESCRIPTIONS: dict[str, Description] = {
         "volumes of similar samples.",
     ),
     "ddpm": Description(
-        "DDPM (plain diffusion between slices)",
+        "DDPM (plain diffusion)",
         "A plain diffusion model fills in the slices between measured ones. Needs a base model. For comparison.",
     ),
     "axial_diffusion": Description(
