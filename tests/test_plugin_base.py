@@ -29,7 +29,7 @@ from napari_microdiffusion.plugin.scoring import _weights
 from napari_microdiffusion.plugin.worker import Outcome, drive
 from napari_microdiffusion.presets import spec
 from napari_microdiffusion.pretraining import Pretraining, pretrain
-from napari_microdiffusion.trained import Trained, load_trained
+from napari_microdiffusion.trained import Trained, load_trained, save_base
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
 pytestmark = pytest.mark.skipif(
@@ -276,6 +276,22 @@ def test_a_setup_that_names_a_file(ready: Open, qtbot: Any, trained: Trained, tm
     qtbot.waitUntil(lambda: widget._bases.of("recurrent_mz") is not None, timeout=10_000)
     assert "b.safetensors" in widget.method.base.text.text()
     assert widget.value().weights == saved[0]
+
+
+def test_a_base_model_of_another_method_is_read_once(
+    ready: Open, qtbot: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept for its own method, and not read again and again for the one that names it."""
+    _, widget = ready()
+    saved = save_base(tmp_path / "b.safetensors", trained)
+    read, asked = widget._files.read_weights, []
+    monkeypatch.setattr(widget._files, "read_weights", lambda path, then: (asked.append(path), read(path, then)))
+    with qtbot.waitSignal(widget._networks.learned, timeout=10_000):
+        widget.setValue(widget.value().replace(method="sparse3diff", overrides={}, weights=saved))
+    qtbot.wait(200)
+    widget.setValue(widget.value().replace(method="recurrent_mz", overrides=SMALL, weights=saved))
+    assert asked == [saved]
+    assert "b.safetensors" in widget.method.base.text.text()
 
 
 @pytest.mark.parametrize("agreed", [True, False])

@@ -14,7 +14,7 @@ from napari_microdiffusion.descriptions import DESCRIPTIONS
 from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
 from napari_microdiffusion.plugin.follow import Recorder, spread
 from napari_microdiffusion.plugin.model import Header, Setup, choices_of, plan
-from napari_microdiffusion.presets import METHODS, spec
+from napari_microdiffusion.presets import METHODS, PRESETS, spec
 from napari_microdiffusion.trained import check_sampling_only
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -153,3 +153,12 @@ def test_settings_that_do_nothing_do_not_keep_a_trained_network_from_being_used(
     chosen = Setup(**choices).spec()
     check_sampling_only(trained, chosen)
     assert chosen == trained.model_copy(update={"gamma": 0.8})
+
+
+@pytest.mark.parametrize("name", ["axial", "microdiffusion", "naive_diffusion", "linear"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_choices_stand_for_a_spec(name: str, preset: str) -> None:
+    wanted = spec(name, preset, {"consistency": "none"})
+    choices = choices_of(wanted)
+    assert spec(**{{"method": "name"}.get(key, key): value for key, value in choices.items()}) == wanted
+    assert len(choices["overrides"]) <= 1

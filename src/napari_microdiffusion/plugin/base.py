@@ -57,6 +57,10 @@ class Bases:
         """The one of a method by name, whatever its settings."""
         return self._kept.get(method)
 
+    def has(self, path: Path) -> bool:
+        """Whether the one of some method is saved there."""
+        return any(base.path == path for base in self._kept.values())
+
     def fitting(self, method: Method) -> AtHand | None:
         """The one that a method with these very settings can work with."""
         kept = self.of(name_of(method))

@@ -88,19 +88,6 @@ class Basing(Background):
         self._box.show_training(False)
         self.wanted.emit({**choices_of(trained.method), "weights": path})
 
-    def read(self, setup: Setup) -> None:
-        """Read the base model that a setup names, in the background, to know what it is for."""
-        kept = self._bases.of(setup.method)
-        if setup.weights is None or not setup.spec().pretrained or (kept and kept.path == setup.weights):
-            return
-
-        def known(_: Path, trained: Trained) -> None:
-            if self._setup.weights == setup.weights:
-                self._bases.keep(AtHand(trained, setup.weights))
-                self.wanted.emit({"weights": setup.weights})
-
-        self._files.read_weights(setup.weights, known)
-
     def save(self, then: Any = None) -> None:
         """Ask for a name and save the base model in use; ``then`` is called when it is saved."""
         base = self._bases.chosen(self._setup)

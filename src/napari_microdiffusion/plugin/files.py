@@ -127,7 +127,7 @@ class Files:
         in_background(write, told, self._parent)
 
     def read_weights(
-        self, path: Path, then: Callable[[Path, Trained], None], ended: Callable[[], object] | None = None
+        self, path: Path, then: Callable[[Trained], None], ended: Callable[[], object] | None = None
     ) -> None:
         """See what a network was trained for; ``ended`` is called whether it could be read or not."""
 
@@ -138,7 +138,7 @@ class Files:
             load_torch()
             return load_trained(path)
 
-        in_background(read, lambda trained: then(path.resolve(), trained), self._parent, ended)
+        in_background(read, then, self._parent, ended)
 
     def _add(self, found: list[LayerTuple], then: Callable[[str], None]) -> None:
         from napari.layers import Layer

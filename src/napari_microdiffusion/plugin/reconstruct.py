@@ -17,7 +17,6 @@ from .background import Background, in_background
 from .base import AT_HAND
 from .basing import Basing
 from .data_box import DataBox
-from .dialogs import network_asked
 from .files import Files
 from .filming import Filming, times_of
 from .jobs import Jobs
@@ -25,9 +24,10 @@ from .known import facts, opened
 from .layers import header
 from .live import show_chosen
 from .method_box import MethodBox
-from .model import Header, Setup, beware, choices_of, plan
+from .model import Header, Setup, beware, plan
+from .networks import Networks
 from .parts import AMBER, RED, UprightArea, alive, sentence
-from .remembered import TRAINED_FOR, last_chosen, remember
+from .remembered import last_chosen, remember
 from .result_box import ResultBox
 from .results import Results
 from .run_box import RunBox
@@ -38,8 +38,6 @@ from .watching import layer_events, watch
 
 if TYPE_CHECKING:
     from napari.layers import Image
-
-    from ..trained import Trained
 
 PLAIN = ""
 
@@ -79,6 +77,7 @@ class ReconstructWidget(QWidget):
             self._filming: "There are no volumes",
         }
         self._running = Running(self.run_box, beside, self)
+        self._networks = Networks(self._bases, self._basing, self._files, self._running, self)
         self._lay_out()
         self._connect()
         self.setValue(last or Setup(device=preferences().device).replace(**self.data.value()))
@@ -95,7 +94,6 @@ class ReconstructWidget(QWidget):
         """Show a setup; layers that are not there are left out."""
         self.data.set_value(setup)
         self.method.set_value(setup)
-        self._basing.read(setup)
         self._changed()
 
     def problem(self) -> str:
@@ -211,7 +209,7 @@ class ReconstructWidget(QWidget):
         names = [layer.name for layer in (source, truth) if layer is not None]
         try:
             line = self._plan(setup)
-            told = beware(setup, *self._headers(), TRAINED_FOR.get(setup.weights))
+            told = beware(setup, *self._headers(), self._networks.trained_for(setup.weights))
             line, style = (f"{line}. {told}", AMBER) if told else (line, PLAIN)
         except InvalidInput as error:
             line, style = sentence(str(error), *names), RED
@@ -219,6 +217,7 @@ class ReconstructWidget(QWidget):
         self.data.line.setStyleSheet(style)
         self.method.offer_methods(setup.acquisition)
         self._basing.show(setup, source, truth)
+        self._networks.read(setup.weights)
         self.run_box.offer_times(times_of(source))
         problem = self.problem()
         self.run_box.set_possible(sentence(problem, *names))
@@ -264,21 +263,6 @@ class ReconstructWidget(QWidget):
         if not self.running:
             self._results.show()
 
-    def _load_network(self) -> None:
-        """Ask for a file and read it: for the seconds that takes nothing else begins."""
-        path = None if self._running.anything else network_asked(self)
-        if path is not None:
-            self._running.load()
-            self._files.read_weights(path, self._use_weights, self._running.loaded)
-
-    def _use_weights(self, path: Path, trained: Trained) -> None:
-        """A trained network brings its method and settings."""
-        if trained.is_base:
-            self._basing.use(trained, path)
-        else:
-            TRAINED_FOR[path] = trained.origin.acquisition
-            self.setValue(self.value().replace(**choices_of(trained.method), weights=path))
-
     # -- building ----------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
@@ -306,12 +290,13 @@ class ReconstructWidget(QWidget):
         self.run_box.load_job.connect(self._jobs.load)
         self._jobs.found.connect(self.data.choose)
         self.run_box.all_times.connect(self.run_all_times)
-        self.method.load.connect(self._load_network)
-        self.method.base.load.connect(self._load_network)
+        self.method.load.connect(self._networks.load)
+        self.method.base.load.connect(self._networks.load)
+        self._networks.learned.connect(self._changed)
         self._running.busy.connect(self._set_busy)
         self._running.failed.connect(self._remember_failure)
         self._running.ended.connect(self._ended)
-        for part in (self._basing, self._results, self._jobs):
+        for part in (self._networks, self._basing, self._results, self._jobs):
             part.wanted.connect(self._take_over)
         watch(layer_events(self._viewer), self, self._on_layers)
         watch((self._viewer.dims.events.point,), self, self._results.look)
