@@ -445,6 +445,24 @@ def test_the_volume_lies_within_its_intervals(stride):
     np.testing.assert_allclose(volume.reliability.std, width / (2 * 1.6449), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "acquisition",
+    [ACQUISITIONS["point"], Acquisition(slices=4, profile="point", count=7, hidden=(2, 3)), ACQUISITIONS["gaps"]],
+    ids=["sparse", "some hidden", "none measured by itself"],
+)
+def test_slices_that_were_measured_have_no_error_bars(acquisition):
+    stack, method = waves(acquisition), Axial(**TINY)
+    found = predicted(method, stack, scrambled(method, stack)).reliability
+    certain = (found.std == 0).all((1, 2))
+    np.testing.assert_array_equal(certain, acquisition.fixed)
+    np.testing.assert_array_equal(found.lower[certain], found.upper[certain])
+
+
+def test_where_every_slice_was_measured_error_bars_are_those_of_measuring_again():
+    stack, method = waves(ACQUISITIONS["single slices"]), Axial(**TINY)
+    assert (predicted(method, stack, scrambled(method, stack)).reliability.std > 0).any()
+
+
 def test_no_interval_reaches_further_than_all_that_was_measured(stack):
     """A network may state anything of what looks like nothing that it has seen: a bright bead, for one."""
     method = Axial(**TINY)

@@ -21,6 +21,7 @@ from napari_microdiffusion.methods._base import PRIOR, with_prefix, without_pref
 from napari_microdiffusion.methods._crops import crops, cuts, paired, pairs
 from napari_microdiffusion.methods._joint import JointPrior
 from napari_microdiffusion.methods._trial import Trial
+from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.presets import spec, validated
 from napari_microdiffusion.run import check_weights
 from napari_microdiffusion.trained import load_trained, save_trained
@@ -242,6 +243,17 @@ def test_overlap_in_batches_changes_rounding_only():
         weights = exhaust(method.fit(stack, Context()))
         small, large = (exhaust(method.estimate(stack, weights, Context(batch_bytes=memory))) for memory in (1, 2**30))
         np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def test_every_step_explains_overlapping_projections_to_within_their_noise():
+    stack, _ = phantom("vessels", (16, 32, 32), seed=1).simulate(Acquisition(slices=4, stride=2))
+    noise = 0.05 * np.random.default_rng(0).standard_normal(stack.shape).astype(np.float32)
+    noisy = ProjectionStack(stack.data + noise, stack.acquisition)
+    method = guided(consistency="every_step")
+    sampled = exhaust(method.estimate(noisy, exhaust(method.fit(noisy, Context())), Context()))
+    unexplained = noisy.acquisition.residual(sampled.astype(float), noisy.data)
+    assert np.sqrt(np.mean(unexplained**2)) < 0.05
+    np.testing.assert_allclose(unexplained.mean((1, 2)), 0, atol=0.01)
 
 
 @pytest.mark.parametrize(("sampler", "draws"), [("ddim", 1), ("ddpm", 3)])

@@ -84,6 +84,12 @@ def test_consistency_stops_at_the_noise_where_projections_overlap(truth):
     data = cropped.data.copy()
     _base.make_consistent(noisy, data)  # the truth explains the projections as well as their noise allows
     np.testing.assert_array_equal(data, cropped.data)
+    data = cropped.data + np.float32(0.01)  # nor is it changed for as little as what the noise is found to
+    _base.make_consistent(noisy, data)
+    np.testing.assert_array_equal(data, cropped.data + np.float32(0.01))
+    data += np.float32(0.03)
+    _base.make_consistent(noisy, data)
+    np.testing.assert_allclose((data - cropped.data).mean(), 0, atol=0.003)
     data = np.zeros_like(data)
     _base.make_consistent(noisy, data)  # nothing does not
     assert np.sqrt(np.mean((data - cropped.data) ** 2)) < 0.5 * np.sqrt(np.mean(cropped.data**2))

@@ -54,6 +54,13 @@ def widths(typical: float, doubtful: float) -> np.ndarray:
     return half
 
 
+def between(known: float) -> np.ndarray:
+    """Half-widths of sparse slices: those that were measured are ``known`` to so much."""
+    half = np.full(SHAPE, 80.0)
+    half[::2] = known
+    return half
+
+
 def brighter(typical: float, doubtful: float) -> np.ndarray:
     """Half-widths that are larger where the volume is bright, and largest at some of those voxels."""
     half = np.where(made()[0].volume.data > 500, doubtful, typical)
@@ -122,6 +129,10 @@ def test_gaps_and_the_beyond_are_named_only_where_there_are_any() -> None:
         ({"half_width": 50.0}, "within ±5 % of the intensity range at half of the voxels, and no voxels stand out"),
         ({"half_width": widths(50, 50.1)}, "within ±5 % of the intensity range at half of the voxels, and no voxels"),
         ({"half_width": widths(30, 120)}, "within ±3 % of the intensity range at half of the voxels"),
+        (
+            {"acquisition": Acquisition(slices=2, profile="point"), "half_width": between(0)},
+            "within ±8 % of the intensity range at half of the inferred voxels",
+        ),
         (
             {"half_width": widths(30, 120)},
             ", within ±12 % at half of the least certain 10 % (flagged), and within ±3 %",
@@ -249,6 +260,11 @@ FINER, SIGNAL = "fewer slices per projection than 6", "more signal"
         ),
         ({"acquisition": Acquisition(slices=6, profile="point")}, ["closer together than every 6"], [FINER, "gaps"]),
         ({"acquisition": Acquisition(slices=1, stride=4)}, ["closer together than every 4"], ["gaps"]),
+        (  # slices that were measured are certain, and make the others no less uncertain
+            {"acquisition": Acquisition(slices=2, profile="point"), "noise": 20.0, "half_width": between(0)},
+            ["closer together than every 2, as noise makes up about", "of the uncertainty"],
+            [SIGNAL],
+        ),
         ({"acquisition": Acquisition(slices=1), "noise": 20.0}, [SIGNAL], ["fewer", "closer"]),
         ({"offset": 100.0}, ["consistency = final", "contradicts the projections by more than noise"], []),
         ({"offset": 100.0, "noise": 80.0}, [], ["consistency = final"]),  # it misses them by no more than their noise

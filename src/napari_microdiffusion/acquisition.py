@@ -196,7 +196,8 @@ class Acquisition(Beam):
         volume, projections
             x (Z, ...) and y (K, ...).
         ridge
-            See `ridge.ridge_of`.
+            For ``smooth`` that of `ridge.ridge_of`; for the least change the noise's variance over that of what is to
+            be added to the volume, slice by slice.
         smooth
             Make the smoothest change along z instead of the least one (`smoothest` in place of `correction`).
             The least change is the same for all n slices of a projection and leaves steps at their edges.

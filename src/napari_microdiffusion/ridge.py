@@ -12,7 +12,7 @@ from .noise import noise_variance
 
 
 def ridge_of(acquisition: Acquisition, projections: NDArray[Any], noise: float | None = None) -> float:
-    """The ridge that `Acquisition.enforce` and `smoothest` need for these projections (K, y, x): 0 unless some overlap.
+    """The ridge that `Acquisition.smoothest` needs for these projections (K, y, x): 0 unless some overlap.
 
     Overlapping rows make A Aᵀ ill-conditioned, and its exact inverse would amplify noise by the
     condition number. The noise's variance over that of the change from slice to slice bounds this: under

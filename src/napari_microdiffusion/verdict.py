@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .acquisition import MINIMUM_PROJECTIONS
+from .acquisition import MINIMUM_PROJECTIONS, Acquisition
 from .checks import NOISY, about, noise_of, noise_share, spoilt
 from .images import span
 from .metrics import bright
@@ -74,7 +74,7 @@ def verdict(
         f"Beware: {told}." if (told := found_in(result.volume.provenance).get("beware")) else "",
         f"Measured: {_measured(result, stack)}.",
         f"Inferred: {_inferred(stack)}.",
-        f"How sure: {_sure(result)}; {_tested(result, held_out, baseline_held_out, partial)}.",
+        f"How sure: {_sure(result, stack)}; {_tested(result, held_out, baseline_held_out, partial)}.",
         f"What would help: {helpful}." if (helpful := _helpful(result, stack)) else "",
     ]
     return " ".join(filter(None, sentences))
@@ -128,9 +128,9 @@ def _inferred(stack: ProjectionStack) -> str:
     return text + (f"; {_slices(beyond)} beyond the outermost projection {_is(beyond)} extrapolated" if beyond else "")
 
 
-def _sure(result: Result) -> str:
+def _sure(result: Result, stack: ProjectionStack) -> str:
     found = result.volume.reliability
-    return _no_bars(result) if found is None else _bars(result, found)
+    return _no_bars(result) if found is None else _bars(result, found, stack.acquisition)
 
 
 def _no_bars(result: Result) -> str:
@@ -143,17 +143,18 @@ def _no_bars(result: Result) -> str:
     return "this method gives no error bars (axial does)"
 
 
-def _bars(result: Result, found: Reliability) -> str:
+def _bars(result: Result, found: Reliability, acquisition: Acquisition) -> str:
+    inferred = _some_inferred(found.std, acquisition)
     found = Reliability(_some(found.std), _some(found.lower), _some(found.upper))
     span, half = _span(result.volume.data), (found.upper - found.lower) / 2
     method = (result.volume.provenance or {}).get("job", {}).get("method", {})
     around = " of the mean that the volume was drawn around," if method.get("samples") == 1 else ""
     denoised = was_denoised(result.volume.provenance)
     what = "the light of a slice, without noise," if denoised else "what a camera would record of a slice"
-    typical, flagged = float(np.median(half)) / span, float(found.flagged.mean())
+    typical, flagged = float(np.median(half[inferred])) / span, float(found.flagged.mean())
     text = (
         f"with 90 % probability {what} lies within ±{_percent(typical)} of the intensity range{around} "
-        "at half of the voxels"
+        f"at half of the {'' if inferred.all() else 'inferred '}voxels"
     )
     if denoised:
         text += " (more at small bright spots and thin fibres, which denoising dims)"
@@ -161,7 +162,7 @@ def _bars(result: Result, found: Reliability) -> str:
     if _percent(doubtful) == _percent(typical):
         return f"{text}, and no voxels stand out as less certain"
     text += f", within ±{_percent(doubtful)} at half of the least certain {_percent(flagged)} (flagged)"
-    shining = bright(_some(result.volume.data))
+    shining = bright(_some(result.volume.data)) & inferred
     if not shining.any():
         return text
     there = _percent(float(np.median(half[shining])) / span)
@@ -263,12 +264,24 @@ def _noise_share(result: Result, stack: ProjectionStack, usual: float, apart: fl
     if found is None or was_denoised(result.volume.provenance):
         return apart, "what differs between neighbouring projections"
     of_a_slice = usual * stack.acquisition.effective_slices
-    return min(of_a_slice / max(float(np.median(_some(found.std))) ** 2, 1e-30), 1.0), "the uncertainty"
+    std = _some(found.std)[_some_inferred(found.std, stack.acquisition)]
+    return min(of_a_slice / max(float(np.median(std)) ** 2, 1e-30), 1.0), "the uncertainty"
 
 
 def _some(voxels: NDArray[Any]) -> NDArray[Any]:
     """Enough for a median, spread over the volume: an odd step apart, so that they are not all of one column."""
-    return voxels.reshape(-1)[:: (voxels.size // VOXELS) | 1]
+    return voxels.reshape(-1)[:: _apart(voxels)]
+
+
+def _apart(voxels: NDArray[Any]) -> int:
+    return (voxels.size // VOXELS) | 1
+
+
+def _some_inferred(voxels: NDArray[Any], acquisition: Acquisition) -> NDArray[np.bool_]:
+    """Which of `_some` lie in slices that no projection shows all by itself; all where each slice is shown so."""
+    inferred = ~acquisition.fixed | acquisition.fixed.all()
+    z = np.arange(0, voxels.size, _apart(voxels)) // voxels[0].size
+    return np.asarray(inferred[z])
 
 
 def _span(data: NDArray[Any]) -> float:

@@ -111,6 +111,8 @@ class Sampler:
         if not self.every_step or not rows.any():
             return lambda clean: clean
         forward = acquisition.matrix[rows, batch.start : batch.stop]
-        backward = acquisition.correction(self.stack.ridge)[batch.start : batch.stop, rows]
+        whole = self.stack.ridge > 0  # they overlap, so all slices are denoised together, and the ridge is for this
+        change = acquisition.smoothest(self.stack.ridge) if whole else acquisition.correction()
+        backward = change[batch.start : batch.stop, rows]
         measured = torch.from_numpy(self.stack.data[rows])[:, None].to(self.context.device) * 2 - 1
         return lambda clean: clean + along_z(backward, measured - along_z(forward, clean))

@@ -48,7 +48,8 @@ def in_words(bounds: dict[str, float]) -> str:
 FinalConsistency = Annotated[
     Literal["none", "final"],
     shared(
-        "make the finished volume reproduce the measured projections exactly (final), or leave it as computed (none)",
+        "make the finished volume reproduce the measured projections, exactly or, where they overlap, to within their "
+        "noise (final), or leave it as computed (none)",
         sampling=True,
     ),
 ]

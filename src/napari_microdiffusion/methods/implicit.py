@@ -130,9 +130,7 @@ class Inr(Method):
         z, profile = (torch.from_numpy(a).float().to(context.device) for a in _rays(stack))
         measured = torch.from_numpy(np.ascontiguousarray(stack.data)).to(context.device).flatten(1)
         while True:
-            pixels = torch.randint(
-                measured.shape[1], (len(measured), max(1, self.rays // len(measured))), generator=generator
-            )
+            pixels = torch.randint(measured.shape[1], (len(measured), self._rays_each(stack)), generator=generator)
             pixels = pixels.to(context.device)
             with autocast(context):
                 slices = net(z, positions(pixels, stack.shape)).float()
@@ -187,7 +185,12 @@ class Inr(Method):
 
     def training_steps(self, stack: ProjectionStack) -> int:
         """Steps of the whole training on this stack."""
-        return self.steps if self.epochs is None else math.ceil(self.epochs * stack.data.size / self.rays)
+        pixels = math.prod(stack.shape[1:])
+        return self.steps if self.epochs is None else math.ceil(self.epochs * pixels / self._rays_each(stack))
+
+    def _rays_each(self, stack: ProjectionStack) -> int:
+        """Pixels of each projection in a training step."""
+        return max(1, self.rays // len(stack.data))
 
     def untrained(self, stack: ProjectionStack, context: Context) -> Weights:
         return self.network(stack, context).state_dict()
