@@ -556,6 +556,33 @@ SMALL_AXIAL = ("--method", "axial", *(f"--set={each}" for each in ("steps=2", "c
 
 
 @pytest.mark.usefixtures("folder")
+class TestMistaken:
+    """Files that are given for something else than they hold, or in its place."""
+
+    def test_a_volume_for_projections(self) -> None:
+        result = invoke("reconstruct", "t.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--slices", "6")
+        assert "t was saved as a full volume, and is taken for projections" in result.stderr
+
+    def test_projections_for_a_truth(self) -> None:
+        told = refused("evaluate", "t.ome.tif", "--truth", "p.ome.tif")
+        assert "p holds projections: the truth is a fully sampled volume" in told
+        told = refused("evaluate", "p.ome.tif", "--truth", "t.ome.tif")
+        assert "p holds projections: give the volume that was made from them" in told
+
+    def test_weights_of_another_method(self) -> None:
+        done("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "conservative")
+        told = refused("reconstruct", "--job", "v.ome.tif", "-o", "w.ome.tif", "--weights", axial_network())
+        assert "these are trained weights of axial, and not of conservative" in told
+
+    def test_weights_are_not_saved_over_those_that_were_given(self) -> None:
+        name = axial_network()
+        before = Path(name).read_bytes()
+        order = ("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--weights", name, "--save-weights", name)
+        assert "is the input itself" in refused(*order, "--set", "fine_tuning=1", "--overwrite")
+        assert Path(name).read_bytes() == before
+
+
+@pytest.mark.usefixtures("folder")
 class TestMovie:
     """Three time points: as in p.ome.tif, its mirror image, its negative."""
 
@@ -569,8 +596,9 @@ class TestMovie:
         return found
 
     def test_each_time_point_as_if_it_were_alone(self, stacks: list[np.ndarray]) -> None:
-        text = done(*self.ORDER, "--method", "conservative")
-        for time, (line, data) in enumerate(zip(text.splitlines(), stacks, strict=True)):
+        *lines, worth = done(*self.ORDER, "--method", "conservative").splitlines()
+        assert worth.startswith("v_t0.ome.tif (of the others see --json): Measured: 5 projections")
+        for time, (line, data) in enumerate(zip(lines, stacks, strict=True)):
             volume = io.read_volume(f"v_t{time}.ome.tif")
             expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=5)), presets.spec("conservative"))
             np.testing.assert_array_equal(volume.data, expected.data)
@@ -578,6 +606,13 @@ class TestMovie:
             assert volume.provenance["job"]["time"] == time
             assert f"v_t{time}.ome.tif: 30 x" in line
             assert "conservative, done after" in line
+
+    def test_brightness_that_does_not_compare_is_told(self) -> None:
+        mapped = done(*self.ORDER, "--method", "conservative", "--dtype", "uint8")
+        assert "brightness does not compare from file to file" in mapped
+        assert all("value = " in line for line in mapped.splitlines()[:3]), mapped
+        kept = done(*self.ORDER, "--method", "conservative", "--overwrite")
+        assert "does not compare" not in kept
 
     def test_one_network_for_all(self) -> None:
         result = invoke(*self.ORDER, *SMALL_AXIAL, "--json")
@@ -1398,6 +1433,17 @@ class TestProcess:
             assert result.returncode == 0, result.stderr
             told = result.stdout.decode("cp1252")
             assert json.loads(told)["methods"] if "--json" in arguments else "\\u03b3" in told
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
+    def test_a_reader_of_progress_that_goes_away_stops_nothing(self, folder: Path) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        order = self.command("reconstruct", "p.ome.tif", "-o", "v.ome.tif", "--method", "inr", "--set", "steps=2")
+        with os.fdopen(writer, "wb") as gone:
+            result = subprocess.run(order, stdout=subprocess.PIPE, stderr=gone)
+        assert result.returncode == 0
+        assert b"inr, done after" in result.stdout
+        assert io.read_volume(folder / "v.ome.tif").data.shape[0] == 30
 
     def test_usage_errors(self) -> None:
         result = subprocess.run(self.command("reconstruct", "--slices", "x"), capture_output=True, text=True)

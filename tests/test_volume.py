@@ -59,6 +59,15 @@ def test_simulate_refuses_a_volume_that_is_too_shallow(truth):
         truth.simulate(Acquisition(slices=13))
 
 
+@pytest.mark.parametrize(
+    "scale", [(1, -2, 1), (0, 1, 1), (float("nan"), 1, 1), (1, float("inf"), 1), (1, 2), ("a", 1, 1), 3]
+)
+def test_what_is_no_voxel_size_is_refused(scale):
+    for make in (Volume, lambda data, size: ProjectionStack(data, Acquisition(slices=6), size)):
+        with pytest.raises(InvalidInput, match="give three sizes"):
+            make(GREY, scale)
+
+
 def test_scale_may_be_unknown():
     volume = Volume(np.repeat(GREY, 3, axis=0))
     stack, cropped = volume.simulate(Acquisition(slices=6))

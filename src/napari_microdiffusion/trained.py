@@ -197,6 +197,8 @@ def check_sampling_only(trained: Method, wanted: Method) -> None:
     InvalidInput
         Naming what differs, and what may be changed.
     """
+    if name_of(trained) != name_of(wanted) and type(trained) is not type(wanted):
+        raise InvalidInput(f"these are trained weights of {name_of(trained)}, and not of {name_of(wanted)}")
     allowed = sampling_paths(trained)
     before, after = flat(trained.model_dump()), flat(wanted.model_dump())
     fixed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +51,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         check_image(self.data, self.name)
+        _check_scale(self.scale_um, self.name)
         if self.reliability is not None and self.reliability.std.shape != self.data.shape:
             raise InvalidInput(
                 f"{self.name} is {self.data.shape} (z, y, x), but its reliability is {self.reliability.std.shape}: "
@@ -111,6 +113,7 @@ class ProjectionStack:
 
     def __post_init__(self) -> None:
         check_image(self.data, self.name)
+        _check_scale(self.scale_um, self.name)
         if self.acquisition.count is None:
             object.__setattr__(self, "acquisition", self.acquisition.bound(len(self.data)))
         if len(self.acquisition.shown) != len(self.data):
@@ -240,3 +243,16 @@ class Intensity:
         std = working.std.astype(np.float32)
         std *= np.float32(self.gain)
         return Reliability(std, self.restore(working.lower), self.restore(working.upper))
+
+
+def _check_scale(scale_um: tuple[float, float, float] | None, name: str) -> None:
+    """Refuse, with `InvalidInput`, what is no voxel size."""
+    try:
+        sizes = (1.0, 1.0, 1.0) if scale_um is None else tuple(map(float, scale_um))
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != 3 or not all(0 < size < math.inf for size in sizes):
+        raise InvalidInput(
+            f"{name} cannot have voxels of {scale_um} µm: give three sizes (z, y, x) above 0, or None where they are "
+            "not known"
+        )

@@ -75,7 +75,15 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 def note(message: str) -> None:
     """A line on standard error."""
-    typer.echo(message, err=True)
+    try:
+        typer.echo(message, err=True)
+    except BrokenPipeError:
+        nobody_reads()
+
+
+def nobody_reads() -> None:
+    """Go on without what is said on standard error, where whatever read it has gone."""
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 until the program ends
 
 
 class Progress:
@@ -84,7 +92,11 @@ class Progress:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        class Heedless(Console):
+            def on_broken_pipe(self) -> None:
+                nobody_reads()
+
+        self._console = Heedless(stderr=True)
         self._stage, self._steps, self._began, self._shown = "", 1, time.monotonic(), 0
         self._bar = _bar(self._console) if self._console.is_terminal else None
         self._task: Any = None

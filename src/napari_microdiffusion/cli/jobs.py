@@ -109,7 +109,7 @@ def prepare(options: Options) -> Prepared:
         io.check_beside(output)
     check(job, stack)
     known = None if draft.trained is None else draft.trained.check(stack, job.denoise)
-    notices = [contradicted(described, stack), told, known]
+    notices = [contradicted(described, stack), _full(described), told, known]
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
 
 
@@ -122,6 +122,8 @@ def _check_saving(options: Options, draft: _Draft) -> None:
         raise InvalidInput(f"{name_of(method)} trains nothing: leave --save-weights out")
     if draft.trained is not None and not method.refines:
         raise InvalidInput("with trained weights nothing is trained: leave --save-weights out")
+    if draft.job.weights is not None:
+        io.check_distinct(options.save_weights, draft.job.weights, WEIGHTS_SUFFIXES)
     io.check_output(options.save_weights, 0, options.overwrite, WEIGHTS_SUFFIXES)
 
 
@@ -146,6 +148,15 @@ def contradicted(described: io.FileInfo, stack: ProjectionStack) -> str | None:
     if own is None or own.alike(stated):
         return None
     return f"{described.name} says of itself {own.description}, and is taken to be of {stated.description}, as stated"
+
+
+def _full(described: io.FileInfo) -> str | None:
+    """What to say where a file was saved as a volume, and not by a run."""
+    if described.saved_as != "volume":
+        return None
+    return (
+        f"{described.name} was saved as a full volume, and is taken for projections: simulate makes projections of it"
+    )
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,7 @@ def _replayed(options: Options, path: Path) -> _Draft:
     changes: dict[str, Any] = {"projections": source.resolve(), "device": options.device or job.device}
     if options.projections is not None:
         changes |= _places(options, job)
-    weights = options.base or options.weights or (job.weights and path.parent / job.weights)
+    weights = options.base or options.weights or _named_weights(job, path)
     if weights is not None:
         changes["weights"] = weights.resolve()
     if options.voxel_size is not None:
@@ -219,6 +230,20 @@ def _replayed(options: Options, path: Path) -> _Draft:
     if acquisition is not None and options.projections is not None:
         acquisition, others = _fitted(acquisition, options.projections)
     return _Draft(job_of(**{**job.model_dump(), **changes}), acquisition, trained, record, others)
+
+
+def _named_weights(job: Job, path: Path) -> Path | None:
+    """The file of trained weights that a job names."""
+    if job.weights is None:
+        return None
+    named = path.parent / job.weights
+    if not named.exists():
+        option = "--base" if job.method.pretrained else "--weights"
+        raise InvalidInput(
+            f"there is no weights file {named}, which the job names; say where it is now: reconstruct --job "
+            f"{quoted(path)} {option} FILE"
+        )
+    return named
 
 
 def _places(options: Options, job: Job) -> dict[str, int | None]:

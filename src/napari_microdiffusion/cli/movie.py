@@ -47,13 +47,26 @@ def all_reconstructed(options: Options) -> tuple[list[str], dict[str, Any], int]
                 continue
             code = code_of(error)
             break
-        done.append(("; ".join(lines[:2]), values))
+        told = [*lines[:2], *([mapping] if (mapping := values["mapping"]) else [])]
+        done.append(("; ".join(told), values))
         if code:
             break
         each = _with_network(each)
     left_out = [f"time point {time} is left out: {reason}" for time, reason in failed.items()]
     results = {"time_points": [values for _, values in done], "failed": failed}
-    return [*(line for line, _ in done), *left_out], results, code or BAD_INPUT * bool(failed)
+    return [*(line for line, _ in done), *_in_common(done), *left_out], results, code or BAD_INPUT * bool(failed)
+
+
+def _in_common(done: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What is to be said once: of intensities that do not compare, and what the first volume is worth."""
+    mappings = {values["mapping"] for _, values in done if "mapped to" in (values["mapping"] or "")}
+    apart = [
+        "note: each time point is mapped by itself, so brightness does not compare from file to file: "
+        "--dtype float32 keeps it"
+    ]
+    first = done[0][1]
+    name = Path(first["output"]).name
+    return [*(apart if len(mappings) > 1 else []), f"{name} (of the others see --json): {first['verdict']}"]
 
 
 def _outputs(options: Options) -> list[Path]:

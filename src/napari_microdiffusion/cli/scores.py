@@ -16,7 +16,7 @@ from ..methods import Weights, heldout
 from ..metrics import evaluate, scales_apart
 from ..presets import name_of
 from ..pretraining import trained_on
-from ..provenance import check_no_map, found_in, was_denoised, was_reconstructed
+from ..provenance import found_in, was_denoised, was_reconstructed
 from ..run import Job, check
 from ..trained import TOO_GOOD, load_trained
 from ..trust import FOLDS, held_out
@@ -51,12 +51,11 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     """
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     _check(options, acquisition)
+    _check_held(options)
     found = io.read_volume(*chosen(options.volume, options))
-    check_no_map(found.provenance, found.name)
     recipe = recipe_of(options, found) if options.held_out else None
     known = None if options.truth is None else io.read_volume(*chosen(options.truth, options))
     if known is not None:
-        check_no_map(known.provenance, known.name)
         _warn_of_known(found, known)
     if (found.provenance or {}).get("complete") is False:
         note(f"note: {found.name} is partial: the run that made it was stopped")
@@ -112,6 +111,16 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
         raise InvalidInput(
             "--slices, --stride, --profile, --fwhm and --leave-out describe --projections: give them too"
         )
+
+
+def _check_held(options: Options) -> None:
+    """Refuse files that hold something else than they are given for, before their pixels are read."""
+    wanted = {options.volume: "give the volume that was made from them"}
+    if options.truth is not None:
+        wanted[options.truth] = "the truth is a fully sampled volume"
+    for path, because in wanted.items():
+        found = io.inspect(path)
+        found.check_volume(found.name, because)
 
 
 def _warn_of_known(volume: Volume, truth: Volume) -> None:

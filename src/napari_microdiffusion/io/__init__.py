@@ -96,6 +96,7 @@ def inspect(path: str | Path) -> FileInfo:
             channel_names=source.channel_names if len(source.channel_names) == sizes.get("C", 1) else (),
             unusable=unusable,
             pair=source.pair if beside(Path(path)).exists() else "",
+            saved_as=str(source.record.get("kind", "")),
         )
 
 

@@ -48,6 +48,8 @@ class FileInfo:
         What is wrong with the acquisition that it carries, where that cannot be used; else empty.
     pair
         The mark that it shares with its reliability, where one was saved and something still lies there; else empty.
+    saved_as
+        ``volume`` or ``projections`` where this software saved it as such; else what the file says, or nothing.
     """
 
     name: str
@@ -62,6 +64,7 @@ class FileInfo:
     channel_names: tuple[str, ...] = ()
     unusable: str = ""
     pair: str = ""
+    saved_as: str = ""
 
     @property
     def images(self) -> int:

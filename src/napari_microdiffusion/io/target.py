@@ -115,15 +115,15 @@ def check_output(
     return path
 
 
-def check_distinct(output: str | Path, source: str | Path) -> None:
-    """Refuse an output that would replace its own input.
+def check_distinct(output: str | Path, source: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Refuse an output, with one of the suffixes, that would replace its own input.
 
     Raises
     ------
     InvalidInput
         If both are the same file or folder, links resolved, one lies in the other, or the output is just a folder.
     """
-    _check_file(Path(output), SUFFIXES)
+    _check_file(Path(output), suffixes)
     target, given = Path(output).resolve(), Path(source).resolve()
     same = target.exists() and given.exists() and target.samefile(given)
     if given.is_dir() and given in target.parents:

@@ -55,16 +55,17 @@ def small_images(stack: ProjectionStack) -> str:
     )
 
 
-def summary(trial: Trial) -> str:
-    """What was chosen, and how well hidden projections are told with that."""
+def summary(trial: Trial, guessed: bool) -> str:
+    """What was chosen, and how well hidden projections are told with that; whether the voxel ratio was guessed."""
     own, lead = trial.score(trial.sigma), trial.lead(trial.sigma)
     alike = f" (to {trial.floor + lead:.1f} dB by settings that cannot be told apart)"
     others = alike if own < trial.floor and lead >= 0 else ""
     told = f"hidden projections are predicted to {own:.1f} dB{others}, by interpolation to {trial.floor:.1f} dB"
     longer = f"structures {trial.elongation:.2g} times as long along z as across; " if trial.elongation != 1 else ""
     return (
-        f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {trial.ratio:.3g} times as deep as wide; "
-        f"{longer}{'too few projections to hide any' if math.isnan(trial.floor) else told}"
+        f"axial blur {trial.sigma:.3g} slices beyond the lateral one; voxels {'taken to be ' * guessed}"
+        f"{trial.ratio:.3g} times as deep as wide{', as their size is not stated' * guessed}; {longer}"
+        f"{'too few projections to hide any' if math.isnan(trial.floor) else told}"
     )
 
 

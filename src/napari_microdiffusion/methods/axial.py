@@ -28,7 +28,7 @@ from ._lateral import LateralLoss
 from ._outcome import UNTESTED, cramped, doubt, small_images, summary, widened
 from ._patches import PATCH_DEPTH, PATCH_WIDTH, Anisotropy, Cutter
 from ._planes import XZ, deviation, fold_of, intervals, restore, through_planes
-from ._ratio import RATIOS, foreign, odd_scale, ratio_of
+from ._ratio import RATIOS, foreign, odd_scale, ratio_of, stated_ratio
 from ._settings import Blocks, FinalConsistency, LearningRate, NetworkChannels, PatchBatch, Steps, setting
 from ._training import ahead, descend, muon
 from ._trial import FALLBACK, Trial, try_out
@@ -214,7 +214,7 @@ class Axial(Method):
         trial = yield from try_out(net.requires_grad_(False), cut, stack, grid, context)
         if context.stopped:
             return weights
-        yield Notice(summary(trial))
+        yield Notice(summary(trial, self.ratio is None and stated_ratio(stack) is None))
         if trial.widening > 1 and not doubt(trial, stack, self.sigma):  # else there will be no error bars
             yield Notice(widened(trial))
         return weights | trial.weights()
