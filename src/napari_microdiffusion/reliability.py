@@ -27,7 +27,8 @@ class Reliability:
         Standard deviation.
     lower, upper
         Bounds of the 90 % interval: what would have been measured of the slice, noise included (of denoised
-        projections, without), lies below ``lower`` at one voxel of twenty, above ``upper`` at another.
+        projections, without), lies below ``lower`` at one voxel of twenty, above ``upper`` at another. Slices that a
+        projection shows by themselves were measured: all three know them as they are.
 
     Raises
     ------
