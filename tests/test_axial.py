@@ -356,6 +356,16 @@ def test_three_projections_are_too_few_to_choose_sigma(settings, sigma, fell):
     assert any("too few projections" in event.message for event in events if isinstance(event, Notice))
 
 
+@pytest.mark.parametrize("stated", ["scale", "ratio", None])
+def test_a_guessed_voxel_ratio_is_told_from_one_that_is_known(stated, stack):
+    settings = {key: value for key, value in TINY.items() if key != "ratio" or stated == "ratio"}
+    known = replace(stack, scale_um=(6.0, 1.0, 1.0)) if stated == "scale" else stack
+    events, _ = collected(Axial(**settings, sigma=1.0).fit(known, Context()))
+    said = " ".join(event.message for event in events if isinstance(event, Notice))
+    assert "times as deep as wide" in said
+    assert ("as their size is not stated" in said) == (stated is None)
+
+
 @pytest.mark.parametrize(("scale", "named"), [((360.0, 1.0, 1.0), True), ((6.0, 1.0, 1.0), False)])
 def test_voxels_that_are_deeper_than_it_can_do_are_named(scale, named, stack):
     method = Axial(**{key: value for key, value in TINY.items() if key != "ratio"})

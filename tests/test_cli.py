@@ -561,7 +561,7 @@ class TestMistaken:
 
     def test_a_volume_for_projections(self) -> None:
         result = invoke("reconstruct", "t.ome.tif", "-o", "v.ome.tif", "--method", "linear", "--slices", "6")
-        assert "t was saved as a full volume, and is taken for projections" in result.stderr
+        assert "t was saved as a stack of slices, and is taken for projections" in result.stderr
 
     def test_projections_for_a_truth(self) -> None:
         told = refused("evaluate", "t.ome.tif", "--truth", "p.ome.tif")
@@ -597,7 +597,7 @@ class TestMovie:
 
     def test_each_time_point_as_if_it_were_alone(self, stacks: list[np.ndarray]) -> None:
         *lines, worth = done(*self.ORDER, "--method", "conservative").splitlines()
-        assert worth.startswith("v_t0.ome.tif (of the others see --json): Measured: 5 projections")
+        assert worth.startswith("v_t0.ome.tif (each file holds its own verdict): Measured: 5 projections")
         for time, (line, data) in enumerate(zip(lines, stacks, strict=True)):
             volume = io.read_volume(f"v_t{time}.ome.tif")
             expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=5)), presets.spec("conservative"))
@@ -978,7 +978,9 @@ class TestPretrain:
         done("reconstruct", "--job", "v.ome.tif", "-o", "w.ome.tif")
         np.testing.assert_array_equal(io.read_volume("v.ome.tif").data, io.read_volume("w.ome.tif").data)
         Path("base.safetensors").rename("moved.safetensors")
-        assert "no weights file" in refused("reconstruct", "--job", "v.ome.tif", "-o", "x.ome.tif")
+        told = refused("reconstruct", "--job", "v.ome.tif", "-o", "x.ome.tif")
+        assert "no weights file" in told
+        assert "which the job names; say where it is now: reconstruct --job v.ome.tif --base FILE" in told
         again = invoke("reconstruct", "--job", "v.ome.tif", "-o", "x.ome.tif", "--base", "moved.safetensors")
         assert again.exit_code == 0
         assert "not the ones" not in again.stderr

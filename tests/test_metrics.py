@@ -207,6 +207,18 @@ def test_flagged_error_ratio_compares_mean_squares(truth):
     assert evaluate(perfect, truth)["flagged_error_ratio"] == pytest.approx(1)
 
 
+def test_slices_without_error_bars_do_not_count_beside_others(truth):
+    known = np.zeros(truth.shape)
+    known[::2] = 1
+    width = np.where(known, 0, 0.3)
+    width[1] = 0.1
+    std = np.where(known, 0, np.random.default_rng(0).random(truth.shape))
+    volume = with_reliability(truth, np.where(known, 0.0, 0.2), std, width)
+    assert evaluate(volume, truth)["coverage_90"] == pytest.approx(17 / 18)
+    exact = with_reliability(truth, np.zeros(truth.shape), 0 * std, np.zeros(truth.shape))
+    assert evaluate(exact, truth)["coverage_90"] == 1
+
+
 def test_reliability_is_scored_between_the_points_of_a_point_profile(truth):
     stack, cropped = truth.simulate(Acquisition(slices=6, profile="point"))
     scored = scored_slices(36, stack.acquisition)

@@ -280,3 +280,12 @@ def test_projections_that_are_lacking_are_noticed(stack: ProjectionStack, tmp_pa
     write_projections(stack.without((2, 4)), tmp_path / "s.ome.tif")
     ((data, attributes, _),) = read_layers(tmp_path / "s.ome.tif")
     assert header(Image(data, **attributes)).lacking == 2
+
+
+def test_a_mirrored_layer_is_saved_with_the_size_of_its_voxels(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((6, 32, 32), np.float32)
+    attributes = {"name": "mirrored", "scale": (-2.0, 0.5, 0.5), "units": ("um", "um", "um")}
+    [written] = write_image(str(tmp_path / "m.ome.tif"), data, attributes)
+    assert read_volume(written).scale_um == (2.0, 0.5, 0.5)
+    [written] = write_image(str(tmp_path / "flat.ome.tif"), data, attributes | {"scale": (0.0, 0.5, 0.5)})
+    assert read_volume(written).scale_um is None

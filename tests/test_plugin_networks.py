@@ -154,6 +154,21 @@ def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network
     assert not save.isEnabled()  # that is the file's own network
 
 
+def test_a_fine_tuned_network_does_not_replace_the_one_it_came_from(
+    opened: Open, qtbot: Any, network: Path, notices: list[str]
+) -> None:
+    _, widget = opened()
+    before = network.read_bytes()
+    tuned = choices_of(load_trained(network).method) | {"overrides": {**SMALL, "fine_tuning": 1}}
+    widget.setValue(widget.value().replace(**tuned, weights=network))
+    with qtbot.waitSignal(widget.finished, timeout=60_000):
+        widget.run()
+    widget._files.write_weights(facts(widget.results()[-1])["ran"], network)
+    qtbot.waitUntil(lambda: bool(notices), timeout=10_000)
+    assert "is the input itself" in notices[0]
+    assert network.read_bytes() == before
+
+
 def test_a_network_of_other_settings_is_refused(opened: Open, qtbot: Any, network: Path, notices: list[str]) -> None:
     viewer, widget = opened()
     changed = choices_of(spec("axial", overrides={**SMALL, "channels": 16}))

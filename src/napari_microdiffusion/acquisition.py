@@ -91,6 +91,11 @@ class Acquisition(Beam):
         alone = np.count_nonzero(self.matrix, axis=1) == 1
         return np.asarray(self.matrix[alone].any(0))
 
+    @property
+    def inferred(self) -> NDArray[np.bool_]:
+        """Which slices no projection in use shows all by themselves, shape (Z,); all of them where each is `fixed`."""
+        return ~self.fixed | self.fixed.all()
+
     def bound(self, count: int) -> Acquisition:
         """The same acquisition with ``count`` projections, none hidden."""
         return self.replace(count=count, hidden=())

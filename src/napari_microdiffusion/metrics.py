@@ -147,6 +147,8 @@ def scales_apart(volume: NDArray[Any], truth: NDArray[Any]) -> str | None:
 def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition | None = None) -> dict[str, float]:
     """How well a volume knows where it is wrong, over `scored_slices`; empty for a volume that says nothing of it.
 
+    Slices without error bars count only where none has any: these were measured, and nothing was inferred.
+
     Returns
     -------
     dict
@@ -160,7 +162,9 @@ def reliability_scores(volume: Volume, truth: Volume, acquisition: Acquisition |
         return {}
     inside, squares, counts = 0, np.zeros(2), np.zeros(2)  # of the others, of the flagged
     shining, held, lit = bright(volume.data), 0, 0
-    for z in np.flatnonzero(scored_slices(len(truth.data), acquisition)):
+    scored = scored_slices(len(truth.data), acquisition)
+    uncertain = scored & found.std.any((1, 2))
+    for z in np.flatnonzero(uncertain if uncertain.any() else scored):
         true = truth.data[z].astype(np.float64)
         holds = (found.lower[z] <= true) & (true <= found.upper[z])
         inside += int(holds.sum())

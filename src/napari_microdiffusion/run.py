@@ -49,7 +49,7 @@ class Job(BaseModel):
     scale_um: tuple[Size, Size, Size] | None = Field(
         None, description="voxel size of the volume (z, y, x) in µm; None: as the file says, if it does"
     )
-    denoise: bool = Field(False, strict=True, description="take the noise off the projections first")
+    denoise: bool = Field(False, description="take the noise off the projections first")
     weights: Path | None = Field(None, description="trained weights to use instead of training")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = "auto"

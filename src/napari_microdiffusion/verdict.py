@@ -278,10 +278,9 @@ def _apart(voxels: NDArray[Any]) -> int:
 
 
 def _some_inferred(voxels: NDArray[Any], acquisition: Acquisition) -> NDArray[np.bool_]:
-    """Which of `_some` lie in slices that no projection shows all by itself; all where each slice is shown so."""
-    inferred = ~acquisition.fixed | acquisition.fixed.all()
+    """Which of `_some` lie in slices that were inferred."""
     z = np.arange(0, voxels.size, _apart(voxels)) // voxels[0].size
-    return np.asarray(inferred[z])
+    return np.asarray(acquisition.inferred[z])
 
 
 def _span(data: NDArray[Any]) -> float:

@@ -77,13 +77,8 @@ def note(message: str) -> None:
     """A line on standard error."""
     try:
         typer.echo(message, err=True)
-    except BrokenPipeError:
-        nobody_reads()
-
-
-def nobody_reads() -> None:
-    """Go on without what is said on standard error, where whatever read it has gone."""
-    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 until the program ends
+    except BrokenPipeError:  # whatever read it has gone: go on without
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 until the program ends
 
 
 class Progress:
@@ -92,11 +87,7 @@ class Progress:
     def __init__(self) -> None:
         from rich.console import Console
 
-        class Heedless(Console):
-            def on_broken_pipe(self) -> None:
-                nobody_reads()
-
-        self._console = Heedless(stderr=True)
+        self._console = Console(stderr=True)
         self._stage, self._steps, self._began, self._shown = "", 1, time.monotonic(), 0
         self._bar = _bar(self._console) if self._console.is_terminal else None
         self._task: Any = None
@@ -144,7 +135,10 @@ class Progress:
             self._line(", ".join(part for part in parts if part))
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._bar is None:
+            note(text)
+        else:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def follow(events: Generator[Event, None, Returned]) -> Returned:

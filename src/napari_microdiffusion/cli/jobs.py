@@ -151,11 +151,12 @@ def contradicted(described: io.FileInfo, stack: ProjectionStack) -> str | None:
 
 
 def _full(described: io.FileInfo) -> str | None:
-    """What to say where a file was saved as a volume, and not by a run."""
+    """What to say where this software saved a file, and not as projections."""
     if described.saved_as != "volume":
         return None
     return (
-        f"{described.name} was saved as a full volume, and is taken for projections: simulate makes projections of it"
+        f"{described.name} was saved as a stack of slices, and is taken for projections: if it is a fully sampled "
+        "volume, simulate makes projections of it"
     )
 
 

@@ -66,7 +66,8 @@ def _in_common(done: list[tuple[str, dict[str, Any]]]) -> list[str]:
     ]
     first = done[0][1]
     name = Path(first["output"]).name
-    return [*(apart if len(mappings) > 1 else []), f"{name} (of the others see --json): {first['verdict']}"]
+    others = " (each file holds its own verdict)" if len(done) > 1 else ""
+    return [*(apart if len(mappings) > 1 else []), f"{name}{others}: {first['verdict']}"]
 
 
 def _outputs(options: Options) -> list[Path]:

@@ -49,7 +49,8 @@ class FileInfo:
     pair
         The mark that it shares with its reliability, where one was saved and something still lies there; else empty.
     saved_as
-        ``volume`` or ``projections`` where this software saved it as such; else what the file says, or nothing.
+        ``volume`` or ``projections`` where this software saved it: the first also where it was not told what a stack
+        is. Else what the file says, or nothing.
     """
 
     name: str

@@ -51,7 +51,7 @@ class Deviations:
         start = along_rows(acquisition.smoothest(ridge), patches.projections)
         with torch.no_grad():
             mean, spread = restored(net, acquisition, ridge, start, patches.conditions, self.context)
-        spread[..., acquisition.fixed, :] = 0  # as in the reliability of a stack
+        spread[..., ~acquisition.inferred, :] = 0  # as in the reliability of a stack
         std = deviation(spread.transpose(0, 1)).clamp_min(LEAST)
         clean = invisible(acquisition, ridge, patches.truth + patches.grain - mean) / std
         t = torch.randint(self.schedule.timesteps, (len(clean),), generator=generator).to(clean.device)

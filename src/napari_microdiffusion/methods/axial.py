@@ -164,9 +164,7 @@ class Axial(Method):
             return volume
         distances *= np.float32(trial.widening)
         np.minimum(distances, np.ptp(stack.data), out=distances)  # what it saw nothing like may be told anything
-        measured = stack.acquisition.fixed
-        if not measured.all():  # else all there is to tell is how well they would be measured once more
-            distances[:, measured] = 0
+        distances[:, ~stack.acquisition.inferred] = 0
         bounds = volume.data - distances[0], volume.data + distances[1]
         return replace(volume, reliability=Reliability(deviation(distances), *bounds))
 

@@ -14,7 +14,7 @@ from ..images import MINIMUM_LATERAL, check_values
 from ..provenance import was_reconstructed
 from ..volume import Volume
 from .known import facts
-from .layers import header, in_memory, pixels, spacing_um, there
+from .layers import header, in_memory, pixels, there, voxel_um
 from .model import Setup
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _too_small(depth: int, size: tuple[int, int], least: int) -> str:
 
 
 def _load(layer: Image, axes: dict[str, int]) -> Callable[[], Volume]:
-    name, data, scale = layer.name, pixels(layer, there(layer, axes)), spacing_um(layer)
+    name, data, scale = layer.name, pixels(layer, there(layer, axes)), voxel_um(layer)
     return lambda: Volume(in_memory(data), scale, name)
 
 

@@ -16,7 +16,7 @@ from ..events import InvalidInput, TooLarge
 from ..provenance import is_map, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .known import KEY, LOST, at, lost, reliability
-from .layers import LayerTuple, known_units_um, projections_layer, volume_layer
+from .layers import LayerTuple, known_units_um, projections_layer, sizes_of, volume_layer
 
 if TYPE_CHECKING:
     from ..io import FileInfo
@@ -223,7 +223,7 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     known = at(attributes.get("metadata", {}).get(KEY, {}), {})  # of a single time point of a movie nothing
     finest = data[0] if attributes.get("multiscale") else data  # of a pyramid, whose scale the attributes hold
     pixels, name = np.asarray(finest), str(attributes.get("name", "volume"))
-    spacing = known_units_um(attributes.get("scale", ()), attributes.get("units", ()))
+    spacing = sizes_of(known_units_um(attributes.get("scale", ()), attributes.get("units", ())))
     dtype = known.get("source_dtype", "")
     if known.get("role") == "projections":
         acquisition = Acquisition.model_validate(known["acquisition"])

@@ -15,8 +15,9 @@ from ..volume import Volume
 from .background import in_background
 from .dialogs import WEIGHTS, file_asked, volume_asked
 from .known import LOST, Ran, at, facts, lost, ran_of, reliability
-from .layers import LayerTuple, in_memory, link_contrast, pixels, spacing_um
+from .layers import LayerTuple, in_memory, link_contrast, pixels, voxel_um
 from .live import show_middle
+from .remembered import TRAINED_FOR
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -96,11 +97,16 @@ class Files:
         """Save the network of a run with its settings."""
 
         def write() -> str:
+            from ..checkpoint import SUFFIXES
+            from ..io import check_distinct
             from ..trained import save_trained
 
             method, result = ran.job.method, ran.result
+            if ran.job.weights is not None:
+                check_distinct(path, ran.job.weights, SUFFIXES)
             denoised = was_denoised(result.volume.provenance)
             saved = save_trained(path, method, result.weights, ran.stack, True, ran.trained, denoised)
+            TRAINED_FOR[saved.resolve()] = ran.stack.acquisition  # whatever lay there before
             use = "use it on another stack" if method.transfers else "make this volume again without training"
             return f"Saved {saved}. To {use}: Load… under Method"
 
@@ -154,7 +160,7 @@ def as_volume(layer: Image, chosen: dict[str, int] | None = None) -> Volume:
     May read files, so it belongs into a worker thread; errors as for `known.reliability`.
     """
     known = at(facts(layer), chosen or {})
-    data, scale = in_memory(pixels(layer, chosen or {})), spacing_um(layer)
+    data, scale = in_memory(pixels(layer, chosen or {})), voxel_um(layer)
     found = reliability(known, data)
     return Volume(data, scale, layer.name, known.get("source_dtype", ""), known.get("provenance"), found)
 

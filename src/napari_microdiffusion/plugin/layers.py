@@ -150,6 +150,19 @@ def known_acquisition(layer: Image) -> Acquisition | None:
     return Acquisition.model_validate(known).unbound
 
 
+def voxel_um(layer: Image) -> Triple | None:
+    """How large its voxels are (z, y, x) in µm, also where it is shown mirrored; None where it does not state it."""
+    return sizes_of(spacing_um(layer))
+
+
+def sizes_of(spacing: Triple | None) -> Triple | None:
+    """Sizes (z, y, x) of what lies so far apart in either direction; None where it is not known, or nothing."""
+    if spacing is None or not all(spacing):
+        return None
+    z, y, x = map(abs, spacing)
+    return z, y, x
+
+
 def spacing_um(layer: Image) -> Triple | None:
     """Distance of neighbouring images and pixels (z, y, x) in µm; None where the layer does not state it."""
     return known_units_um(layer.scale, layer.units)
