@@ -142,6 +142,10 @@ def test_a_network_is_saved_where_there_is_one(opened: Open, qtbot: Any, network
     path = tmp_path / "again.safetensors"
     widget._files.write_weights(ran, path)
     qtbot.waitUntil(path.exists, timeout=10_000)
+    gaussian = Acquisition(profile="gaussian")
+    widget.setValue(widget.value().replace(weights=path, acquisition=gaussian))
+    assert "the network was trained for 6 slices, stride 6, uniform profile" in widget.data.line.text()
+    widget.setValue(widget.value().replace(weights=None, acquisition=ran.stack.acquisition.unbound))
     saved = load_trained(path)
     assert saved.method == ran.job.method != load_trained(network).method
     assert saved.origin.complete

@@ -109,7 +109,7 @@ def prepare(options: Options) -> Prepared:
         io.check_beside(output)
     check(job, stack)
     known = None if draft.trained is None else draft.trained.check(stack, job.denoise)
-    notices = [contradicted(described, stack), _full(described), told, known]
+    notices = [contradicted(described, stack), _saved_as_volume(described), told, known]
     return Prepared(job, stack, draft.trained, output, draft.record, list(filter(None, notices)))
 
 
@@ -150,7 +150,7 @@ def contradicted(described: io.FileInfo, stack: ProjectionStack) -> str | None:
     return f"{described.name} says of itself {own.description}, and is taken to be of {stated.description}, as stated"
 
 
-def _full(described: io.FileInfo) -> str | None:
+def _saved_as_volume(described: io.FileInfo) -> str | None:
     """What to say where this software saved a file, and not as projections."""
     if described.saved_as != "volume":
         return None

@@ -51,7 +51,7 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     """
     acquisition = acquisition_of(options.slices, options.stride, options.profile, options.fwhm)
     _check(options, acquisition)
-    _check_held(options)
+    _check_contents(options)
     found = io.read_volume(*chosen(options.volume, options))
     recipe = recipe_of(options, found) if options.held_out else None
     known = None if options.truth is None else io.read_volume(*chosen(options.truth, options))
@@ -113,7 +113,7 @@ def _check(options: Options, acquisition: Acquisition | None) -> None:
         )
 
 
-def _check_held(options: Options) -> None:
+def _check_contents(options: Options) -> None:
     """Refuse files that hold something else than they are given for, before their pixels are read."""
     wanted = {options.volume: "give the volume that was made from them"}
     if options.truth is not None:

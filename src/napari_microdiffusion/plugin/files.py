@@ -106,7 +106,8 @@ class Files:
                 check_distinct(path, ran.job.weights, SUFFIXES)
             denoised = was_denoised(result.volume.provenance)
             saved = save_trained(path, method, result.weights, ran.stack, True, ran.trained, denoised)
-            TRAINED_FOR[saved.resolve()] = ran.stack.acquisition  # whatever lay there before
+            if ran.trained is None or not ran.trained.is_base:
+                TRAINED_FOR[saved.resolve()] = ran.stack.acquisition  # whatever lay there before
             use = "use it on another stack" if method.transfers else "make this volume again without training"
             return f"Saved {saved}. To {use}: Load… under Method"
 
