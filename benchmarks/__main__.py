@@ -96,8 +96,12 @@ def results_of(cases: list[Case], store: Path) -> dict[str, Any]:
 
 
 def _held_out_of(case: Case, row: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """The held-out score that a row of a case lacks, and what it was measured with; empty where no other has it."""
-    same = {} if "held_out_psnr" in row else next((other for other in others if case.same(other)), {})
+    """The held-out score that a row of a case lacks, and what it was measured with; empty where no other has it.
+
+    Another device rounds otherwise, and which it was is kept: on a GPU none has to be measured that a CPU has measured.
+    """
+    lacking = "held_out_psnr" not in row
+    same = next((other for other in others if case.same(other, on_any_device=True)), {}) if lacking else {}
     return {key: value for key, value in same.items() if key.startswith("held_out")}
 
 

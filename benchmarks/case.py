@@ -77,7 +77,7 @@ class Case(BaseModel):
         """Stable while the case and the spec behind its names stay the same."""
         return hashlib.sha256((self.model_dump_json() + self.spec().model_dump_json()).encode()).hexdigest()[:16]
 
-    def same(self, row: dict[str, Any]) -> bool:
+    def same(self, row: dict[str, Any], on_any_device: bool = False) -> bool:
         """Whether a result is of this case and of its method as it is today.
 
         A setting that was added since counts as its default, as it does in files of trained weights; one that a case
@@ -86,7 +86,7 @@ class Case(BaseModel):
         from napari_microdiffusion.events import InvalidInput
         from napari_microdiffusion.presets import validated
 
-        plain = {"settings": {}}
+        plain: dict[str, Any] = {"settings": {}} | ({"device": "auto"} if on_any_device else {})
         if "spec" not in row or Case.model_validate(row["case"] | plain) != self.model_copy(update=plain):
             return False
         try:

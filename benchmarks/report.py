@@ -108,12 +108,12 @@ def _notes(rows: list[dict[str, Any]], cases: list[Case], table: Table) -> list[
         ]
     by_themselves = [row for row in rows if any(key in row for key in HELD_OUT_BY)]
     if by_themselves:
-        precisions, commits = (
+        places, precisions, commits = (
             ", ".join(dict.fromkeys(row[key] for row in by_themselves if key in row))
-            for key in ("held_out_precision", "held_out_commit")
+            for key in ("held_out_device", "held_out_precision", "held_out_commit")
         )
-        made = f" with commit {commits}" if commits else ""
-        notes += ["", f"Held-out scores of methods trained anew were measured by themselves, in {precisions}{made}."]
+        made = f"on {places}, in {precisions}" + (f" with commit {commits}" if commits else "")
+        notes += ["", f"Held-out scores of methods trained anew were measured by themselves, {made}."]
     if any("base_seconds" in row for row in rows):
         notes += [
             "",
