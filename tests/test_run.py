@@ -178,6 +178,12 @@ def test_other_methods_say_nothing_of_reliability(camera):
     assert reconstruct(camera, Conservative()).reliability is None
 
 
+def test_a_method_may_be_named(camera):
+    np.testing.assert_array_equal(reconstruct(camera, "linear").data, reconstruct(camera, Linear()).data)
+    with pytest.raises(InvalidInput, match="no method is called 'lanczos'; there are linear, cubic"):
+        reconstruct(camera, "lanczos")
+
+
 def test_reconstruct_is_run_in_one_call(camera):
     once = reconstruct(camera, DIFFUSION, seed=3, device="cpu")
     result = exhaust(run(job(DIFFUSION, camera, seed=3, precision="auto"), camera))

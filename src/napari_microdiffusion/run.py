@@ -23,7 +23,7 @@ from .images import span
 from .methods import AnyMethod, Conservative, Context, Method, Weights
 from .methods._base import make_consistent
 from .metrics import Residual, residual_stats
-from .presets import name_of
+from .presets import name_of, spec
 from .reliability import Reliability
 from .trained import Trained
 from .verdict import verdict
@@ -135,7 +135,7 @@ def run(
 
 def reconstruct(
     stack: ProjectionStack,
-    method: Method | Trained,
+    method: str | Method | Trained,
     *,
     seed: int = 0,
     device: Device = "auto",
@@ -146,10 +146,13 @@ def reconstruct(
     Parameters
     ----------
     method
-        Trained on the stack where it learns; or trained already, a base model for example (`trained.load_trained`).
+        A name, with the settings of `preview`; a spec, with others (`presets.spec`); or one that is trained already,
+        a base model for example (`trained.load_trained`).
     denoise
         Take the noise off the projections first (`denoising.denoised`).
     """
+    if isinstance(method, str):
+        method = spec(method)
     recipe = method.method if isinstance(method, Trained) else method
     job = Job(method=recipe, acquisition=stack.acquisition, seed=seed, device=device, denoise=denoise)
     if not isinstance(method, Trained):
