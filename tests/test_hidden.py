@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,16 @@ class Brighter(nn.Module):
     def forward(self, planes: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
         later = (torch.arange(planes.shape[1]) % 4 > 0).to(planes)[None, :, None]
         return later.expand_as(planes), torch.ones(len(planes), 2, *planes.shape[1:])
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_stop_is_heeded_after_every_batch_of_planes(monkeypatch, after):
+    asked = itertools.count()
+    monkeypatch.setattr(Context, "at_once", lambda *_: 1)
+    stack = ProjectionStack(np.random.default_rng(0).random((4, 20, 16), np.float32), Acquisition(slices=4, count=4))
+    stopped = Context(cancelled=lambda: next(asked) >= after)
+    assert hidden_planes(Brighter(), stack, Anisotropy(1.0), stopped) is None
+    assert next(asked) == after + 1
 
 
 def test_hidden_projections_are_told_by_the_others_alone():

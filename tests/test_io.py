@@ -181,6 +181,12 @@ class TestExport:
         assert back.provenance["export"]["clipped"] == 2
         assert back.data.dtype == np.uint16
 
+    def test_a_dtype_that_is_none_does_not_count(self, tmp_path: Path) -> None:
+        io.write_volume(Volume(np.ones((4, 32, 32), np.float32), source_dtype="foo"), tmp_path / "v.ome.tif")
+        back = io.read_volume(tmp_path / "v.ome.tif")
+        assert back.source_dtype == "float32"
+        io.write_volume(back, tmp_path / "w.ome.tif", dtype="uint8")
+
     @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
     def test_few_photons_are_not_rounded_away(self, tmp_path: Path, dtype: Any) -> None:
         data = np.linspace(-1.6, 18.7, 3 * 32 * 32, dtype=np.float32).reshape(3, 32, 32)

@@ -281,6 +281,9 @@ def test_shapes_must_match(truth, stack):
         evaluate(Volume(truth.data[:30]), truth)
     with pytest.raises(InvalidInput, match="check slices and stride"):
         evaluate(Volume(truth.data[:30]), None, stack)
+    deeper = ProjectionStack(np.ones((9, *truth.shape[1:])), Acquisition(slices=6, profile="point"))
+    with pytest.raises(InvalidInput, match="check slices and stride"):
+        evaluate(truth, truth, deeper)
 
 
 def test_a_constant_truth_is_refused(truth):

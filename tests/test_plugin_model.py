@@ -12,9 +12,11 @@ import pytest
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.descriptions import DESCRIPTIONS
 from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.metrics import Residual
 from napari_microdiffusion.plugin.follow import Recorder, spread
 from napari_microdiffusion.plugin.model import Header, Setup, choices_of, plan
 from napari_microdiffusion.presets import METHODS, PRESETS, spec
+from napari_microdiffusion.run import Result
 from napari_microdiffusion.trained import check_sampling_only
 from napari_microdiffusion.volume import ProjectionStack, Volume
 
@@ -111,6 +113,15 @@ def test_recorder_scores_and_times(truth: Volume, stack: ProjectionStack) -> Non
     assert set(progress.scores) >= {"psnr", "ssim", "dice", "reprojection_max_error"}
     np.testing.assert_array_equal(canvas[2:4], truth.data[2:4])
     assert not recorder.progress().losses
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_closing_scores_can_be_stopped(truth: Volume, stack: ProjectionStack, stop: bool) -> None:
+    recorder = Recorder(np.zeros(stack.volume_shape, np.float32), stack, truth)
+    first = recorder.progress().scores
+    found = recorder.closing_scores(Result(truth, {}, Residual(0.0, 0.0), False, 1.0), lambda: stop)
+    assert first is not None
+    assert found["psnr"] == (first["psnr"] if stop else 120)
 
 
 def test_too_little_memory_is_said_before_the_first_picture(

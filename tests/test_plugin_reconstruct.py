@@ -767,7 +767,7 @@ def test_open_a_file(opened: Open, qtbot: Any, notices: list[str], stack: Projec
     _, widget = opened()
     widget.open(tmp_path / "mine.ome.tif")
     qtbot.waitUntil(lambda: widget.value().source == "mine", timeout=10_000)
-    assert widget.value().job is not None
+    assert widget.value().acquisition == stack.acquisition.unbound
     widget.open(tmp_path / "none.tif")
     qtbot.waitUntil(lambda: len(notices) == 1, timeout=10_000)
 
@@ -949,6 +949,11 @@ def test_a_result_that_is_opened_does_not_become_the_data(opened: Open, stack: P
     assert widget.value().source == ""
     viewer.add_image(stack.data, name="mine")
     assert widget.value().source == "mine"
+
+
+def test_more_axes_than_can_be_chosen_from_are_refused_before_the_run(opened: Open) -> None:
+    _, widget = opened(layers=[(np.random.default_rng(0).random((2, 3, 4, 5, 40, 40)), {"name": "p"}, "image")])
+    assert "p has 6 axes (2, 3, 4, 5, 40, 40)" in widget.problem()
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def denoised(
         if cancelled():
             return None
         smooth = _smoothed(image.astype(np.float64), noise)
+        if cancelled():  # each takes seconds of a large image
+            return None
         again = _smoothed(_with_noise(smooth, noise, np.random.default_rng((seed, index))), noise)
         images[index] = smooth
         variance[index] = gaussian_filter(np.square(again - smooth), AROUND)

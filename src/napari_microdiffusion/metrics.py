@@ -113,6 +113,8 @@ def evaluate(
     for image in (volume, truth, projections):
         if image is not None and not np.isfinite(image.data).all():
             raise InvalidInput(f"{image.name} holds NaN or infinite values: no score can be given")
+    if projections is not None:
+        _check_shape(volume.shape, projections)
     scores: dict[str, float] = {}
     if truth is not None:
         if truth.shape != volume.shape:
@@ -219,14 +221,18 @@ def residual_map(volume: NDArray[Any], projections: ProjectionStack) -> NDArray[
 
 def _residual_rows(volume: NDArray[Any], projections: ProjectionStack) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Each image row with its y − A x, (k, x): in float64 without a copy of the whole volume."""
-    if volume.shape != projections.volume_shape:
-        raise InvalidInput(
-            f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with "
-            f"{projections.acquisition.description}, but the volume is {volume.shape}: check slices and stride"
-        )
+    _check_shape(volume.shape, projections)
     for row in range(volume.shape[1]):
         measured = projections.data[:, row].astype(np.float64)
         yield row, projections.acquisition.residual(volume[:, row].astype(np.float64), measured)
+
+
+def _check_shape(shape: tuple[int, ...], projections: ProjectionStack) -> None:
+    if shape != projections.volume_shape:
+        raise InvalidInput(
+            f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with "
+            f"{projections.acquisition.description}, but the volume is {shape}: check slices and stride"
+        )
 
 
 def scored_slices(depth: int, acquisition: Acquisition | None) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ Array = TypeVar("Array", "NDArray[Any]", "torch.Tensor")
 def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
     """Apply a constant (P, Q) matrix along the first axis of a (Q, ...) array or tensor.
 
-    In the array's own floating-point dtype; numpy integers become float32.
+    In the array's own floating-point dtype; integers become float32.
     """
     flat = array.reshape(len(array), -1)
     shape = (len(matrix), *array.shape[1:])
@@ -27,7 +27,8 @@ def along_z(matrix: NDArray[np.float64], array: Array) -> Array:
         dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
         applied: Array = (matrix.astype(dtype) @ flat.astype(dtype, copy=False)).reshape(shape)
     else:
-        applied = (array.new_tensor(matrix) @ flat).reshape(shape)
+        floating = flat if flat.is_floating_point() else flat.float()
+        applied = (floating.new_tensor(matrix) @ floating).reshape(shape)
     return applied
 
 
@@ -61,10 +62,14 @@ def decibels(error: NDArray[Any]) -> NDArray[np.float64]:
 def smoothest_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
     """The Z x K matrix of argmin ‖Dx‖² subject to Ax = y for A (K, Z), D the first difference along z.
 
-    With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system.
+    With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system, which is banded and solved as such.
     """
+    from scipy.sparse import block_array, csc_array, diags_array, eye_array
+    from scipy.sparse.linalg import splu
+
     k, z = matrix.shape
-    difference = np.diff(np.eye(z), axis=0)
-    system = np.block([[difference.T @ difference, matrix.T], [matrix, -ridge * np.eye(k)]])
+    difference = diags_array([-1.0, 1.0], offsets=[0, 1], shape=(z - 1, z))
+    operator = csc_array(matrix)
+    system = block_array([[difference.T @ difference, operator.T], [operator, -ridge * eye_array(k)]], format="csc")
     right = np.concatenate([np.zeros((z, k)), np.eye(k)])
-    return np.asarray(np.linalg.solve(system, right)[:z], np.float64)
+    return np.asarray(splu(system).solve(right)[:z], np.float64)

@@ -159,8 +159,11 @@ class Source:
 
     @property
     def source_dtype(self) -> str:
-        """The dtype of the data that the file's were made from; its own where it does not say."""
-        return str(self.record.get("source_dtype") or self.dtype.name)
+        """The dtype of the data that the file's were made from; its own where it does not say, or says no dtype."""
+        try:
+            return np.dtype(self.record.get("source_dtype") or self.dtype).name
+        except TypeError:  # the record is the file's: it may say anything
+            return self.dtype.name
 
     @property
     def sizes(self) -> dict[str, int]:

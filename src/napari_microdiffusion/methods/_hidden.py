@@ -95,8 +95,6 @@ def told_folds(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, co
     found = []
     rows = np.linspace(0, stack.shape[1] - 1, min(SAMPLED_ROWS, stack.shape[1])).round().astype(int)
     for fold in folds(len(stack.data)):
-        if context.should_stop():
-            return None
         shown = stack.without(fold)
         forward, measured = stack.acquisition.matrix[list(fold)], stack.data[list(fold)][:, rows]
         volume = along_z(shown.interpolation, shown.data[:, rows])
@@ -104,6 +102,8 @@ def told_folds(net: PlaneNet, stack: ProjectionStack, anisotropy: Anisotropy, co
         for at, planes, distances, _ in through_planes(net, shown, volume, XZ, anisotropy, context):
             estimate.reshape(len(estimate), -1)[:, at] = planes
             half.reshape(len(half), -1)[:, at] = distances.mean(0)
+            if context.should_stop():
+                return None
         parts = volume, estimate - volume, half
         found.append(Fold(measured, *(along_z(forward, part) for part in parts)))
     return found

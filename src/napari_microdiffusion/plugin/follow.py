@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,11 +144,15 @@ class Recorder(Follower):
         self._painted, self._scored = False, False
         return message
 
-    def closing_scores(self, result: Result) -> dict[str, float]:
+    def closing_scores(self, result: Result, cancelled: Callable[[], bool]) -> dict[str, float]:
         """Scores of the finished volume, of all its slices; after Stop of those that can be scored at once."""
         if self._running is not None and self._truth is not None and not result.partial:
-            self._running.update(0, result.volume.data)
-            self._others |= reliability_scores(result.volume, self._truth, self._stack.acquisition)
+            for z in range(len(result.volume.data)):
+                if cancelled():
+                    break
+                self._running.update(z, result.volume.data[z : z + 1])
+            else:
+                self._others |= reliability_scores(result.volume, self._truth, self._stack.acquisition)
         elif result.partial:
             self._score(0, self._canvas)
         self._others |= self._relative(result.residual)

@@ -23,6 +23,9 @@ CUBES = "slices_as_cubes"
 FEW = 5
 """Channels at most, where nothing says whether an axis is of channels or of time points."""
 
+MOST_AXES = 5
+"""Those of a stack, channels and time points: of more, nothing says what to choose."""
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
 Units = tuple[str, ...]
@@ -81,7 +84,7 @@ def header(layer: Image) -> Header:
     made = was_reconstructed(facts(layer).get("provenance"))
     return Header(
         layer.name,
-        shape if layer.rgb else shape[-3:],
+        shape if layer.rgb or len(shape) > MOST_AXES else shape[-3:],
         str(data.dtype),
         bool(layer.rgb),
         lacking,

@@ -173,7 +173,7 @@ def drive(
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
-    return Outcome(result, recorder.closing_scores(result), trained, recorder.beware)
+    return Outcome(result, recorder.closing_scores(result, cancelled), trained, recorder.beware)
 
 
 def _trained_before(job: Job, base: Trained | None, stack: ProjectionStack, recorder: Recorder) -> Trained | None:
