@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from napari_microdiffusion.events import InvalidInput
-from napari_microdiffusion.methods import Conservative, Cubic, Guided, Inr, Linear
+from napari_microdiffusion.methods import Cubic, Guided, Inr, Linear
+from napari_microdiffusion.methods.guided import Prior
 from napari_microdiffusion.presets import (
     METHODS,
     PRESETS,
@@ -36,7 +37,13 @@ def test_every_preset_of_every_method(name, preset):
 def test_names_are_told_by_the_prior():
     assert name_of(Guided(prior=Cubic())) == "cubic_diffusion"
     assert name_of(Guided(prior=Inr(width=8))) == "microdiffusion"
-    assert name_of(Guided(prior=Conservative())) == "guided"  # has no name of its own
+
+
+def test_every_prior_that_there_may_be_makes_a_method_with_a_name():
+    union, _ = get_args(Prior)
+    assert {name_of(Guided(prior=prior())) for prior in get_args(union)} == {
+        name for name, (cls, prior) in METHODS.items() if cls is Guided and prior is not None
+    }
 
 
 def test_names_are_told_by_what_is_fixed():

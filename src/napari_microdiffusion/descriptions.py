@@ -71,6 +71,10 @@ DESCRIPTIONS: dict[str, Description] = {
         "Diffusion on axial super-resolution",
         "A diffusion model refines the result of axial super-resolution, without its error bars. For comparison.",
     ),
+    "conservative_diffusion": Description(
+        "Diffusion on conservative interpolation",
+        "A diffusion model refines the conservative interpolation. For comparison.",
+    ),
     "cubic_diffusion": Description(
         "Diffusion on cubic interpolation",
         "A diffusion model refines the cubic interpolation. For comparison.",

@@ -64,12 +64,12 @@ def smoothest_change(matrix: NDArray[np.float64], ridge: float) -> NDArray[np.fl
 
     With a ridge, of argmin ‖Dx‖² + ‖Ax − y‖²/ridge: both from one KKT system, which is banded and solved as such.
     """
-    from scipy.sparse import block_array, csc_array, diags_array, eye_array
+    from scipy.sparse import block_array, csc_array, eye_array
     from scipy.sparse.linalg import splu
 
     k, z = matrix.shape
-    difference = diags_array([-1.0, 1.0], offsets=[0, 1], shape=(z - 1, z))
-    operator = csc_array(matrix)
-    system = block_array([[difference.T @ difference, operator.T], [operator, -ridge * eye_array(k)]], format="csc")
+    difference, operator = eye_array(z - 1, z, k=1) - eye_array(z - 1, z), csc_array(matrix)
+    rough: csc_array[np.float64] = csc_array(difference.T @ difference)
+    system = block_array([[rough, operator.T.tocsc()], [operator, csc_array(-ridge * eye_array(k))]], format="csc")
     right = np.concatenate([np.zeros((z, k)), np.eye(k)])
     return np.asarray(splu(system).solve(right)[:z], np.float64)

@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[type[Method], str | None]] = {
     "naive_diffusion": (Guided, None),
     "interpolation_diffusion": (Guided, "linear"),
     "cubic_diffusion": (Guided, "cubic"),
+    "conservative_diffusion": (Guided, "conservative"),
     "microdiffusion": (Guided, "inr"),
     "axial": (Axial, None),
     "axial_diffusion": (Guided, "axial"),
