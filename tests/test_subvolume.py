@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from napari_microdiffusion.diffusion import Schedule
-from napari_microdiffusion.subvolume import POSITION_FEATURES, RANGE, Parameterisation, SubvolumeNet
+from napari_microdiffusion.methods import Ddpm
+from napari_microdiffusion.subvolume import EMBEDDING, RANGE, SubvolumeNet
 from napari_microdiffusion.unet import UNet, sinusoidal
 
-PARAMETERISATIONS = get_args(Parameterisation)
+PARAMETERISATIONS = get_args(Ddpm.model_fields["parameterisation"].annotation)
 T = 40
 SCHEDULE = Schedule(T, 1e-3, 0.2)
 BETWEEN = torch.tensor([0.2, 0.4, 0.6, 0.8])
@@ -35,9 +36,7 @@ class Watch(nn.Module):
         return output
 
 
-def network(
-    parameterisation: Parameterisation = "v", further: int = 0, told: bool = True, trained: bool = True
-) -> SubvolumeNet:
+def network(parameterisation: Any = "v", further: int = 0, told: bool = True, trained: bool = True) -> SubvolumeNet:
     """A tiny one; ``trained``: its last layer, which may start from nothing, is filled with numbers."""
     torch.manual_seed(0)
     unet = UNet(
@@ -47,7 +46,7 @@ def network(
         inputs=2 * further + 2 + M,
         outputs=M,
         conditioning="cross_attention" if told else "none",
-        features=POSITION_FEATURES,
+        features=EMBEDDING,
         fold=2,
         norm=False,
     )
@@ -299,12 +298,12 @@ def test_positions_are_told_as_in_the_paper():
     single(net, shift=4.0)
     tokens = calls(net)[-1][2]
     assert tokens is not None
-    assert tokens.shape == (3, 2 + M, POSITION_FEATURES)
+    assert tokens.shape == (3, 2 + M, EMBEDDING)
     z = torch.arange(2 + M) + 4.0
-    rates = 10_000.0 ** (-2 * torch.arange(POSITION_FEATURES // 2) / POSITION_FEATURES)
+    rates = 10_000.0 ** (-2 * torch.arange(EMBEDDING // 2) / EMBEDDING)
     expected = torch.cat([torch.cos(z[:, None] * rates), torch.sin(z[:, None] * rates)], 1)
     torch.testing.assert_close(tokens[0], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(tokens[0], sinusoidal(z, POSITION_FEATURES))
+    torch.testing.assert_close(tokens[0], sinusoidal(z, EMBEDDING))
 
 
 def test_positions_matter_where_they_are_told():

@@ -38,7 +38,10 @@ def gaussian_frequencies(count: int, bandwidth: tuple[float, float], generator: 
 
 
 def octave_frequencies(octaves: int, shape: tuple[int, int, int]) -> Tensor:
-    """Frequencies of the sin-cos encoding, sin(2^l π v) with v in [−1, 1] over the volume (NeRF).
+    """Frequencies of the sin-cos encoding, sin(2^l π v) with v in [−1, 1] over the volume.
+
+    NeRF, Eq. 4 (Mildenhall et al. 2020).
+
 
     Returns
     -------

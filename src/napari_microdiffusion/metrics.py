@@ -1,8 +1,8 @@
 """Scores of a volume: against the truth where there is one, against its own projections always.
 
-PSNR and SSIM are taken slice by slice along z and averaged, DICE after a per-slice Otsu threshold
-(MicroDiffusion, Sec. 5.4.1 and 7). Truth and estimate are mapped by the truth's minimum and maximum
-to [0, 1], and the estimate is clipped to that range.
+PSNR and SSIM are taken slice by slice along z and averaged; DICE is that of all slices together, each after an Otsu
+threshold of its own (MicroDiffusion, Sec. 5.4.1 and 7). Truth and estimate are mapped by the truth's minimum and
+maximum to [0, 1], and the estimate is clipped to that range.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ ALIKE, ALONE = 1.25, 0.1
 
 
 GRAIN = 1.4
-"""Most that white noise under some structure differs along one axis, over what it differs along two; edges do more."""
+"""Most that the variance from differences along one axis exceeds that from differences along two where noise prevails:
+they agree for white noise, and differ by more across edges."""
 
 
 def noise_variance(images: NDArray[Any]) -> float:

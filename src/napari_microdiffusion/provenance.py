@@ -13,7 +13,7 @@ Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Findings(TypedDict, total=False):
-    """What a method found out about its stack, JSON-ready; for people, and kept with the volume. Each key may lack."""
+    """What a method found out about its stack, JSON-ready and kept with the volume; any key may be missing."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # type: ignore[misc]
     sigma_slices: float

@@ -12,12 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .diffusion import Schedule, clean_of, guided
+from .diffusion import Parameterisation, Schedule, clean_of, guided
 from .unet import UNet, sinusoidal
 
-Parameterisation = Literal["v", "epsilon", "preconditioned"]
-
-POSITION_FEATURES = 32
+EMBEDDING = 32
 """Size d_c of a slice's position embedding (Eq. 3)."""
 
 RANGE = 1.5
@@ -42,7 +40,13 @@ class SubvolumeNet(nn.Module):
         Root mean square of what interpolation leaves over; set by `calibrate`.
     """
 
-    def __init__(self, unet: UNet, schedule: Schedule, between: Tensor, parameterisation: Parameterisation) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        schedule: Schedule,
+        between: Tensor,
+        parameterisation: Parameterisation | Literal["preconditioned"],
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.schedule = schedule
@@ -50,7 +54,7 @@ class SubvolumeNet(nn.Module):
         if parameterisation == "preconditioned":
             for parameter in unet.leave[-1].parameters():
                 nn.init.zeros_(parameter)  # training starts from the best linear denoiser
-        self.empty = None if unet.cross is None else nn.Parameter(torch.zeros(POSITION_FEATURES))
+        self.empty = None if unet.cross is None else nn.Parameter(torch.zeros(EMBEDDING))
         self.between: Tensor
         self.spread: Tensor
         self.register_buffer("between", between.float()[:, None, None], persistent=False)
@@ -128,7 +132,7 @@ class SubvolumeNet(nn.Module):
         """(B, M + m, d_c): each slice's position (Eq. 3); None where the network is not told."""
         if self.empty is None:
             return None
-        return sinusoidal(positions.flatten(), POSITION_FEATURES).view(*positions.shape, -1)
+        return sinusoidal(positions.flatten(), EMBEDDING).view(*positions.shape, -1)
 
     def _nothing(self, tokens: Tensor) -> Tensor:
         assert self.empty is not None

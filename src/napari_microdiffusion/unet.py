@@ -125,9 +125,7 @@ class UNet(nn.Module):
         self.condition = nn.Linear(features, embedding) if conditioning == "addition" else None
         self.fold = fold
         self.enter = Conv(inputs * fold**2, channels)
-        self.down = nn.ModuleList(
-            Block(a, b, embedding, norm) for a, b in zip([channels, *widths], widths, strict=False)
-        )
+        self.down = nn.ModuleList(Block(a, b, embedding, norm) for a, b in pairwise([channels, *widths]))
         self.middle = Block(widths[-1], widths[-1], embedding, norm)
         self.attention = Attention(widths[-1]) if attention else nn.Identity()
         self.cross = CrossAttention(widths[-1], features) if conditioning == "cross_attention" else None

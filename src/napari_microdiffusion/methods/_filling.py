@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,15 +38,14 @@ class Filling:
         acquisition = stack.acquisition
         self.windows, self.shown = windows, acquisition.shown
         self.data = along_z(stack.interpolation, stack.data).astype(np.float32)
-        acquired = len(self.shown) + len(acquisition.hidden)
-        self._measured = self._projected(np.arange(acquired) * acquisition.step)
+        self._measured = self._projected(acquisition.bound(len(self.shown) + len(acquisition.hidden)).starts)
         self._measured[list(self.shown)] = stack.data
         self._hold_ends()
 
     @property
     def gaps(self) -> list[tuple[int, int]]:
         """Neighbouring projections in use that have hidden ones between them, by their indices among all."""
-        return [(a, b) for a, b in zip(self.shown, self.shown[1:], strict=False) if b > a + 1]
+        return [(a, b) for a, b in pairwise(self.shown) if b > a + 1]
 
     @property
     def subvolumes(self) -> range:

@@ -25,8 +25,8 @@ LOG_STRETCH = -math.log(2), math.log(2)
 """Random factors of intensities, and of scales (their logarithms): the network should hang on neither."""
 
 KEPT, AVERAGED = 0.5, 0.7
-"""About the share of white noise's variance that is left in a patch that was turned and stretched, and the share of a
-voxel's depth, in pixels, over which that is averaged once more."""
+"""Of white noise in a patch: the share of its variance that turning and stretching leave, about, and the share of the
+pixels in a slice over which the average along z acts on what is left (its neighbours are correlated by then)."""
 
 UNBLURRED = 0.6
 """Slices up to which a blur with short tails changes nothing."""
@@ -74,7 +74,7 @@ class Patches:
         (B, Z, x), which look as ``conditions`` say, with white noise.
     grain
         (B, Z, x), what slices have besides, not in ``projections``: texture as fine as noise, and noise that is not
-        white. Of its variance, not its correlation. Intervals are for that part of it that no projection sees.
+        white. It has their variance, and is drawn white itself. Intervals are for the part that no projection sees.
     projections
         (B, K, x) of the truth.
     conditions

@@ -238,7 +238,7 @@ class Subvolumes(Method):
         import torch
 
         from ..diffusion import Schedule
-        from ..subvolume import POSITION_FEATURES, SubvolumeNet
+        from ..subvolume import EMBEDDING, SubvolumeNet
         from ..unet import UNet
 
         windows = self.windows(acquisition)
@@ -250,7 +250,7 @@ class Subvolumes(Method):
                 inputs=len(windows.measured) + windows.count,
                 outputs=windows.count,
                 conditioning=self.conditioning,
-                features=POSITION_FEATURES,
+                features=EMBEDDING,
                 fold=self.fold,
                 norm=False,
             )

@@ -104,7 +104,7 @@ class AxialPosterior(Method):
 
     def refine(self, stack: ProjectionStack, weights: Weights, context: Context) -> Generator[Event, None, Weights]:
         """Axial super-resolution as it does on a further stack; the diffusion model stays as it is."""
-        if math.isnan(Trial.of(without_prefix(weights, PRIOR)).widening):  # never trained
+        if math.isnan(Trial.of(without_prefix(weights, PRIOR)).widening):  # never trained, or never tested
             return (yield from self.fit(stack, context))
         prior = yield from self.prior.refine(stack, without_prefix(weights, PRIOR), context)
         return with_prefix(prior, PRIOR) | with_prefix(without_prefix(weights, DENOISER), DENOISER)

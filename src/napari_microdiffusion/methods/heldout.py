@@ -34,7 +34,7 @@ class HeldOut:
     Parameters
     ----------
     psnr
-        dB, mean over the projections that were hidden; relative to the range (max − min) of the stack.
+        dB, mean over the projections that were hidden; relative to the range (max − min) of what was measured.
     errors
         Root mean square error of each projection in use (K,), in the stack's intensities; NaN for those never hidden.
     folds

@@ -5,6 +5,7 @@ Each is one constant Z x K matrix applied to all pixels at once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Generator
 from typing import ClassVar, Literal
 
@@ -24,9 +25,9 @@ class Interpolation(Method):
 
     retrains: ClassVar[bool] = False
 
+    @abstractmethod
     def matrix(self, stack: ProjectionStack) -> NDArray[np.float64]:
         """Shape (Z, K): weights of the projections in use in every slice; rows sum to 1."""
-        raise TypeError(f"{type(self).__name__} lacks matrix")
 
     def estimate(
         self, stack: ProjectionStack, weights: Weights, context: Context
