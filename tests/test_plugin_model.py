@@ -11,7 +11,7 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.descriptions import DESCRIPTIONS
-from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge
+from napari_microdiffusion.events import InvalidInput, Preview, RunFailed, Stage, Step, TooLarge, exhaust
 from napari_microdiffusion.metrics import Residual
 from napari_microdiffusion.plugin.follow import Recorder, spread
 from napari_microdiffusion.plugin.model import Header, Setup, choices_of, plan
@@ -133,6 +133,14 @@ def test_too_little_memory_is_said_before_the_first_picture(
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**8))
     with pytest.raises(TooLarge, match="lower rays"):
         next(drive(lambda: False, lambda: (stack, None), job))
+
+
+def test_after_stop_no_software_is_loaded(stack: ProjectionStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_microdiffusion.plugin import worker
+
+    monkeypatch.setattr(worker, "torch_loaded", lambda: pytest.fail("torch was loaded"))
+    outcome = exhaust(worker.drive(lambda: True, lambda: (stack, None), Setup(method="inr").job()))
+    assert outcome.result.partial
 
 
 def test_what_the_engine_wants_known_arrives(truth: Volume) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from napari_microdiffusion.acquisition import Acquisition
 from napari_microdiffusion.checkpoint import fingerprint
-from napari_microdiffusion.events import RunFailed, exhaust
+from napari_microdiffusion.events import InvalidInput, RunFailed, exhaust
 from napari_microdiffusion.io import read_volume
 from napari_microdiffusion.phantoms import phantom
 from napari_microdiffusion.plugin import movie_worker
@@ -122,7 +122,7 @@ def test_each_time_point_as_if_it_were_alone(
 ) -> None:
     viewer, widget = ready()
     said = press(qtbot, widget, tmp_path / "v", monkeypatch)
-    assert said == f"3 volumes in {tmp_path.name}"
+    assert said == f"3 volumes in the folder {tmp_path.name}"
     assert viewer.layers["mine"].scale == pytest.approx((1, 6, 1, 1))
     for time, data in enumerate(stacks):
         expected = reconstruct(ProjectionStack(data, Acquisition(slices=6, count=6)), spec("conservative"))
@@ -210,6 +210,9 @@ def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
     monkeypatch.setattr(widget._files, "save", lambda *given: asked.append(given))
     result.save.emit()
     assert asked == [(movie, {"time": 1})]
+    whole, attributes, _ = movie.as_layer_data_tuple()
+    with pytest.raises(InvalidInput, match="several time points or channels: choose one in the panel"):
+        write_image(str(tmp_path / "whole.ome.tif"), whole, attributes)
     frame = viewer.add_image(movie.data[2], metadata=movie.metadata)  # as napari splits stacks
     assert as_volume(frame).provenance is None  # it may be any of them
     data, attributes, _ = frame.as_layer_data_tuple()
@@ -217,20 +220,21 @@ def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
     assert as_volume(movie, {"time": 3 - 1}).provenance == made[2]
 
 
+@pytest.mark.parametrize("blank", [0, 1])  # the chosen one, which comes first, and another
 def test_a_time_point_that_cannot_be_is_left_out(
-    ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: int
 ) -> None:
-    stacks[1][:] = 7
+    stacks[blank][:] = 7
     viewer, widget = ready(method="linear")
     told = heard(widget)
     assert press(qtbot, widget, tmp_path / "v.ome.zarr", monkeypatch).startswith("2 volumes in")
-    assert any(text.startswith("Time point 1 is left out: mine is constant") for text in told)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v_t0.ome.zarr", "v_t2.ome.zarr"]
+    assert any(text.startswith(f"Time point {blank} is left out: mine is constant") for text in told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"v_t{1 - blank}.ome.zarr", "v_t2.ome.zarr"]
     qtbot.wait(50)
     assert len(viewer.layers) == 1  # a movie with a frame missing would be misread
 
 
-def test_one_that_cannot_even_begin_says_why(
+def test_where_none_can_be_reconstructed_it_says_why(
     ready: Open,
     stacks: list[np.ndarray],
     qtbot: Any,
@@ -238,10 +242,11 @@ def test_one_that_cannot_even_begin_says_why(
     notices: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stacks[0][:] = 7
+    for stack in stacks:
+        stack[:] = 7
     _, widget = ready(method="linear")
     press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
-    assert "constant" in notices[0]
+    assert notices[0].startswith("Time point 0: mine is constant")
     assert not list(tmp_path.iterdir())
     assert widget.run_box.run_button.isEnabled()
 
@@ -261,7 +266,9 @@ def test_stop_keeps_those_that_are_done(
 ) -> None:
     viewer, widget = ready(method="linear")
     before_each(monkeypatch, lambda _: widget.stop())
-    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
+    assert (
+        press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in the folder {tmp_path.name}"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["v_t0.ome.tif"]
     assert len(viewer.layers) == 1
 
@@ -354,7 +361,9 @@ def test_a_full_disk_ends_it_and_what_is_done_is_told(
             raise RunFailed("No space left")
 
     before_each(monkeypatch, full)
-    assert press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in {tmp_path.name}"
+    assert (
+        press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch) == f"Stopped; 1 volume in the folder {tmp_path.name}"
+    )
     assert "Time point 1 is left out: No space left" in told
 
 

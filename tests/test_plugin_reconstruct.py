@@ -25,7 +25,7 @@ from napari_microdiffusion.plugin.files import as_volume
 from napari_microdiffusion.plugin.follow import Follower
 from napari_microdiffusion.plugin.known import KEY, facts
 from napari_microdiffusion.plugin.layers import extra_axes
-from napari_microdiffusion.plugin.parts import RED, alive
+from napari_microdiffusion.plugin.parts import alive
 from napari_microdiffusion.plugin.results import how
 from napari_microdiffusion.plugin.worker import followed, torch_loaded
 from napari_microdiffusion.presets import spec
@@ -593,7 +593,7 @@ def test_a_setting_that_is_refused_is_red_and_a_comma_is_a_point(opened: Open) -
     for text, red in (("0,8", False), ("8", True), ("", False), ("abc", True)):
         editor._inner.setText(text)
         editor.changed.emit()
-        assert bool(editor.styleSheet()) == red
+        assert (editor.field.property("tone") == "wrong") == red
         assert widget.run_box.run_button.isEnabled() != red
 
 
@@ -603,7 +603,7 @@ def test_what_speaks_against_the_choices_is_said(opened: Open, qtbot: Any) -> No
     widget.setValue(widget.value().replace(truth=""))
     widget.data.beam.slices.setValue(4)
     assert "Beware: the file of vessels projections says 6 slices, stride 6" in widget.data.line.text()
-    assert widget.data.line.styleSheet() not in ("", RED)
+    assert widget.data.line.property("tone") == "beware"
     assert widget.run_box.run_button.isEnabled()
     widget.data.beam.slices.setValue(6)
     finish(qtbot, widget)
@@ -1016,3 +1016,53 @@ def test_demo_keeps_its_results(tmp_path: Path, make_napari_viewer: Callable[...
     assert json.loads(found[2].read_text())["psnr"] > 25
     assert isinstance(read_volume(found[1]), Volume)
     assert KEY in viewer.layers[-1].metadata
+
+
+def test_settings_that_are_folded_up_take_no_keys(opened: Open) -> None:
+    _, widget = opened(method="inr")
+    advanced = widget.method.advanced
+    for expanded in (False, True, False):
+        (advanced.expand if expanded else advanced.collapse)()
+        assert advanced._editors["steps"].field.isEnabled() == expanded
+
+
+def test_tab_goes_through_the_settings_in_their_order(opened: Open) -> None:
+    _, widget = opened(method="inr")
+    widget.method.advanced.expand()
+    fields = [editor.field for editor in widget.method.advanced._editors.values()]
+    following, at = [], widget.method.advanced.toggleButton()
+    while len(following) < len(fields):
+        at = at.nextInFocusChain()
+        following += [at] if at in fields else []
+        assert at is not widget.run_box.run_button
+    assert following == fields
+
+
+def test_what_can_be_reconstructed_is_chosen_first(opened: Open) -> None:
+    photo = (np.zeros((40, 40, 3), np.uint8), {"name": "photo", "rgb": True}, "image")
+    stack = (sample("vessels", TINY)[1][0], {"name": "mine"}, "image")
+    _, widget = opened(layers=[photo, stack])  # opened one after the other
+    assert widget.value().source == "mine"
+    viewer, widget = opened(layers=[photo])
+    assert "colour image" in widget.problem()
+    viewer.add_image(stack[0], name="mine")
+    assert widget.value().source == "mine"
+
+
+def test_results_of_other_beams_have_other_names(opened: Open, qtbot: Any) -> None:
+    _, widget = opened(layers=[sample("vessels", TINY)[0]], simulate=True)
+    for slices in (6, 4):
+        widget.data.beam.slices.setValue(slices)
+        finish(qtbot, widget)
+    assert [layer.name.rpartition("truth")[2] for layer in widget.results()] == ["", " n=4"]
+
+
+def test_projections_that_are_simulated_anew_look_as_before(opened: Open, qtbot: Any) -> None:
+    viewer, widget = opened(layers=[sample("vessels", TINY)[0]], simulate=True)
+    finish(qtbot, widget)
+    before = next(layer for layer in viewer.layers if layer.name.endswith("projections"))
+    before.colormap, before.visible = "viridis", False
+    finish(qtbot, widget)
+    after = next(layer for layer in viewer.layers if layer.name.endswith("projections"))
+    assert after is not before
+    assert (after.colormap.name, after.visible, after.blending) == ("viridis", False, "translucent_no_depth")

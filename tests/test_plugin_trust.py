@@ -295,6 +295,7 @@ def test_maps_show_the_reliability(opened: Open, qtbot: Any, method: Use) -> Non
     assert list(std.contrast_limits) == pytest.approx([0, found.std.max()])
     assert std.colorbar.visible
     lower, upper = tick(qtbot, viewer, widget, INTERVAL)
+    assert lower.blending == upper.blending == widget.results()[-1].blending  # else they cut each other up in 3D
     np.testing.assert_array_equal(lower.data, found.lower)
     np.testing.assert_array_equal(upper.data, found.upper)
     viewer.layers["vessels truth"].contrast_limits = (0.1, 0.6)

@@ -166,7 +166,7 @@ def load_weights(path: str | Path) -> Checkpoint:
             names = file.keys()
             weights = {name: file.get_tensor(name).clone() for name in names}  # not the file's own memory, mapped
     except (SafetensorError, OSError) as error:
-        raise InvalidInput(f"{path.name} is no weights file, or damaged ({error})") from error
+        raise InvalidInput(f"{path.name} is no weights file, or damaged: choose that of a trained network") from error
     try:
         return Checkpoint(dict(record["spec"]), weights, Origin.model_validate(record))
     except (KeyError, TypeError, ValueError) as error:  # pydantic's among them

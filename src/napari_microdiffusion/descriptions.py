@@ -104,5 +104,5 @@ def duration(seconds: float) -> str:
 
 
 def in_microns(size: tuple[float, float, float]) -> str:
-    """A voxel size as people read it: ``1 x 0.48 x 0.48 µm``."""
-    return " x ".join(f"{length:.3g}" for length in size) + " µm"
+    """A voxel size as people read it: ``1 × 0.48 × 0.48 µm``."""
+    return " × ".join(f"{length:.3g}" for length in size) + " µm"

@@ -242,7 +242,7 @@ def _helpful(result: Result, stack: ProjectionStack) -> str:
         signal = f"more signal (longer exposure, averaging){' or denoising the projections first' if denoise else ''}"
         advice.append(f"{signal}, as noise makes up {about(share)} of {of_what}")
     if share < MIXED[1] and not fixed and acquisition.step > 1:
-        why = "" if share > MIXED[0] else f", as noise makes up {about(share)} of {of_what}"
+        why = "" if share > MIXED[0] else f", as little of {of_what} is noise ({about(share)})"
         advice.append(_finer(stack) + why)
     return "; ".join(advice[:2])
 

@@ -157,8 +157,10 @@ def read_job(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         try:
             record = json.loads(path.read_text("utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"the job file {path} cannot be read: {error}") from error
+        except OSError as error:
+            raise InvalidInput(f"the job file {path} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"the job file {path.name} cannot be read: it is no JSON, or damaged") from error
     if not isinstance(record, dict) or not isinstance(record.get("job", record), dict):
         raise InvalidInput(f"the job file {path.name} must hold a JSON object")
     return dict(record.get("job", record)), record

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import (
@@ -23,7 +24,7 @@ from superqt import QCollapsible
 from ..events import InvalidInput
 from ..presets import adjusted, parse_value, spec
 from ..settings import Setting, settings_of
-from .parts import RED, combo_box, unscrolled
+from .parts import combo_box, tint, unscrolled
 
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
@@ -82,6 +83,7 @@ class AdvancedSettings(QCollapsible):
     def __init__(self) -> None:
         super().__init__(TITLE, expandedIcon="▾", collapsedIcon="▸")
         self.setDuration(0)
+        self.toggled.connect(self._show_open)
         self.setToolTip("Everything the method can be told. The preset's values are a good start.")
         _layout(self).setContentsMargins(0, 0, 0, 0)
         self._editors: dict[str, Editor] = {}
@@ -91,6 +93,7 @@ class AdvancedSettings(QCollapsible):
         self._fixed: set[str] = set()
         self._form = QWidget()
         self.addWidget(self._form)
+        self._show_open(False)
 
     def set_method(self, name: str, preset: str, overrides: dict[str, Any], fixed: bool = False) -> None:
         """Show the settings of a method: the preset's values with overrides on top.
@@ -105,6 +108,7 @@ class AdvancedSettings(QCollapsible):
         self._form.deleteLater()
         self._form = self._filled(found, preset)
         self.addWidget(self._form)
+        self._order_tabs()
         for path, value in overrides.items():
             if path in self._editors:
                 self._editors[path].set_value(value)
@@ -128,6 +132,16 @@ class AdvancedSettings(QCollapsible):
         except InvalidInput:
             return frozenset()
 
+    def _show_open(self, on: bool) -> None:
+        """Folded up it takes no keys, either."""
+        self.content().setEnabled(on)
+
+    def _order_tabs(self) -> None:
+        """Tab goes through the fields where they are, though they are younger than what is below."""
+        fields = [editor.field for editor in self._editors.values()]
+        for before, after in pairwise([self.toggleButton(), *fields, self._back]):
+            QWidget.setTabOrder(before, after)
+
     def _grey_out(self) -> None:
         """Settings that cannot be changed, or do nothing; and how many differ from the preset's, also when folded."""
         idle, changed = self._idle(), len(self.overrides())
@@ -136,7 +150,7 @@ class AdvancedSettings(QCollapsible):
             reason = FIXED if path in self._fixed else IDLE if path in idle else ""
             editor.setEnabled(not reason)
             editor.setToolTip(reason or self._tooltips[path])
-            editor.setStyleSheet(RED if self._wrong(path) else "")
+            editor.mark(self._wrong(path))
 
     def _wrong(self, path: str) -> bool:
         """Whether a value by itself is refused."""
@@ -170,8 +184,10 @@ class AdvancedSettings(QCollapsible):
             self._tooltips[setting.path] = label.toolTip()
             layout.addRow(label, editor)
         back = QPushButton("Back to the preset's values")
+        back.setToolTip("Undo all changes of these settings")
         back.clicked.connect(self._reset)
         layout.addRow(back)
+        self._back = back
         return form
 
     def _reset(self) -> None:
@@ -210,6 +226,15 @@ class Editor(QWidget):
                 text = self._inner.text().strip()
                 text = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
                 return parse_value(text) if text else None
+
+    @property
+    def field(self) -> QWidget:
+        """What takes the keys."""
+        return cast(QWidget, self._inner)
+
+    def mark(self, wrong: bool) -> None:
+        """Whether the value is refused."""
+        tint(self._inner, "wrong" if wrong else "")
 
     def set_value(self, value: Any) -> None:
         """Show a value without saying that it changed."""

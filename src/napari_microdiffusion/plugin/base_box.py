@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .parts import RED, paragraph, side_by_side
+from .parts import paragraph, side_by_side, tint
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -73,7 +73,7 @@ class BaseBox(QWidget):
     def show_base(self, base: AtHand | None, problem: str) -> None:
         """Which one is in use, and what is wrong with it; None where there is none."""
         self.text.setText(f"<b>Base model</b>&nbsp; {problem or (NONE_YET if base is None else base.text)}")
-        self.text.setStyleSheet(RED if problem else "")
+        tint(self.text, "wrong" if problem else "")
         self.text.setToolTip("" if base is None else f"Trained on {base.trained.description}")
         unsaved = base is not None and base.path is None
         self.save_button.setEnabled(unsaved)
@@ -151,7 +151,7 @@ class TrainingForm(QFrame):
         """What will be trained, in words, and what forbids it."""
         self._problem = problem
         self._about.setText(problem or what)
-        self._about.setStyleSheet(RED if problem else "")
+        tint(self._about, "wrong" if problem else "")
         self._show_possible()
 
     def ticked(self) -> list[Image]:

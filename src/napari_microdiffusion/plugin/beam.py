@@ -25,7 +25,7 @@ from ..acquisition import Acquisition
 from ..events import InvalidInput
 from ..presets import explain
 from .layers import Triple
-from .parts import RED, combo_box, unscrolled
+from .parts import combo_box, tint, unscrolled
 
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
@@ -126,7 +126,8 @@ class BeamForm(QWidget):
         self._before = before
         self.changed.emit()
         if len(weights) != before:
-            show_info(f"{path.name} holds {len(weights)} weights, so each projection stands for {len(weights)} slices")
+            many = f"{len(weights)} weights" if len(weights) > 1 else "one weight"
+            show_info(f"{path.name} holds {many}, and slices per projection are now {len(weights)}")
 
     def _profile_chosen(self) -> None:
         wanted = self.profile.currentData()
@@ -213,7 +214,7 @@ class VoxelSize(QWidget):
     def _mark(self) -> None:
         """In red what is no size: it counts as not stated."""
         for line in self._lines:
-            line.setStyleSheet(RED if line.text() and not line.hasAcceptableInput() else "")
+            tint(line, "wrong" if line.text() and not line.hasAcceptableInput() else "")
 
 
 class _Sizes(QDoubleValidator):

@@ -17,10 +17,11 @@ from qtpy.QtWidgets import (
     QPushButton,
 )
 
+from ..events import InvalidInput
 from ..provenance import was_reconstructed
 from .beam import BeamForm, VoxelSize
 from .known import facts, opened
-from .layers import Triple, extra_axes, known_acquisition, spacing_um
+from .layers import Triple, extra_axes, header, known_acquisition, spacing_um
 from .live import looked_at
 from .model import Setup
 from .parts import alive, combo_box, hinted, offer, paragraph, side_by_side
@@ -112,6 +113,20 @@ class DataBox(QGroupBox):
         """The chosen layer."""
         return self._layer(self._source.currentText())
 
+    @property
+    def usable(self) -> bool:
+        """Whether a layer is chosen that can be reconstructed, or simulated from."""
+        return self._usable(self._source.currentText())
+
+    def _usable(self, name: str) -> bool:
+        layer = self._layer(name)
+        try:
+            if layer is not None:
+                header(layer).check()
+        except InvalidInput:
+            return False
+        return layer is not None
+
     def truth(self) -> Image | None:
         """The chosen ground truth; None while simulating, where it comes from the source."""
         return None if self._simulate.isChecked() else self._layer(str(self._truth.currentData() or ""))
@@ -123,7 +138,7 @@ class DataBox(QGroupBox):
             names = [layer.name for layer in images]
             self._lost |= bool(self._source.currentText()) and self._held[0]() not in images
             measured = [x.name for x in images if not was_reconstructed(facts(x).get("provenance"))]
-            first = self._name_now(self._held[0]) or next(iter(measured), "")
+            first = self._name_now(self._held[0]) or next(iter([*filter(self._usable, measured), *measured]), "")
             offer(self._source, [(name, name) for name in names], first)
             if self._lost or not first:  # none takes the place of one that was removed, or is a result by itself
                 self._source.setCurrentIndex(-1)

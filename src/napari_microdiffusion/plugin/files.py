@@ -15,7 +15,7 @@ from ..volume import Volume
 from .background import in_background
 from .dialogs import WEIGHTS, file_asked, volume_asked
 from .known import LOST, Ran, at, facts, lost, ran_of, reliability
-from .layers import LayerTuple, in_memory, link_contrast, pixels, voxel_um
+from .layers import BLENDING, LayerTuple, in_memory, link_contrast, pixels, voxel_um
 from .live import show_middle
 from .remembered import TRAINED_FOR
 
@@ -150,7 +150,10 @@ class Files:
     def _add(self, found: list[LayerTuple], then: Callable[[str], None]) -> None:
         from napari.layers import Layer
 
-        layers = [self._viewer.add_layer(Layer.create(*layer)) for layer in found]
+        layers = [
+            self._viewer.add_layer(Layer.create(data, {"blending": BLENDING, **rest}, kind))
+            for data, rest, kind in found
+        ]
         if layers:
             then(layers[0].name)
 

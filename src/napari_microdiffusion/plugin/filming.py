@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from .background import Background
 from .dialogs import movie_asked
 from .known import Ran
-from .layers import extra_axes, grid, header, place_source, top
+from .layers import extra_axes, grid, header, top
+from .live import place_source
 from .model import Setup, covered
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Image
     from qtpy.QtWidgets import QWidget
 
@@ -26,9 +28,9 @@ class Filming(Background):
 
     STOPPED = "Stopped before a time point was done"
 
-    def __init__(self, files: Files, parent: QWidget) -> None:
+    def __init__(self, viewer: ViewerModel, files: Files, parent: QWidget) -> None:
         super().__init__(parent)
-        self._files, self._panel = files, parent
+        self._viewer, self._files, self._panel = viewer, files, parent
         self._source: Image | None = None
         self._setup = Setup()
 
@@ -54,7 +56,7 @@ class Filming(Background):
             output = of_time(path, time, times)
             shots.append(Shot(time, load, job, output, output.exists() or beside(output).exists()))  # as was agreed
         network = network_beside(shots[0].output)
-        place_source(source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
+        place_source(self._viewer, source, setup.scale_um, 1 if setup.simulate else setup.acquisition.step)
         self._source, self._setup = source, setup
         worker = StoppableWorker(film, shots, network, base, network.exists(), before)
         self._start(worker, "Reading the images", self._end)
@@ -72,7 +74,7 @@ class Filming(Background):
         if source is not None and movie.complete and not movie.left_out:
             self._files.open_movie(paths, source, placed(source, self._setup), suffix)
         state = "" if movie.complete else "Stopped; "
-        self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in {paths[0].parent.name}")
+        self.ended.emit(f"{state}{len(paths)} volume{'s' * (len(paths) != 1)} in the folder {paths[0].parent.name}")
 
     def _over(self) -> None:
         self._source = None

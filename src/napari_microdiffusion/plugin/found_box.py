@@ -78,7 +78,7 @@ class FoundBox(QWidget):
         if len(curve) < 2:
             return
         sigmas, scores = zip(*curve, strict=True)
-        line = mkPen("#4fa3e0", width=1.5)
+        line = mkPen("#3a8fd0", width=1.5)
         self._plot.plot(sigmas, scores, pen=line, symbol="o", symbolSize=5, symbolPen=line, symbolBrush=None)
         if sigmas[0] <= chosen <= sigmas[-1]:
             at = [chosen], [np.interp(chosen, sigmas, scores)]
@@ -86,8 +86,8 @@ class FoundBox(QWidget):
         shown = list(scores)
         if floor is not None:
             below = floor > max(scores)  # the name lies towards the curve, where there is room
-            label = {"position": 0.98, "anchors": [(1, 0 if below else 1)] * 2, "color": "#c0c0c0"}
-            pen = mkPen("#c0c0c0", style=Qt.PenStyle.DashLine)
+            label = {"position": 0.98, "anchors": [(1, 0 if below else 1)] * 2, "color": "#808080"}
+            pen = mkPen("#808080", style=Qt.PenStyle.DashLine)
             self._plot.addItem(InfiniteLine(floor, angle=0, pen=pen, label="interpolation", labelOpts=label))
             shown.append(floor)
         short = max(0.0, LEAST_DB - np.ptp(shown)) / 2

@@ -151,8 +151,9 @@ def _read(path: Path) -> tuple[Job, list[str]]:
     from ..io import inspect, read_job
     from ..run import Job
 
+    values, _ = read_job(path)
     try:
-        job = checked(Job.model_validate, read_job(path)[0])
+        job = checked(Job.model_validate, values)
         checked(Setup.model_validate, choices_of_job(job))
     except InvalidInput as error:
         raise InvalidInput(f"{path.name} holds no job for this window: {error}") from error

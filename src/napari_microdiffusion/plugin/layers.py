@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .known import KEY, facts
 from .model import Header
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
 CUBES = "slices_as_cubes"
 """Where it holds how many slices apart the images of a layer without scale are shown."""
@@ -25,6 +25,9 @@ FEW = 5
 
 MOST_AXES = 5
 """Those of a stack, channels and time points: of more, nothing says what to choose."""
+
+BLENDING = "translucent_no_depth"
+"""Of images, as napari's own: with another, those that lie in one place cut each other up in 3D."""
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 Triple = tuple[float, float, float]
@@ -209,7 +212,7 @@ def top(layer: Image, dz: float, first: float) -> Triple:
     return z + (0.5 - first) * dz, y, x
 
 
-def place_source(layer: Image, scale_um: Triple | None, step: int) -> None:
+def rescale(layer: Image, scale_um: Triple | None, step: int) -> None:
     """Give a source layer the scale that was stated in the widget, so that results lie where they belong.
 
     Without one it keeps its own; where it has none either, voxels of the volume count as cubes.
@@ -228,6 +231,26 @@ def place_source(layer: Image, scale_um: Triple | None, step: int) -> None:
         layer.translate = (*layer.translate[:-3], *moved)
     if not np.allclose(layer.scale[-3:], wanted["scale"]):
         layer.scale = (*layer.scale[:-3], *wanted["scale"])
+
+
+def marks_on(layer: Image, others: Iterable[Layer]) -> list[Layer]:
+    """Points, shapes and masks that lie on a layer: what is no image and has its scale along the axes that it has."""
+    from napari.layers import Image
+
+    found = []
+    for mark in others:
+        n = min(3, mark.ndim)
+        alike = np.allclose(mark.scale[-n:], layer.scale[-n:]) and mark.units[-n:] == layer.units[-n:]
+        found += [mark] if alike and not isinstance(mark, Image) else []
+    return found
+
+
+def lay(mark: Layer, layer: Image, where: NDArray[np.float64]) -> None:
+    """Give a mark the scale of a layer that it lies on, and its translation along the last axes of both."""
+    n = len(where)
+    mark.units = (*mark.units[:-n], *layer.units[-n:])
+    mark.translate = (*mark.translate[:-n], *where)
+    mark.scale = (*mark.scale[:-n], *layer.scale[-n:])
 
 
 def unscaled(layer: Image) -> bool:

@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from ..metrics import SCALES_APART
 from .known import KEY
-from .layers import extra_axes, grid, link_contrast, top
+from .layers import Triple, extra_axes, grid, lay, link_contrast, marks_on, rescale, top
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -114,6 +114,32 @@ def _alike(truth: Image, source: Image) -> bool:
     return bool(1 / SCALES_APART <= of_truth / max(of_source, 1e-30) <= SCALES_APART)
 
 
+def place_source(viewer: ViewerModel, layer: Image, scale_um: Triple | None, step: int) -> None:
+    """Rescale a source layer (`layers.rescale`); marks on it, sliders and camera stay where they are on its pixels."""
+    marks, before = marks_on(layer, viewer.layers), (layer.scale[-3:].copy(), layer.translate[-3:].copy())
+    point, (axes, centre) = np.asarray(viewer.dims.point[-3:]), _centre(viewer)
+    rescale(layer, scale_um, step)
+    factors = layer.scale[-3:] / before[0]
+
+    def now(at: NDArray[np.float64], among: NDArray[np.intp]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = layer.translate[-3:][among] + (at - before[1][among]) * factors[among]
+        return found
+
+    for mark in marks:
+        last = np.arange(3)[-min(3, mark.ndim) :]
+        lay(mark, layer, now(mark.translate[-len(last) :], last))
+    if not np.allclose(factors, 1):
+        viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), now(point, np.arange(3)))
+        viewer.scene.camera.center = (*viewer.scene.camera.center[: 3 - len(axes)], *now(centre, axes))
+        viewer.scene.camera.zoom /= float(factors[axes[-1]])
+
+
+def _centre(viewer: ViewerModel) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which of z, y, x are looked at, and the middle of the view along them."""
+    axes = np.asarray(viewer.dims.displayed) - (viewer.dims.ndim - 3)
+    return axes, np.asarray(viewer.scene.camera.center[-len(axes) :])
+
+
 def show_chosen(viewer: ViewerModel, source: Image, chosen: dict[str, int]) -> None:
     """Move the sliders to the channel and time point that are used of a layer."""
     for axis, name in enumerate(extra_axes(source)):
@@ -153,9 +179,10 @@ def show_side_by_side(viewer: ViewerModel, on: bool, fitted: tuple[int, int] = (
     Fits the view when rows and columns are not the ones it was ``fitted`` to, and returns those it is fitted to now.
     """
     on = on and len(viewer.layers) > 1
-    for layer in viewer.layers:
-        layer.name_overlay.visible = on
-        layer.name_overlay.font_size = 8
+    if on or viewer.canvas.grid.enabled:  # else names are as people want them
+        for layer in viewer.layers:
+            layer.name_overlay.visible = on
+            layer.name_overlay.font_size = 8
     viewer.canvas.grid.enabled = on
     rows, columns = viewer.canvas.grid.actual_shape(viewer.layers)
     cells = int(rows), int(columns)

@@ -13,7 +13,7 @@ from ..events import InvalidInput
 from ..images import span
 from ..metrics import residual_map
 from .known import KEY, Ran, facts, ran_of, reliability
-from .layers import link_contrast
+from .layers import BLENDING, link_contrast
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -33,7 +33,8 @@ MAPS = {
     RESIDUAL: (
         "residual",
         "Where the volume, seen through the same beam, differs from what was measured. Orange: more light was measured "
-        "than the volume explains; blue: less. All black: it agrees, or the projection was left out",
+        "than the volume explains; blue: less. All black: it agrees, or the projection was left out. Look at it in "
+        "2D: in 3D orange hides blue",
     ),
 }
 """What people read for each kind of map: its name and one sentence."""
@@ -129,12 +130,13 @@ def _look(picture: Picture, result: Image) -> dict[str, Any]:
     from napari.utils import Colormap
 
     if picture.limits is None:
-        return {"colormap": result.colormap, "contrast_limits": tuple(result.contrast_limits)}
+        look = {"colormap": result.colormap, "contrast_limits": tuple(result.contrast_limits)}
+        return look | {"blending": BLENDING}
     if picture.limits[0] < 0:  # black is nothing: over a volume it must not hide it
         colors, name = DIVERGING
         colormap = Colormap(colors, name=name)
         return {"colormap": colormap, "contrast_limits": picture.limits, "blending": "additive"}
-    return {"colormap": "magma", "contrast_limits": picture.limits, "blending": "translucent_no_depth"}
+    return {"colormap": "magma", "contrast_limits": picture.limits, "blending": BLENDING}
 
 
 def _show_colorbar(layer: Image) -> None:

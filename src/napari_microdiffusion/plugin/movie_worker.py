@@ -102,8 +102,8 @@ def film(
     """Reconstruct and write one shot after the other.
 
     A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
-    others. A later one that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done
-    by then stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
+    others. One that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done by then
+    stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
 
     Parameters
     ----------
@@ -124,17 +124,23 @@ def film(
         try:
             goes_on = yield from making.shoot(shot, cancelled)
         except EngineError as error:
-            if not movie.done:
+            goes_on = isinstance(error, InvalidInput)  # it is of this one
+            if not movie.done and not goes_on:
                 raise
             movie.left_out[shot.time] = str(error)
-            goes_on = isinstance(error, InvalidInput)  # it is of this one
         if not goes_on:
             movie = replace(movie, complete=False)
             break
     yield follower.progress()  # what has not been told yet
     if not movie.done:
-        raise RunFailed(NOTHING)
+        raise RunFailed(NOTHING) if not movie.left_out else InvalidInput(_reason(movie))
     return movie
+
+
+def _reason(movie: Movie) -> str:
+    """Why there is no time point that could be reconstructed, by the first of them."""
+    time, reason = next(iter(movie.left_out.items()))
+    return f"time point {time}: {reason}"
 
 
 class _Film:

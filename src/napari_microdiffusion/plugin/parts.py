@@ -8,11 +8,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QWidget
 
-RED = "color: #f0605a"
-"""Of lines that say what is wrong."""
-
-AMBER = "color: #e0a040"
-"""Of lines that say what to beware of."""
+TONES = {"wrong": ("#f0605a", "#b3261e"), "beware": ("#e0a040", "#855200")}
+"""Colours of text that says what is wrong, and what to beware of: on a dark and on a light ground."""
 
 NARROWEST = 400
 """Pixels across which paragraphs read well."""
@@ -26,6 +23,21 @@ def alive(thing: QObject) -> bool:
 def sentence(text: str, *names: str) -> str:
     """With a capital letter, but where it begins with the name of a layer."""
     return text if text.startswith(tuple(f"{name} " for name in names)) else text[:1].upper() + text[1:]
+
+
+def tones(theme: str) -> str:
+    """A style sheet by which texts have their tone, readable on the ground of one of napari's themes."""
+    from napari.utils.theme import get_theme
+
+    light = sum(get_theme(theme).background.as_rgb_tuple()[:3]) > 3 * 127
+    return "".join(f'*[tone="{tone}"] {{ color: {colours[light]} }}' for tone, colours in TONES.items())
+
+
+def tint(widget: QWidget, tone: str = "") -> None:
+    """Give a widget one of `TONES`, or that of all text."""
+    widget.setProperty("tone", tone)
+    widget.style().unpolish(widget)
+    widget.style().polish(widget)
 
 
 class UprightArea(QScrollArea):

@@ -26,7 +26,7 @@ from .live import show_chosen
 from .method_box import MethodBox
 from .model import Header, Setup, beware, plan
 from .networks import Networks
-from .parts import AMBER, RED, UprightArea, alive, sentence
+from .parts import UprightArea, alive, sentence, tint, tones
 from .remembered import last_chosen, remember
 from .result_box import ResultBox
 from .results import Results
@@ -38,8 +38,6 @@ from .watching import layer_events, watch
 
 if TYPE_CHECKING:
     from napari.layers import Image
-
-PLAIN = ""
 
 
 class ReconstructWidget(QWidget):
@@ -69,7 +67,7 @@ class ReconstructWidget(QWidget):
         self._trust = Trusting(viewer, self.result.trust, self)
         self._results = Results(viewer, self.result, self._trust, self._files, self)
         self._basing = Basing(viewer, self.method.base, self._bases, self._files, self)
-        self._filming = Filming(self._files, self)
+        self._filming = Filming(viewer, self._files, self)
         self._jobs = Jobs(viewer, self._chosen, self._bases, self._basing, self._files, self)
         beside: dict[Background, str] = {
             self._trust: "There is no score",
@@ -80,6 +78,7 @@ class ReconstructWidget(QWidget):
         self._networks = Networks(self._bases, self._basing, self._files, self._running, self)
         self._lay_out()
         self._connect()
+        self._follow_theme()
         self.setValue(last or Setup(device=preferences().device).replace(**self.data.value()))
         self._offer_results()  # of a panel that was closed
         in_background(_warm_up, lambda _: None, self)
@@ -210,11 +209,11 @@ class ReconstructWidget(QWidget):
         try:
             line = self._plan(setup)
             told = beware(setup, *self._headers(), self._networks.trained_for(setup.weights))
-            line, style = (f"{line}. {told}", AMBER) if told else (line, PLAIN)
+            line, tone = (f"{line}. {told}", "beware") if told else (line, "")
         except InvalidInput as error:
-            line, style = sentence(str(error), *names), RED
+            line, tone = sentence(str(error), *names), "wrong"
         self.data.line.setText(line)
-        self.data.line.setStyleSheet(style)
+        tint(self.data.line, tone)
         self.method.offer_methods(setup.acquisition)
         self._basing.show(setup, source, truth)
         self._networks.read(setup.weights)
@@ -300,6 +299,10 @@ class ReconstructWidget(QWidget):
             part.wanted.connect(self._take_over)
         watch(layer_events(self._viewer), self, self._on_layers)
         watch((self._viewer.dims.events.point,), self, self._results.look)
+        watch((self._viewer.events.theme,), self, self._follow_theme)
+
+    def _follow_theme(self, *_: object) -> None:
+        self.setStyleSheet(tones(self._viewer.theme))
 
     def _on_layers(self, event: Any) -> None:
         added = event.value if event.type == "inserted" else None
@@ -311,7 +314,7 @@ class ReconstructWidget(QWidget):
             self._results.show_new(added.name)
         elif known and self._results.layers():
             self._results.arrange()  # with its name, as those beside it
-        first = self.data.source() is None and not was_reconstructed(known.get("provenance"))
+        first = not self.data.usable and not was_reconstructed(known.get("provenance"))
         if first or known.get("role") == "projections":
             self.data.choose(added.name)
 

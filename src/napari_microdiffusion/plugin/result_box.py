@@ -126,7 +126,7 @@ class ResultBox(QGroupBox):
         layout, scores, buttons = QVBoxLayout(self), QGridLayout(), QHBoxLayout()
         for column, (key, (title, _, tooltip)) in enumerate(SCORES.items()):
             head, value = QLabel(title), QLabel("–")
-            value.setStyleSheet("font-size: 15px; font-weight: bold")
+            value.setStyleSheet("font-weight: bold")
             for label, row in ((head, 0), (value, 1)):
                 label.setAlignment(Qt.AlignmentFlag.AlignCenter)
                 label.setToolTip(tooltip)

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QProgressBar, QPushBu
 
 from ..descriptions import duration
 from .follow import Progress
-from .parts import RED, paragraph
+from .parts import paragraph, tint
 
 CURVE_POINTS = 600
 RUN = "Reconstruct the volume. The window stays usable while it runs"
@@ -47,7 +47,7 @@ class RunBox(QGroupBox):
         self._stage, self._left = QLabel("Ready"), QLabel()
         self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self._failure = paragraph()
-        self._failure.setStyleSheet(RED)
+        tint(self._failure, "wrong")
         self._failure.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._bar = QProgressBar()
         self._bar.setRange(0, 1)
@@ -153,8 +153,8 @@ class LossCurve(QWidget):
         self._plot.setLabel("bottom", "training step")
         self._plot.plotItem.layout.setContentsMargins(0, 0, 0, 5)  # pyqtgraph puts the label's foot outside the axis
         self._plot.getAxis("left").enableAutoSIPrefix(False)
-        self._faint = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e050", width=1))
-        self._line = self._plot.plot(pen=pyqtgraph.mkPen("#4fa3e0", width=1.5))
+        self._faint = self._plot.plot(pen=pyqtgraph.mkPen("#3a8fd050", width=1))
+        self._line = self._plot.plot(pen=pyqtgraph.mkPen("#3a8fd0", width=1.5))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._plot)

@@ -14,9 +14,9 @@ from ..numbering import numbered
 from ..provenance import found_in, was_reconstructed
 from ..volume import ProjectionStack, Volume
 from .background import Background
-from .known import Ran, facts
-from .layers import extra_axes, grid, in_memory, pixels, place_source, projections_layer, there
-from .live import LiveLayer, show_chosen, show_middle
+from .known import Ran, facts, ran_of
+from .layers import BLENDING, extra_axes, grid, in_memory, pixels, projections_layer, there
+from .live import LiveLayer, place_source, show_chosen, show_middle
 from .model import ALIKE, Setup
 from .parts import sentence
 
@@ -75,6 +75,8 @@ class Session(Background):
         rate = preferences().preview_rate
         chosen = setup.chosen
         which = "".join(f" {name[0]}={chosen[name]}" for name in ("channel", "time") if name in extra_axes(source))
+        others = {ran.job.acquisition.slices for layer in viewer.layers if (ran := ran_of(facts(layer)))}
+        which += f" n={setup.acquisition.slices}" if others - {setup.acquisition.slices} else ""
         quiet = ", denoised" if setup.denoise else ""
         self._job = setup.job(*replayable(source, setup))
         unfinished = {"method": setup.method, "job": self._job.model_dump(mode="json"), "complete": False}
@@ -114,10 +116,10 @@ class Session(Background):
         """Put the source where it was measured; when simulating, show the projections beside it."""
         scale, step = self._setup.scale_um, stack.acquisition.step
         if not self._setup.simulate:
-            place_source(self._source, scale, step)
+            place_source(self._viewer, self._source, scale, step)
             self._shown = self._source
             return
-        place_source(self._source, scale, 1)
+        place_source(self._viewer, self._source, scale, 1)
         before = len(self._viewer.layers)
         self._shown = _simulated(self._viewer, stack, self._source)
         self._added = self._shown if len(self._viewer.layers) > before else None
@@ -213,13 +215,12 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
         "translate": (z + (first - 0.5) * dz, y, x),
         "units": units,
     }
-    attributes["contrast_limits"] = tuple(volume.contrast_limits)
-    attributes["colormap"] = volume.colormap
-    place = len(viewer.layers)
+    look, place = {"contrast_limits": tuple(volume.contrast_limits), "colormap": volume.colormap}, len(viewer.layers)
     for layer in [x for x in viewer.layers if isinstance(x, Image)]:
         if layer.name == stack.name and facts(layer).get("simulated"):
+            look = {key: getattr(layer, key) for key in ("contrast_limits", "colormap", "visible", "opacity")}
             place = viewer.layers.index(layer)
             viewer.layers.remove(layer)
-    shown = Image(data, **attributes)
+    shown = Image(data, blending=BLENDING, **attributes, **look)
     viewer.layers.insert(place, shown)
     return shown

@@ -15,6 +15,7 @@ from .parts import paragraph
 NO_MAP = "This result does not say how certain it is; the verdict tells why. The method axial does, where it can"
 NO_RUN = "Only for results of this session: run the method first"
 MOVIE = "Not shown for a movie: open the volume of a single time point"
+MOVIE_RUN = "Not for a movie: choose a time point and press Run"
 TOO_FEW = "Only with four projections or more: one is hidden, and the others must still make a stack"
 SCORE_TOOLTIP = (
     "Hide projections in turn, reconstruct from the others, and see how well the hidden ones are predicted. "
@@ -51,13 +52,13 @@ class TrustBox(QWidget):
         self._verdict.setText(in_bold(text))
         self._verdict.setVisible(bool(text))
 
-    def show_maps(self, possible: set[str], on: set[str], lacking: str = NO_RUN) -> None:
-        """Which maps there can be, and which ones are shown; why there is no uncertainty, where there is none."""
+    def show_maps(self, possible: set[str], on: set[str], lacking: str = NO_RUN, never: str = NO_RUN) -> None:
+        """Which maps there can be, and which are shown; why there is no uncertainty, and why no residual."""
         for kind, box in self._maps.items():
             with QSignalBlocker(box):
                 box.setChecked(kind in on)
             box.setEnabled(kind in possible)
-            reason = lacking if kind in (UNCERTAINTY, INTERVAL) else NO_RUN
+            reason = lacking if kind in (UNCERTAINTY, INTERVAL) else never
             box.setToolTip(MAPS[kind][1] if kind in possible else reason)
 
     def show_score(self, text: str, possible: bool, never: str = "") -> None:

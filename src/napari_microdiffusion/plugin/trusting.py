@@ -13,7 +13,7 @@ from .background import Background, in_background
 from .known import KEY, at, facts, ran_of
 from .layers import pixels, spacing_um
 from .live import looked_at
-from .trust_box import MOVIE, NO_MAP, NO_RUN, TOO_FEW, TrustBox
+from .trust_box import MOVIE, MOVIE_RUN, NO_MAP, NO_RUN, TOO_FEW, TrustBox
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -54,9 +54,11 @@ class Trusting(Background):
         self._box.show_verdict(verdict_in(known.get("provenance")))
         spacing = None if layer is None else spacing_um(layer)
         self._box.found.show_found(known.get("provenance"), spacing and spacing[0])
-        lacking = NO_RUN if layer is None else MOVIE if "times" in known else NO_MAP
-        self._box.show_maps(maps.possible(known), on, lacking)
-        never = "" if ran is not None or layer is None else NO_RUN
+        movie = "times" in known
+        lacking = NO_RUN if layer is None else MOVIE if movie else NO_MAP
+        no_run = MOVIE_RUN if movie else NO_RUN
+        self._box.show_maps(maps.possible(known), on, lacking, no_run)
+        never = "" if ran is not None or layer is None else no_run
         if ran is not None and len(ran.stack.data) <= MINIMUM_PROJECTIONS:
             never = TOO_FEW
         self._box.show_score(known.get("held_out", ""), ran is not None and not self._busy, never)

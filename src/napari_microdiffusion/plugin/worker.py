@@ -153,7 +153,9 @@ def drive(
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
-    if job.method.learned or not at_once:
+    if cancelled():  # there is nothing to calculate, and no torch to load for it
+        job = job.model_copy(update={"device": "cpu", "precision": "float32"})
+    elif job.method.learned or not at_once:
         wait()
         yield from torch_loaded()
     if not at_once:
