@@ -127,10 +127,8 @@ def evaluate(
         running.update(0, volume.data)
         scores |= running.summary() | reliability_scores(volume, truth, acquisition)
     if projections is not None:
-        low, high = (truth or projections).data.min(), (truth or projections).data.max()
-        scores["reprojection_max_error"] = residual_stats(volume.data, projections).maximum / max(
-            float(high) - float(low), 1e-30
-        )
+        residual = residual_stats(volume.data, projections)
+        scores["reprojection_max_error"] = residual.maximum / max(span((truth or projections).data), 1e-30)
     return scores
 
 

@@ -66,14 +66,7 @@ class Noise:
     @classmethod
     def of(cls, images: NDArray[Any]) -> Noise:
         """Of images (k, y, x), some of them where they are many; constant where brighter pixels are not noisier."""
-        some = _some(images)
-        second, brightness = _second_differences(some), _brightness(some)
-        means, variances, squares = _classes(second, brightness)
-        if ((variances == 0) & (squares > 0)).any():  # of classes of which less than half differs at all
-            if _few_photons(some, second):
-                variances = np.where(variances == 0, squares, variances)
-            elif _grainy(some, second, seen := (second != 0) | (brightness > brightness.min())):
-                means, variances, _ = _classes(second[seen], brightness[seen])
+        means, variances = _by_brightness(_some(images))
         weights = np.maximum(variances, 1e-6 * variances.max() + 1e-30) ** -2  # relative errors: light hides structure
         mean, variance = (np.average(each, weights=weights) for each in (means, variances))
         together = np.average((means - mean) * (variances - variance), weights=weights)
@@ -184,6 +177,20 @@ def _some(images: NDArray[Any]) -> NDArray[Any]:
 def _floating(images: NDArray[Any]) -> NDArray[Any]:
     """Numbers in which their sums have room."""
     return images.astype(np.result_type(images, np.float32), copy=False)
+
+
+def _by_brightness(images: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean brightness of classes of pixels of images (k, y, x), each with its noise's variance."""
+    second, brightness = _second_differences(images), _brightness(images)
+    means, variances, squares = _classes(second, brightness)
+    if not ((variances == 0) & (squares > 0)).any():  # in every class half of the pixels differ, or none does
+        return means, variances
+    if _few_photons(images, second):
+        return means, np.where(variances == 0, squares, variances)
+    seen = (second != 0) | (brightness > brightness.min())
+    if _grainy(images, second, seen):
+        means, variances, _ = _classes(second[seen], brightness[seen])
+    return means, variances
 
 
 def _classes(

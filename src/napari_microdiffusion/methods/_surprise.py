@@ -96,21 +96,27 @@ def sharper(
     if measure <= FAINTEST:
         return 0.0
     yield Step(1)
-    at, before = tried[0], np.inf
-    for number, by in enumerate(tried):
-        as_sharp = told if number == 0 else told_folds(net, stack, found.sharpened(by), context)
+    surprises: list[float] = []
+    for by in tried:
+        as_sharp = told_folds(net, stack, found.sharpened(by), context) if surprises else told
         if as_sharp is None:
             return None
-        now = finite(_of_stack(told, as_sharp, strength, threshold) / measure)
-        yield Step(2 + number)
-        if number == 0 and now * LOWER <= 1:
-            return at
-        if now <= 1:
-            return at + (by - at) * (before - 1) / (before - now)
-        if now > LOWER * before:
-            return at or UNTOLD
-        at, before = by, now
-    return at
+        surprises.append(finite(_of_stack(told, as_sharp, strength, threshold) / measure))
+        yield Step(1 + len(surprises))
+        if (share := _enough(tried, surprises)) is not None:
+            return share
+    return tried[-1]
+
+
+def _enough(tried: list[float], surprises: list[float]) -> float | None:
+    """The share that is taken off, by the surprises at the first of those tried; None where more must be asked for."""
+    by, now = tried[len(surprises) - 1], surprises[-1]
+    if len(surprises) == 1:
+        return by if now * LOWER <= 1 else None
+    at, before = tried[len(surprises) - 2], surprises[-2]
+    if now <= 1:
+        return at + (by - at) * (before - 1) / (before - now)
+    return (at or UNTOLD) if now > LOWER * before else None
 
 
 def _of_stack(told: list[Fold], as_sharp: list[Fold], strength: float, threshold: float) -> float:
