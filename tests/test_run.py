@@ -220,6 +220,8 @@ def test_reconstruct_with_what_is_trained_already(camera):
     again = reconstruct(camera, trained, device="cpu")
     np.testing.assert_array_equal(again.data, result.volume.data)
     assert (again.provenance or {})["weights_sha256"] == fingerprint(result.weights)
+    with pytest.warns(UserWarning, match="do not say which projections they were trained on"):
+        reconstruct(camera, replace(trained, origin=Origin(acquisition=camera.acquisition)), device="cpu")
     with pytest.raises(InvalidInput, match="the specimen itself"):
         reconstruct(camera, replace(trained, origin=origin.model_copy(update={"input_sha256": "another"})))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -141,7 +142,10 @@ def reconstruct(
     device: Device = "auto",
     denoise: bool = False,
 ) -> Volume:
-    """The volume of a stack in one call, without progress; parameters and errors as for `run`.
+    """The volume of a stack in one call, without progress and notices; parameters and errors as for `run`.
+
+    What matters of them is in the provenance of the volume, under ``verdict``. A warning says what speaks against
+    weights that were trained on something else.
 
     Parameters
     ----------
@@ -157,7 +161,8 @@ def reconstruct(
     job = Job(method=recipe, acquisition=stack.acquisition, seed=seed, device=device, denoise=denoise)
     if not isinstance(method, Trained):
         return exhaust(run(job, stack)).volume
-    method.check(stack, denoise)
+    if told := method.check(stack, denoise):
+        warnings.warn(told, stacklevel=2)
     return exhaust(run(job, stack, weights=method.weights, volumes=method.origin.volumes)).volume
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..acquisition import MINIMUM_PROJECTIONS
 from ..events import Event, Stage, Step
+from ..images import span
 from ..volume import ProjectionStack
 from ._base import Context, Weights, finite
 from ._grid import ELONGATIONS, INDIFFERENT, MOST, Grid, Scores, best, by_elongation, by_sigma, least
@@ -151,14 +152,14 @@ def try_out(
         return trial
     hidden: dict[Anisotropy, Hidden] = {}
     scores: Scores = {}
-    span = float(np.ptp(stack.data))
+    extent = span(stack.data)
     yield Stage("Choosing blur and elongation by hidden projections", USUAL)
     for anisotropy in grid.candidates(scores):
         told = hidden_planes(net, stack, anisotropy, context)
         if told is None:
             return trial
         hidden[anisotropy] = told
-        scores[anisotropy], floor = told.scores(span)
+        scores[anisotropy], floor = told.scores(extent)
         finite(float(scores[anisotropy].mean()))
         trial = _summary(scores, hidden, float(floor.mean()), cut.ratio)
         yield Step(min(len(scores), USUAL - 1))
