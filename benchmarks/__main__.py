@@ -101,7 +101,8 @@ def _held_out_of(case: Case, row: dict[str, Any], others: list[dict[str, Any]]) 
     Another device rounds otherwise, and which it was is kept: on a GPU none has to be measured that a CPU has measured.
     """
     lacking = "held_out_psnr" not in row
-    same = next((other for other in others if case.same(other, on_any_device=True)), {}) if lacking else {}
+    alike = [other for other in others if case.same(other, on_any_device=True)] if lacking else []
+    same = next(filter(case.same, alike), next(iter(alike), {}))
     return {key: value for key, value in same.items() if key.startswith("held_out")}
 
 

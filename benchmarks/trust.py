@@ -79,6 +79,7 @@ def recipes(volume: str, before: list[Row], again: Sequence[str]) -> Generator[l
                 "psnr": truly,
                 "held_out_psnr": blind,
                 "reprojection_rms": residual_stats(result.volume.data, stack).rms / float(np.ptp(stack.data)),
+                "held_out_device": (result.volume.provenance or {})["device"],
                 "held_out_precision": (result.volume.provenance or {})["precision"],
                 "held_out_commit": made_with,
             }

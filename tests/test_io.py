@@ -181,8 +181,9 @@ class TestExport:
         assert back.provenance["export"]["clipped"] == 2
         assert back.data.dtype == np.uint16
 
-    def test_a_dtype_that_is_none_does_not_count(self, tmp_path: Path) -> None:
-        io.write_volume(Volume(np.ones((4, 32, 32), np.float32), source_dtype="foo"), tmp_path / "v.ome.tif")
+    @pytest.mark.parametrize("stated", ["foo", "f4,,", "i4,f4", "O", "U", "M8", "S3"])
+    def test_a_dtype_that_is_none_does_not_count(self, tmp_path: Path, stated: str) -> None:
+        io.write_volume(Volume(np.ones((4, 32, 32), np.float32), source_dtype=stated), tmp_path / "v.ome.tif")
         back = io.read_volume(tmp_path / "v.ome.tif")
         assert back.source_dtype == "float32"
         io.write_volume(back, tmp_path / "w.ome.tif", dtype="uint8")

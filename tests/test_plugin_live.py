@@ -21,7 +21,7 @@ def index(viewer: ViewerModel, layer: Any, world: Any = None) -> Any:
 
 
 @pytest.mark.parametrize("scale_um", [(1.0, 0.5, 0.25), (2.0, 0.5, 0.5), None])
-@pytest.mark.parametrize("where", [{}, {"translate": (3, 2, 1)}, NANOMETRES])
+@pytest.mark.parametrize("where", [{}, {"translate": (3, 2, 1)}, NANOMETRES, {"scale": (1, 1, -1)}])
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
 def test_marks_and_the_view_stay_on_the_same_pixels(scale_um: Any, where: dict[str, Any], order: Any) -> None:
     viewer = ViewerModel()
@@ -29,7 +29,6 @@ def test_marks_and_the_view_stay_on_the_same_pixels(scale_um: Any, where: dict[s
     marks = viewer.add_points([[3, 20, 10], [5, 7, 9]], **where)
     mask = viewer.add_labels(np.ones(STACK.shape, int), **where)
     flat = viewer.add_points([[20, 10]], **{key: value[1:] for key, value in where.items()})
-    other = viewer.add_image(STACK, **where)
     elsewhere = viewer.add_points([[3, 20, 10]], scale=(7, 7, 7))
     viewer.dims.order = order
     viewer.dims.set_point(range(3), source.data_to_world((4, 12, 11)))
@@ -45,13 +44,45 @@ def test_marks_and_the_view_stay_on_the_same_pixels(scale_um: Any, where: dict[s
     np.testing.assert_allclose(
         flat.data_to_world((20, 10)), np.asarray(source.data_to_world((0, 20, 10)))[1:], rtol=1e-5
     )
-    np.testing.assert_allclose((other.scale, elsewhere.scale), (before, (7, 7, 7)))
+    np.testing.assert_allclose(elsewhere.scale, (7, 7, 7))
     np.testing.assert_allclose(index(viewer, source), (4, 12, 11), atol=0.51)  # sliders have steps
     shown = list(order[1:])
     centre = np.zeros(3)
     centre[shown] = viewer.scene.camera.center[1:]
     np.testing.assert_allclose(index(viewer, source, centre)[shown], np.array([3, 15, 12])[shown], atol=1e-4)
-    assert viewer.scene.camera.zoom * source.scale[2] == pytest.approx(zoom * before[2])
+    assert viewer.scene.camera.zoom * abs(source.scale[2]) == pytest.approx(zoom * abs(before[2]))
+
+
+def test_what_may_be_of_another_image_stays_with_it() -> None:
+    viewer = ViewerModel()
+    source, other = viewer.add_image(STACK), viewer.add_image(STACK[:, :20])
+    points, mask = viewer.add_points([[3, 20, 10]]), viewer.add_labels(np.ones(other.data.shape, int))
+    own = viewer.add_labels(np.ones(STACK.shape, int))
+    place_source(viewer, source, (1.0, 0.5, 0.5), 6)
+    np.testing.assert_allclose((points.scale, mask.scale, other.scale), np.ones((3, 3)))
+    np.testing.assert_allclose(own.scale, source.scale)
+
+
+def test_a_source_that_was_removed_changes_no_view() -> None:
+    viewer = ViewerModel()
+    source = viewer.add_image(STACK)
+    viewer.layers.clear()
+    for layers in ([], [STACK]):
+        for data in layers:
+            viewer.add_image(data)
+        before = viewer.dims.point, viewer.scene.camera.zoom
+        place_source(viewer, source, (1.0, 0.5, 0.5 + len(layers)), 6)
+        assert (viewer.dims.point, viewer.scene.camera.zoom) == before
+        np.testing.assert_allclose(source.scale, (6.0, 0.5, 0.5 + len(layers)))
+
+
+def test_time_that_is_looked_at_along_an_axis_is_not_rescaled() -> None:
+    viewer = ViewerModel()
+    source = viewer.add_image(np.stack([STACK] * 3))
+    viewer.dims.order = (1, 2, 0, 3)
+    viewer.scene.camera.center = (0, 2, 12)
+    place_source(viewer, source, (1.0, 0.5, 0.5), 6)
+    np.testing.assert_allclose(viewer.scene.camera.center, (0, 2, 6))
 
 
 def test_names_are_left_alone_unless_they_were_shown_here() -> None:
@@ -59,8 +90,9 @@ def test_names_are_left_alone_unless_they_were_shown_here() -> None:
     own = viewer.add_image(STACK)
     viewer.add_image(STACK)
     own.name_overlay.visible = True
-    show_side_by_side(viewer, False)
+    fitted = show_side_by_side(viewer, False)
     assert own.name_overlay.visible
-    show_side_by_side(viewer, True)
-    show_side_by_side(viewer, False)
+    fitted = show_side_by_side(viewer, True, fitted)
+    viewer.canvas.grid.enabled = False  # napari's own button
+    show_side_by_side(viewer, False, fitted)
     assert not own.name_overlay.visible

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_a_movie_is_a_result_of_the_time_point_that_is_looked_at(
     result.save.emit()
     assert asked == [(movie, {"time": 1})]
     whole, attributes, _ = movie.as_layer_data_tuple()
-    with pytest.raises(InvalidInput, match="several time points or channels: choose one in the panel"):
+    with pytest.raises(InvalidInput, match=r"more than one stack .* single time point of a result"):
         write_image(str(tmp_path / "whole.ome.tif"), whole, attributes)
     frame = viewer.add_image(movie.data[2], metadata=movie.metadata)  # as napari splits stacks
     assert as_volume(frame).provenance is None  # it may be any of them
@@ -232,6 +233,33 @@ def test_a_time_point_that_cannot_be_is_left_out(
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"v_t{1 - blank}.ome.zarr", "v_t2.ome.zarr"]
     qtbot.wait(50)
     assert len(viewer.layers) == 1  # a movie with a frame missing would be misread
+
+
+def test_the_network_of_a_later_time_point_is_said_to_be_its(
+    ready: Open, stacks: list[np.ndarray], qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks[0][:] = 7
+    _, widget = ready(method="axial", overrides=SMALL)
+    told = heard(widget)
+    press(qtbot, widget, tmp_path / "v.ome.tif", monkeypatch)
+    assert "The network in v_t0_network.safetensors was learned of time point 1" in told
+    assert any("axial blur" in text for text in told)  # what is said of the first that can be
+    assert sum("constant" in text for text in told) == 1
+
+
+@pytest.mark.parametrize("loads", [0, 1])
+def test_stop_is_heeded_while_none_can_be_reconstructed(stacks: list[np.ndarray], tmp_path: Path, loads: int) -> None:
+    read: list[int] = []
+
+    def load(time: int) -> tuple[ProjectionStack, None]:
+        read.append(time)
+        return ProjectionStack(np.full_like(stacks[time], 7), Acquisition(slices=6).bound(len(stacks[time]))), None
+
+    method = spec("linear")
+    shots = [Shot(time, partial(load, time), Job(method=method), tmp_path / f"v_t{time}.ome.tif") for time in range(3)]
+    with pytest.raises(RunFailed, match="stopped before the first"):
+        exhaust(film(lambda: len(read) > loads - 1, shots, tmp_path / "n.safetensors", None))
+    assert len(read) == loads
 
 
 def test_where_none_can_be_reconstructed_it_says_why(

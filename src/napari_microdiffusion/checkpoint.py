@@ -165,7 +165,9 @@ def load_weights(path: str | Path) -> Checkpoint:
             record = _record(file.metadata() or {}, path)
             names = file.keys()
             weights = {name: file.get_tensor(name).clone() for name in names}  # not the file's own memory, mapped
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise InvalidInput(f"{path.name} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise InvalidInput(f"{path.name} is no weights file, or damaged: choose that of a trained network") from error
     try:
         return Checkpoint(dict(record["spec"]), weights, Origin.model_validate(record))

@@ -161,9 +161,10 @@ class Source:
     def source_dtype(self) -> str:
         """The dtype of the data that the file's were made from; its own where it does not say, or says no dtype."""
         try:
-            return np.dtype(self.record.get("source_dtype") or self.dtype).name
-        except TypeError:  # the record is the file's: it may say anything
+            stated = np.dtype(self.record.get("source_dtype"))
+        except (TypeError, ValueError, SyntaxError):  # the record is the file's: it may say anything
             return self.dtype.name
+        return stated.name if stated.kind in "biuf" and self.record.get("source_dtype") else self.dtype.name
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -134,7 +134,7 @@ class AdvancedSettings(QCollapsible):
 
     def _show_open(self, on: bool) -> None:
         """Folded up it takes no keys, either."""
-        self.content().setEnabled(on)
+        self.content().setVisible(on)
 
     def _order_tabs(self) -> None:
         """Tab goes through the fields where they are, though they are younger than what is below."""

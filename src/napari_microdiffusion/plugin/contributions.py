@@ -222,11 +222,13 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
     known = at(attributes.get("metadata", {}).get(KEY, {}), {})  # of a single time point of a movie nothing
     finest = data[0] if attributes.get("multiscale") else data  # of a pyramid, whose scale the attributes hold
-    pixels, name = np.asarray(finest), str(attributes.get("name", "volume"))
-    if pixels.ndim > 3:
+    name = str(attributes.get("name", "volume"))
+    if np.ndim(finest) > 3 or attributes.get("rgb"):
         raise InvalidInput(
-            f"{name} has several time points or channels: choose one in the panel, and Save volume… there"
+            f"{name} is more than one stack (z, y, x): save a single time point of a result with Save volume… in the "
+            "panel, or split the layer (right-click it) and save its parts"
         )
+    pixels = np.asarray(finest)
     spacing = sizes_of(known_units_um(attributes.get("scale", ()), attributes.get("units", ())))
     dtype = known.get("source_dtype", "")
     if known.get("role") == "projections":

@@ -145,10 +145,14 @@ class Recorder(Follower):
         return message
 
     def closing_scores(self, result: Result, cancelled: Callable[[], bool]) -> dict[str, float]:
-        """Scores of the finished volume, of all its slices; after Stop of those that can be scored at once."""
+        """Scores of the finished volume, of all its slices; of a partial one, of those that can be scored at once.
+
+        Stopped meanwhile there is none but the residual.
+        """
         if self._running is not None and self._truth is not None and not result.partial:
             for z in range(len(result.volume.data)):
                 if cancelled():
+                    self._running = None  # most of its scores are those of previews
                     break
                 self._running.update(z, result.volume.data[z : z + 1])
             else:

@@ -234,15 +234,28 @@ def rescale(layer: Image, scale_um: Triple | None, step: int) -> None:
 
 
 def marks_on(layer: Image, others: Iterable[Layer]) -> list[Layer]:
-    """Points, shapes and masks that lie on a layer: what is no image and has its scale along the axes that it has."""
-    from napari.layers import Image
+    """Masks, points and shapes that lie on a layer: they have its scale, units and translation, masks its shape too.
 
-    found = []
-    for mark in others:
-        n = min(3, mark.ndim)
-        alike = np.allclose(mark.scale[-n:], layer.scale[-n:]) and mark.units[-n:] == layer.units[-n:]
-        found += [mark] if alike and not isinstance(mark, Image) else []
-    return found
+    Where other images lie there, points and shapes may be theirs, and do not count.
+    """
+    from napari.layers import Image, Labels
+
+    there = [other for other in others if other is not layer and _alike(other, layer)]
+    crowded = any(isinstance(other, Image) for other in there)
+
+    def its_own(other: Layer) -> bool:
+        if isinstance(other, Labels):
+            return bool(other.data.shape == finest(layer).shape[-other.ndim :])
+        return not crowded and not isinstance(other, Image)
+
+    return list(filter(its_own, there))
+
+
+def _alike(other: Layer, layer: Image) -> bool:
+    """Whether both have the same scale, units and translation along the axes that both have."""
+    n = min(3, other.ndim)
+    pairs = ((other.scale, layer.scale), (other.translate, layer.translate))
+    return other.units[-n:] == layer.units[-n:] and all(np.allclose(one[-n:], two[-n:]) for one, two in pairs)
 
 
 def lay(mark: Layer, layer: Image, where: NDArray[np.float64]) -> None:

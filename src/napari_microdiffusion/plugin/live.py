@@ -116,28 +116,34 @@ def _alike(truth: Image, source: Image) -> bool:
 
 def place_source(viewer: ViewerModel, layer: Image, scale_um: Triple | None, step: int) -> None:
     """Rescale a source layer (`layers.rescale`); marks on it, sliders and camera stay where they are on its pixels."""
-    marks, before = marks_on(layer, viewer.layers), (layer.scale[-3:].copy(), layer.translate[-3:].copy())
-    point, (axes, centre) = np.asarray(viewer.dims.point[-3:]), _centre(viewer)
+    if layer not in viewer.layers:  # people have removed it: nothing is looked at by it
+        return rescale(layer, scale_um, step)
+    marks, scale, shift = marks_on(layer, viewer.layers), layer.scale[-3:].copy(), layer.translate[-3:].copy()
+    point, camera, centre = (
+        np.asarray(viewer.dims.point[-3:]),
+        viewer.scene.camera,
+        np.asarray(viewer.scene.camera.center),
+    )
     rescale(layer, scale_um, step)
-    factors = layer.scale[-3:] / before[0]
+    factors = layer.scale[-3:] / scale
 
-    def now(at: NDArray[np.float64], among: NDArray[np.intp]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = layer.translate[-3:][among] + (at - before[1][among]) * factors[among]
+    def now(at: NDArray[np.float64], axes: NDArray[np.intp]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = layer.translate[-3:][axes] + (at - shift[axes]) * factors[axes]
         return found
 
     for mark in marks:
-        last = np.arange(3)[-min(3, mark.ndim) :]
-        lay(mark, layer, now(mark.translate[-len(last) :], last))
-    if not np.allclose(factors, 1):
-        viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), now(point, np.arange(3)))
-        viewer.scene.camera.center = (*viewer.scene.camera.center[: 3 - len(axes)], *now(centre, axes))
-        viewer.scene.camera.zoom /= float(factors[axes[-1]])
-
-
-def _centre(viewer: ViewerModel) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Which of z, y, x are looked at, and the middle of the view along them."""
+        axes = np.arange(3)[-min(3, mark.ndim) :]
+        lay(mark, layer, now(mark.translate[-len(axes) :], axes))
+    if np.allclose(factors, 1):
+        return None
+    viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), now(point, np.arange(3)))
     axes = np.asarray(viewer.dims.displayed) - (viewer.dims.ndim - 3)
-    return axes, np.asarray(viewer.scene.camera.center[-len(axes) :])
+    own = np.flatnonzero(axes >= 0)  # the others are time points or channels
+    centre[own - len(axes)] = now(centre[own - len(axes)], axes[own])
+    camera.center = tuple(centre)
+    if axes[-1] >= 0:
+        camera.zoom /= abs(float(factors[axes[-1]]))
+    return None
 
 
 def show_chosen(viewer: ViewerModel, source: Image, chosen: dict[str, int]) -> None:
@@ -179,7 +185,7 @@ def show_side_by_side(viewer: ViewerModel, on: bool, fitted: tuple[int, int] = (
     Fits the view when rows and columns are not the ones it was ``fitted`` to, and returns those it is fitted to now.
     """
     on = on and len(viewer.layers) > 1
-    if on or viewer.canvas.grid.enabled:  # else names are as people want them
+    if on or fitted != (1, 1):  # else names are as people want them
         for layer in viewer.layers:
             layer.name_overlay.visible = on
             layer.name_overlay.font_size = 8

@@ -60,11 +60,11 @@ class Movie:
 
 
 class _Shots(Follower):
-    """Says which shot a stage belongs to; what a run says is passed on for the first one alone."""
+    """Says which shot a stage belongs to; what a run says is passed on until the first one is done."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, movie: Movie) -> None:
         super().__init__("Reading the images")
-        self._number, self._count = 0, count
+        self._number, self._count, self._movie = 0, count, movie
 
     def next_shot(self) -> None:
         """From now on events are those of the next one."""
@@ -76,12 +76,12 @@ class _Shots(Follower):
 
     def notice(self, notice: Notice) -> None:
         """Keep what the user should know."""
-        if self._number == 1:
+        if not self._movie.done:
             super().notice(notice)
 
     def doubt(self, time: int, stack: ProjectionStack) -> None:
         """Of the others what speaks against them."""
-        if self._number > 1:
+        if self._movie.done:
             for told in spoilt(stack):
                 self.tell(f"time point {time}: {told}")
 
@@ -120,27 +120,31 @@ def film(
     making = _Film(shots, network, base, overwrite, before)
     movie, follower = making.movie, making.follower
     for shot in shots:
+        if cancelled():
+            movie = replace(movie, complete=False)
+            break
         follower.next_shot()
         try:
             goes_on = yield from making.shoot(shot, cancelled)
         except EngineError as error:
-            goes_on = isinstance(error, InvalidInput)  # it is of this one
-            if not movie.done and not goes_on:
+            if not movie.done and not isinstance(error, _Unusable):
                 raise
             movie.left_out[shot.time] = str(error)
+            goes_on = isinstance(error, InvalidInput)  # it is of this one
         if not goes_on:
             movie = replace(movie, complete=False)
             break
     yield follower.progress()  # what has not been told yet
-    if not movie.done:
-        raise RunFailed(NOTHING) if not movie.left_out else InvalidInput(_reason(movie))
-    return movie
-
-
-def _reason(movie: Movie) -> str:
-    """Why there is no time point that could be reconstructed, by the first of them."""
+    if movie.done:
+        return movie
+    if not movie.complete:
+        raise RunFailed(NOTHING)
     time, reason = next(iter(movie.left_out.items()))
-    return f"time point {time}: {reason}"
+    raise InvalidInput(f"time point {time}: {reason}")
+
+
+class _Unusable(InvalidInput):
+    """There is nothing to be reconstructed in a time point, whatever the method."""
 
 
 class _Film:
@@ -149,7 +153,8 @@ class _Film:
     def __init__(
         self, shots: Sequence[Shot], network: Path, base: Trained | None, overwrite: bool, before: Sequence[Ran]
     ) -> None:
-        self.movie, self.follower = Movie(), _Shots(len(shots))
+        self.movie = Movie()
+        self.follower = _Shots(len(shots), self.movie)
         self._shots, self._network, self._overwrite, self._before = shots, network, overwrite, before
         job = shots[0].job
         self._trained = base
@@ -159,7 +164,7 @@ class _Film:
 
     def shoot(self, shot: Shot, cancelled: Callable[[], bool]) -> Generator[Progress, None, bool]:
         """Reconstruct and write one; whether it came to its end."""
-        stack, _ = shot.load()
+        stack = _usable(shot)
         self.follower.doubt(shot.time, stack)
         if not self.movie.done:
             _check_outputs(self._shots, stack, self._network, self._overwrite)
@@ -174,7 +179,7 @@ class _Film:
         if found_in(result.volume.provenance).get("fell_back"):
             self.movie.interpolated.append(shot.time)
         if self._trained is None and job.method.transfers:
-            self._keep(job, stack, result)
+            self._keep(shot, job, stack, result)
         return True
 
     def _made(self, job: Job, stack: ProjectionStack, time: int) -> Result | None:
@@ -184,8 +189,10 @@ class _Film:
             self.follower.tell(REUSED.format(time) + (", and its network" if job.method.transfers else ""))
         return known
 
-    def _keep(self, job: Job, stack: ProjectionStack, result: Result) -> None:
-        """Use what was learned of a shot for those after it, and keep it in its file."""
+    def _keep(self, shot: Shot, job: Job, stack: ProjectionStack, result: Result) -> None:
+        """Use what was learned of a shot for those after it, and keep it in its file, named after the first one."""
+        if shot is not self._shots[0]:
+            self.follower.tell(f"The network in {self._network.name} was learned of time point {shot.time}")
         quiet = was_denoised(result.volume.provenance)
         origin = Origin(acquisition=stack.acquisition, input_sha256=stack.sha256, denoised=quiet)
         self._trained = Trained(job.method, result.weights, origin)
@@ -193,6 +200,16 @@ class _Film:
             self._kept = save_trained(self._network, job.method, result.weights, stack, self._overwrite, denoised=quiet)
         except EngineError as error:  # the others can be made all the same
             self.follower.tell(f"the network is not kept: {error}")
+
+
+def _usable(shot: Shot) -> ProjectionStack:
+    """The projections of a shot."""
+    try:
+        stack, _ = shot.load()
+        stack.check()
+    except InvalidInput as error:
+        raise _Unusable(str(error)) from error
+    return stack
 
 
 def _run(

@@ -215,10 +215,11 @@ def _simulated(viewer: ViewerModel, stack: ProjectionStack, volume: Image) -> Im
         "translate": (z + (first - 0.5) * dz, y, x),
         "units": units,
     }
-    look, place = {"contrast_limits": tuple(volume.contrast_limits), "colormap": volume.colormap}, len(viewer.layers)
+    attributes["contrast_limits"] = tuple(volume.contrast_limits)
+    look, place = {"colormap": volume.colormap}, len(viewer.layers)
     for layer in [x for x in viewer.layers if isinstance(x, Image)]:
         if layer.name == stack.name and facts(layer).get("simulated"):
-            look = {key: getattr(layer, key) for key in ("contrast_limits", "colormap", "visible", "opacity")}
+            look = {key: getattr(layer, key) for key in ("colormap", "visible", "opacity")}
             place = viewer.layers.index(layer)
             viewer.layers.remove(layer)
     shown = Image(data, blending=BLENDING, **attributes, **look)

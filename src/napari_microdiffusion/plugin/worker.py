@@ -153,7 +153,8 @@ def drive(
     yield Loaded(stack, truth)
     canvas = _first_picture(job, stack)
     yield Opened(canvas)
-    if cancelled():  # there is nothing to calculate, and no torch to load for it
+    asked = job
+    if cancelled() and base is None and job.weights is None:  # nothing to calculate, and no torch to load for it
         job = job.model_copy(update={"device": "cpu", "precision": "float32"})
     elif job.method.learned or not at_once:
         wait()
@@ -172,6 +173,7 @@ def drive(
         result = yield from followed(events, recorder)
     finally:
         events.close()
+    (result.volume.provenance or {}).get("job", {}).update(device=asked.device, precision=asked.precision)
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
