@@ -368,9 +368,9 @@ class TestReconstruct:
         Path("p.ome.tif").rename("moved.ome.tif")
         for name, size in (("q.ome.tif", (0.235, 0.15, 0.15)), ("r.npy", (3, 2, 1)), ("moved.ome.tif", (3, 2, 1))):
             told = invoke("reconstruct", name, "--job", "v.ome.tif", "-o", "w.ome.tif", "--overwrite")
-            overruled = "the job states voxels of 3 x 2 x 1 µm, and q voxels of 0.235 x 0.15 x 0.15 µm, which are taken"
+            overruled = "the job states voxels of 3 × 2 × 1 µm, and q voxels of 0.235 × 0.15 × 0.15 µm, which are taken"
             assert (overruled in told.stderr) == (name == "q.ome.tif")
-            assert f"voxels of {' x '.join(f'{length:g}' for length in size)} µm" in told.stdout
+            assert f"voxels of {' × '.join(f'{length:g}' for length in size)} µm" in told.stdout
             assert io.inspect("w.ome.tif").scale_um == pytest.approx(size)
             again = (io.inspect("w.ome.tif").provenance or {})["job"]["scale_um"]
             assert again == (None if name == "q.ome.tif" else [3, 2, 1])

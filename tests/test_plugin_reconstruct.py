@@ -156,7 +156,7 @@ def test_how_a_result_was_made_tells_it_from_another() -> None:
     )
     stated = {"scale_um": (1, 0.48, 0.48), "weights": "some/where/net.safetensors"}
     assert told(method=plain, acquisition=beam, **stated) == (
-        "3 slices, stride 3, uniform profile; voxels of 1 x 0.48 x 0.48 µm; network net.safetensors; "
+        "3 slices, stride 3, uniform profile; voxels of 1 × 0.48 × 0.48 µm; network net.safetensors; "
         "consistency = final"
     )
     assert how({"job": Job(method=plain).model_dump(mode="json")}, "v.tif").startswith("Linear interpolation; 6 slices")
@@ -186,7 +186,7 @@ def test_runs_stay_as_layers(opened: Open, qtbot: Any) -> None:
     assert names == ["Linear interpolation · vessels projections", "Conservative interpolation · vessels projections"]
     assert widget.result.current() == names[1]
     hints = [widget.result._results.itemData(row, 3) for row in range(2)]  # Qt.ToolTipRole
-    assert hints == ["6 slices, stride 6, uniform profile; voxels of 1 x 0.5 x 0.5 µm"] * 2
+    assert hints == ["6 slices, stride 6, uniform profile; voxels of 1 × 0.5 × 0.5 µm"] * 2
     assert widget.result._how.text() == hints[1]
     before = widget.result._values["psnr"].text()
     widget.result._results.setCurrentText(names[0])
@@ -583,7 +583,7 @@ def test_a_voxel_size_as_people_type_it(opened: Open, qtbot: Any, keys: str, siz
     qtbot.keyClicks(line, keys)
     scale = widget.value().scale_um
     assert (scale and scale[0]) == size
-    assert bool(line.styleSheet()) == red
+    assert (line.property("tone") == "wrong") == red
     line.editingFinished.emit()
     assert line.cursorPosition() == 0  # its first digits are in sight
 
@@ -892,7 +892,7 @@ def test_messages_begin_with_a_capital_but_names_stay(text: str, name: str, show
 @pytest.mark.parametrize(
     ("text", "slices", "told"),
     [
-        ("1\n2\n1\n", 3, "beam.csv holds 3 weights, so each projection stands for 3 slices"),
+        ("1\n2\n1\n", 3, "beam.csv holds 3 weights, and slices per projection are now 3"),
         ("1\n" * 6, 6, ""),
         ("1\n-2\n1\n", 6, "beam.csv cannot be used: profile weights must be finite, not negative"),
         ("0,2\n0,5\n0,2\n", 6, "several numbers in a line"),
