@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -55,23 +56,10 @@ def evaluated(options: Options) -> tuple[dict[str, Any], int]:
     found = io.read_volume(*chosen(options.volume, options))
     recipe = recipe_of(options, found) if options.held_out else None
     known = None if options.truth is None else io.read_volume(*chosen(options.truth, options))
-    if known is not None:
-        _warn_of_known(found, known)
-    if (found.provenance or {}).get("complete") is False:
-        note(f"note: {found.name} is partial: the run that made it was stopped")
-    if found_in(found.provenance).get("fell_back"):
-        note(f"note: {found.name} is plain interpolation: hidden projections asked for it in place of the method")
     stack = stack_of(options, acquisition, recipe, found)
     values: dict[str, Any] = dict(evaluate(found, known, stack))
-    if options.projections and stack and (told := contradicted(io.inspect(options.projections), stack)):
+    for told in (*_of_volume(found), *_of_truth(found, known), *_of_projections(options, found, stack)):
         note(f"note: {told}")
-    if known is not None and (told := scales_apart(found.data, known.data)):
-        note(f"note: {told}")
-    made_from = (found.provenance or {}).get("input_sha256")
-    if stack is not None and options.leave_out is None and made_from not in (None, stack.sha256):
-        note("note: these projections are not the ones that the volume was made from")
-    if stack is not None and was_denoised(found.provenance):
-        note("note: the volume is of denoised projections: what was taken for noise counts as reprojection error")
     if recipe is None or stack is None:
         return values, 0
     score, finished, turns = _held_out(recipe, stack, FOLDS if options.folds is None else options.folds)
@@ -123,18 +111,41 @@ def _check_contents(options: Options) -> None:
         found.check_volume(found.name, because)
 
 
-def _warn_of_known(volume: Volume, truth: Volume) -> None:
-    """Say so where the truth was itself reconstructed, or the base model that made a volume was trained on it."""
+def _of_volume(volume: Volume) -> Iterator[str]:
+    """What scores must not be read without, by the volume."""
+    if (volume.provenance or {}).get("complete") is False:
+        yield f"{volume.name} is partial: the run that made it was stopped"
+    if found_in(volume.provenance).get("fell_back"):
+        yield f"{volume.name} is plain interpolation: hidden projections asked for it in place of the method"
+
+
+def _of_projections(options: Options, volume: Volume, stack: ProjectionStack | None) -> Iterator[str]:
+    """The same by its projections, if there are any."""
+    if stack is None or options.projections is None:
+        return
+    if told := contradicted(io.inspect(options.projections), stack):
+        yield told
+    if options.leave_out is None and (volume.provenance or {}).get("input_sha256") not in (None, stack.sha256):
+        yield "these projections are not the ones that the volume was made from"
+    if was_denoised(volume.provenance):
+        yield "the volume is of denoised projections: what was taken for noise counts as reprojection error"
+
+
+def _of_truth(volume: Volume, truth: Volume | None) -> Iterator[str]:
+    """The same by its truth, if there is one: on another scale, itself reconstructed, or trained on."""
+    if truth is None:
+        return
+    if told := scales_apart(volume.data, truth.data):
+        yield told
     if was_reconstructed(truth.provenance):
-        note(f"note: {truth.name} was itself reconstructed: scores only tell how much alike both are")
+        yield f"{truth.name} was itself reconstructed: scores only tell how much alike both are"
     listed = (volume.provenance or {}).get("trained_on")
     records = []
     for entry in listed if isinstance(listed, list) else []:
         with suppress(ValidationError):  # the record is the file's: it may say anything
             records.append(VolumeRecord.model_validate(entry))
-    told = trained_on(records, truth)
-    if told is not None:
-        note(f"note: {told}")
+    if told := trained_on(records, truth):
+        yield told
 
 
 def _held_out(recipe: Job, stack: ProjectionStack, folds: int) -> tuple[float | None, int, int]:
