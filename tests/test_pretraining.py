@@ -143,6 +143,14 @@ def test_volumes_too_shallow_are_left_out_and_not_on_record(volumes):
     assert [record.name for record in base.origin.volumes] == [volume.name for volume in volumes]
 
 
+def test_a_volume_that_is_given_twice_is_told(volumes):
+    again = Volume(volumes[0].data.copy(), name="again")
+    events, _ = collected(pretrain(plan(), [*volumes, again]))
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        f"again holds the same as {volumes[0].name}, and counts twice"
+    ]
+
+
 @pytest.mark.parametrize("name", pretrained_methods())
 def test_each_method_says_how_deep_a_volume_must_be(name: str) -> None:
     """One that is a slice too shallow is left out, and refused where it is alone."""

@@ -82,6 +82,10 @@ def pretrain(
     if shallow:
         needed = plan.method.depth_to_learn(plan.acquisition)
         yield Notice(f"with fewer than the {needed} slices that are needed, and left out: {', '.join(shallow)}")
+    records = tuple(VolumeRecord.of(each.data, each.name) for each in deep)
+    for at, record in enumerate(records):
+        if twin := next((other for other in records[:at] if other.sha256 == record.sha256), None):
+            yield Notice(f"{record.name} holds the same as {twin.name}, and counts twice")
     stacks = [_as_stack(volume) for volume in deep]
     data = f"{len(deep)} volumes" if len(deep) > 1 else deep[0].name
     with at_work(plan, data, _remedy(plan.method), cancelled, math.inf) as context:
@@ -89,7 +93,6 @@ def pretrain(
         working = [stack.normalised()[0].data for stack in stacks]
         events = plan.method.pretrain(working, plan.acquisition, context)
         weights = yield from relay(events, lambda event: None if isinstance(event, Preview) else event)
-    records = tuple(VolumeRecord.of(each.data, each.name) for each in deep)
     origin = Origin(acquisition=plan.acquisition, volumes=records, complete=not context.stopped)
     return Trained(plan.method, weights, origin)
 
