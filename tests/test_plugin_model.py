@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,11 +116,14 @@ def test_recorder_scores_and_times(truth: Volume, stack: ProjectionStack) -> Non
     assert not recorder.progress().losses
 
 
-@pytest.mark.parametrize("stop", [False, True])
-def test_the_closing_scores_can_be_stopped(truth: Volume, stack: ProjectionStack, stop: bool) -> None:
+@pytest.mark.parametrize(("stop", "seconds", "psnr"), [(False, -1, 120), (True, 60, 120), (True, -1, None)])
+def test_the_closing_scores_can_be_stopped(
+    truth: Volume, stack: ProjectionStack, monkeypatch: pytest.MonkeyPatch, stop: bool, seconds: float, psnr: Any
+) -> None:
+    monkeypatch.setattr("napari_microdiffusion.plugin.follow.SCORING_SECONDS", seconds)
     recorder = Recorder(np.zeros(stack.volume_shape, np.float32), stack, truth)
     found = recorder.closing_scores(Result(truth, {}, Residual(0.0, 0.0), False, 1.0), lambda: stop)
-    assert found.get("psnr") == (None if stop else 120)
+    assert found.get("psnr") == psnr
     assert "reprojection_max_error" in found
 
 

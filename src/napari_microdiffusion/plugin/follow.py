@@ -147,11 +147,12 @@ class Recorder(Follower):
     def closing_scores(self, result: Result, cancelled: Callable[[], bool]) -> dict[str, float]:
         """Scores of the finished volume, of all its slices; of a partial one, of those that can be scored at once.
 
-        Stopped meanwhile there is none but the residual.
+        Stopped meanwhile there is none but the residual, unless all are scored at once.
         """
         if self._running is not None and self._truth is not None and not result.partial:
+            until = time.monotonic() + SCORING_SECONDS
             for z in range(len(result.volume.data)):
-                if cancelled():
+                if cancelled() and time.monotonic() > until:
                     self._running = None  # most of its scores are those of previews
                     break
                 self._running.update(z, result.volume.data[z : z + 1])
