@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QObject, QTimer
 
 from ..metrics import SCALES_APART
@@ -114,36 +115,52 @@ def _alike(truth: Image, source: Image) -> bool:
     return bool(1 / SCALES_APART <= of_truth / max(of_source, 1e-30) <= SCALES_APART)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a layer lies: scale and translation of its z, y, x."""
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, layer: Image) -> Frame:
+        """As it lies now."""
+        return cls(layer.scale[-3:].copy(), layer.translate[-3:].copy())
+
+    def carried(self, at: ArrayLike, now: Frame, axes: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Where positions on the layer, along such ``axes`` of z, y, x, are since it lies as it does ``now``."""
+        factors = now.scale[axes] / self.scale[axes]
+        return np.asarray(now.shift[axes] + (np.asarray(at) - self.shift[axes]) * factors)
+
+
+ZYX = np.arange(3)
+
+
 def place_source(viewer: ViewerModel, layer: Image, scale_um: Triple | None, step: int) -> None:
     """Rescale a source layer (`layers.rescale`); marks on it, sliders and camera stay where they are on its pixels."""
     if layer not in viewer.layers:  # people have removed it: nothing is looked at by it
-        return rescale(layer, scale_um, step)
-    marks, scale, shift = marks_on(layer, viewer.layers), layer.scale[-3:].copy(), layer.translate[-3:].copy()
-    point, camera, centre = (
-        np.asarray(viewer.dims.point[-3:]),
-        viewer.scene.camera,
-        np.asarray(viewer.scene.camera.center),
-    )
+        rescale(layer, scale_um, step)
+        return
+    marks, before = marks_on(layer, viewer.layers), Frame.of(layer)
+    point, centre = viewer.dims.point[-3:], viewer.scene.camera.center
     rescale(layer, scale_um, step)
-    factors = layer.scale[-3:] / scale
-
-    def now(at: NDArray[np.float64], axes: NDArray[np.intp]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = layer.translate[-3:][axes] + (at - shift[axes]) * factors[axes]
-        return found
-
+    now = Frame.of(layer)
     for mark in marks:
-        axes = np.arange(3)[-min(3, mark.ndim) :]
-        lay(mark, layer, now(mark.translate[-len(axes) :], axes))
-    if np.allclose(factors, 1):
-        return None
-    viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), now(point, np.arange(3)))
-    axes = np.asarray(viewer.dims.displayed) - (viewer.dims.ndim - 3)
-    own = np.flatnonzero(axes >= 0)  # the others are time points or channels
-    centre[own - len(axes)] = now(centre[own - len(axes)], axes[own])
+        last = ZYX[-min(3, mark.ndim) :]
+        lay(mark, layer, before.carried(mark.translate[-len(last) :], now, last))
+    if not np.allclose(now.scale, before.scale):
+        viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), before.carried(point, now, ZYX))
+        _look(viewer, np.asarray(centre), before, now)
+
+
+def _look(viewer: ViewerModel, centre: NDArray[np.float64], before: Frame, now: Frame) -> None:
+    """Keep the middle of the view and its zoom; axes of time points or channels that are looked at stay as they are."""
+    camera, axes = viewer.scene.camera, np.asarray(viewer.dims.displayed) - (viewer.dims.ndim - 3)
+    spatial = np.flatnonzero(axes >= 0) - len(axes)  # from the end: in 2D the camera has a third, unused one in front
+    centre[spatial] = before.carried(centre[spatial], now, axes[spatial])
     camera.center = tuple(centre)
     if axes[-1] >= 0:
-        camera.zoom /= abs(float(factors[axes[-1]]))
-    return None
+        camera.zoom *= abs(float(before.scale[axes[-1]] / now.scale[axes[-1]]))
 
 
 def show_chosen(viewer: ViewerModel, source: Image, chosen: dict[str, int]) -> None:
