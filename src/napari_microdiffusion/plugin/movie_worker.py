@@ -101,14 +101,14 @@ def film(
 ) -> Generator[Progress, None, Movie]:
     """Reconstruct and write one shot after the other.
 
-    A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot and applied to the
-    others. One that cannot be reconstructed keeps nothing from those after it. Stopped, those that are done by then
+    A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot that can be
+    reconstructed, and applied to the others. One that cannot be keeps nothing from those after it. Stopped, those that are done by then
     stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
 
     Parameters
     ----------
     network
-        Where what is learned of the first shot is kept.
+        Where what is learned is kept.
     base
         The base model in use, where it is in memory.
     overwrite
