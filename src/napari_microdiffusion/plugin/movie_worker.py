@@ -102,8 +102,8 @@ def film(
     """Reconstruct and write one shot after the other.
 
     A method whose weights suit further stacks (`Method.transfers`) is trained on the first shot that can be
-    reconstructed, and applied to the others. One that cannot be keeps nothing from those after it. Stopped, those that are done by then
-    stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
+    reconstructed, and applied to the others. One that cannot be keeps nothing from those after it. Stopped, those that
+    are done by then stay. Every failure is an `EngineError`; stopped before the first is done, it is one too.
 
     Parameters
     ----------
