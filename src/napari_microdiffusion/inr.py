@@ -42,7 +42,6 @@ def octave_frequencies(octaves: int, shape: tuple[int, int, int]) -> Tensor:
 
     NeRF, Eq. 4 (Mildenhall et al. 2020).
 
-
     Returns
     -------
     Tensor

@@ -226,6 +226,7 @@ def _residual_rows(volume: NDArray[Any], projections: ProjectionStack) -> Iterat
 
 
 def _check_shape(shape: tuple[int, ...], projections: ProjectionStack) -> None:
+    """Refuse, with `InvalidInput`, a shape (z, y, x) that is not the one the projections stand for."""
     if shape != projections.volume_shape:
         raise InvalidInput(
             f"the projections stand for a volume of {projections.volume_shape} (z, y, x) with "

@@ -33,8 +33,8 @@ ALIKE, ALONE = 1.25, 0.1
 
 
 GRAIN = 1.4
-"""Most that the variance from differences along one axis exceeds that from differences along two where noise prevails:
-they agree for white noise, and differ by more across edges."""
+"""Largest ratio of the variance from differences along one axis to that along two that counts as noise: it is 1 for
+white noise, and more across edges."""
 
 
 def noise_variance(images: NDArray[Any]) -> float:

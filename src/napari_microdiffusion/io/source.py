@@ -161,10 +161,10 @@ class Source:
     def source_dtype(self) -> str:
         """The dtype of the data that the file's were made from; its own where it does not say, or says no dtype."""
         try:
-            stated = np.dtype(self.record.get("source_dtype"))
+            stated = np.dtype(self.record.get("source_dtype") or self.dtype)
         except (TypeError, ValueError, SyntaxError):  # the record is the file's: it may say anything
-            return self.dtype.name
-        return stated.name if stated.kind in "biuf" and self.record.get("source_dtype") else self.dtype.name
+            stated = self.dtype
+        return (stated if stated.kind in "biuf" else self.dtype).name
 
     @property
     def sizes(self) -> dict[str, int]:

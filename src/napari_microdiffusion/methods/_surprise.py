@@ -82,30 +82,43 @@ def sharper(
     threshold = otsu(stack.data)
     if np.median(stack.data) >= threshold:
         return 0.0
-    tried = [by for by in TRIED if (by >= 1 or found.sigma * (1 - by) > UNBLURRED) and (by <= 1 or shorter)]
+    tried = _tried(found, shorter)
     yield Stage("Choosing the blur of the error bars", 1 + len(tried))
     told = told_folds(net, stack, found, context)
     if told is None:
         return None
     if sum(int((fold.interpolated > threshold).sum()) for fold in told) < FEWEST:
         return 0.0
-    usual = _of_patches(net, cut, stack.ridge, found, threshold, context)
-    if usual is None:
-        return None
-    measure = _most(usual) if len(usual) >= FEWEST else 0.0
-    if measure <= FAINTEST:
-        return 0.0
+    usual = _usual(net, cut, stack.ridge, found, threshold, context)
+    if not usual:
+        return usual
     yield Step(1)
     surprises: list[float] = []
     for by in tried:
         as_sharp = told_folds(net, stack, found.sharpened(by), context) if surprises else told
         if as_sharp is None:
             return None
-        surprises.append(finite(_of_stack(told, as_sharp, strength, threshold) / measure))
+        surprises.append(finite(_of_stack(told, as_sharp, strength, threshold) / usual))
         yield Step(1 + len(surprises))
         if (share := _enough(tried, surprises)) is not None:
             return share
     return tried[-1]
+
+
+def _tried(found: Anisotropy, shorter: bool) -> list[float]:
+    """Those of `TRIED` that change anything of what was found, and may be tried."""
+    return [by for by in TRIED if (by >= 1 or found.sigma * (1 - by) > UNBLURRED) and (by <= 1 or shorter)]
+
+
+def _usual(
+    net: PlaneNet, cut: Cutter, ridge: float, anisotropy: Anisotropy, threshold: float, context: Context
+) -> float | None:
+    """The surprise at bright hidden projections of patches; 0 where it is no measure, None when stopped."""
+    surprises = _of_patches(net, cut, ridge, anisotropy, threshold, context)
+    if surprises is None:
+        return None
+    most = _most(surprises) if len(surprises) >= FEWEST else 0.0
+    return 0.0 if most <= FAINTEST else most
 
 
 def _enough(tried: list[float], surprises: list[float]) -> float | None:

@@ -138,7 +138,7 @@ class DataBox(QGroupBox):
             names = [layer.name for layer in images]
             self._lost |= bool(self._source.currentText()) and self._held[0]() not in images
             measured = [x.name for x in images if not was_reconstructed(facts(x).get("provenance"))]
-            first = self._name_now(self._held[0]) or next(iter([*filter(self._usable, measured), *measured]), "")
+            first = self._name_now(self._held[0]) or min(measured, key=lambda name: not self._usable(name), default="")
             offer(self._source, [(name, name) for name in names], first)
             if self._lost or not first:  # none takes the place of one that was removed, or is a result by itself
                 self._source.setCurrentIndex(-1)

@@ -147,7 +147,7 @@ class Recorder(Follower):
     def closing_scores(self, result: Result, cancelled: Callable[[], bool]) -> dict[str, float]:
         """Scores of the finished volume, of all its slices; of a partial one, of those that can be scored at once.
 
-        Stopped meanwhile there is none but the residual, unless all are scored at once.
+        After Stop there is only the residual, unless scoring all takes no longer than `SCORING_SECONDS`.
         """
         if self._running is not None and self._truth is not None and not result.partial:
             until = time.monotonic() + SCORING_SECONDS

@@ -240,7 +240,7 @@ def marks_on(layer: Image, others: Iterable[Layer]) -> list[Layer]:
     """
     from napari.layers import Image, Labels
 
-    there = [other for other in others if other is not layer and _alike(other, layer)]
+    there = [other for other in others if other is not layer and _coincide(other, layer)]
     crowded = any(isinstance(other, Image) for other in there)
 
     def its_own(other: Layer) -> bool:
@@ -251,7 +251,7 @@ def marks_on(layer: Image, others: Iterable[Layer]) -> list[Layer]:
     return list(filter(its_own, there))
 
 
-def _alike(other: Layer, layer: Image) -> bool:
+def _coincide(other: Layer, layer: Image) -> bool:
     """Whether both have the same scale, units and translation along the axes that both have."""
     n = min(3, other.ndim)
     pairs = ((other.scale, layer.scale), (other.translate, layer.translate))

@@ -134,6 +134,7 @@ class Frame:
 
 
 ZYX = np.arange(3)
+"""z, y and x, by their places among a layer's last three axes."""
 
 
 def place_source(viewer: ViewerModel, layer: Image, scale_um: Triple | None, step: int) -> None:

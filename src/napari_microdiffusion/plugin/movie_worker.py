@@ -203,7 +203,7 @@ class _Film:
 
 
 def _usable(shot: Shot) -> ProjectionStack:
-    """The projections of a shot."""
+    """The projections of a shot, (k, y, x); `_Unusable` where there are none, or nothing is in them."""
     try:
         stack, _ = shot.load()
         stack.check()

@@ -173,7 +173,8 @@ def drive(
         result = yield from followed(events, recorder)
     finally:
         events.close()
-    (result.volume.provenance or {}).get("job", {}).update(device=asked.device, precision=asked.precision)
+    if job is not asked:  # a replay is to be as it was asked for
+        (result.volume.provenance or {})["job"].update(device=asked.device, precision=asked.precision)
     canvas[:] = result.volume.data
     result = replace(result, volume=replace(result.volume, data=canvas))
     yield recorder.progress(painted=True)
